@@ -1,0 +1,99 @@
+"""Every setting with its default and its reason. Set by flag, environment (WINNOW_HOST), or winnow.toml, in that order."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+CONFIG_VARIABLE = "WINNOW_CONFIG"
+
+
+class Settings(BaseSettings):
+    """Read once at start; nothing changes them afterwards."""
+
+    model_config = SettingsConfigDict(env_prefix="WINNOW_", extra="forbid", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data_dir: Path = Field(Path("data"), description="Where documents and indexes are kept.")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="How log lines look; auto means console on a terminal and JSON elsewhere."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least severe line to log.")
+
+    encoder: str = Field("embedded", description="Bi-encoder of new collections: `embedded`, a folder, or a hub name.")
+    reranker: str = Field("embedded", description="Cross-encoder of new collections, named likewise.")
+    model_cache: Path | None = Field(
+        None, description="Where models from a hub are kept; by default the hub library's own."
+    )
+    offline: bool = Field(False, description="Never ask a model hub: take models from disk or fail.")
+    device: str = Field("auto", description="Where models run: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Number format of model arithmetic; auto takes bfloat16 where the hardware computes in it."
+    )
+    threads: int = Field(0, ge=0, description="CPU threads of model work; 0 takes every core.")
+
+    chunk_tokens: int = Field(256, ge=16, description="Longest chunk of new collections, in the encoder's tokens.")
+    overlap_tokens: int = Field(32, ge=0, description="Tokens that neighbouring chunks of new collections share.")
+    query_reserve: int = Field(
+        128, ge=8, description="Tokens kept free for the query beside a chunk, in what the reranker reads at once."
+    )
+
+    batch_tokens: int = Field(8192, ge=64, description="Tokens in one model batch of searches, padding included.")
+    bulk_batch_tokens: int = Field(
+        1024, ge=64, description="The same for ingest: small, since a search that comes must wait for one to end."
+    )
+    queue_tokens: int = Field(
+        131072,
+        ge=1024,
+        description="Tokens that searches may have admitted at once, per model; more is refused with 429.",
+    )
+    bulk_share: float = Field(
+        0.1, ge=0, lt=1, description="Share of model time that ingest keeps while searches never pause."
+    )
+
+    index_m: int = Field(24, ge=4, le=96, description="HNSW: links per vector. More finds more and takes memory.")
+    index_ef_construction: int = Field(200, ge=16, description="HNSW: effort when a vector is added.")
+    index_ef: int = Field(400, ge=16, description="HNSW: effort of a search; never less than the candidates asked for.")
+    exact_below: int = Field(
+        2048, ge=0, description="Compare with every vector while so few are allowed: exact and no slower."
+    )
+    compact_share: float = Field(0.25, gt=0, lt=1, description="Rebuild an index when this share of it is deleted.")
+    snapshot_changes: int = Field(20000, ge=1, description="Write an index snapshot after so many changes.")
+    snapshot_seconds: float = Field(60.0, gt=0, description="Or when the last change is this old.")
+
+    max_body_bytes: int = Field(32 * 2**20, ge=1024, description="Largest JSON request body.")
+    max_line_bytes: int = Field(8 * 2**20, ge=1024, description="Longest line of an NDJSON ingest.")
+    max_documents: int = Field(10_000, ge=1, description="Documents in one JSON ingest.")
+    max_text_chars: int = Field(2_000_000, ge=1, description="Longest document text.")
+    max_query_chars: int = Field(16_384, ge=1, description="Longest query.")
+    max_id_chars: int = Field(512, ge=1, description="Longest document id.")
+    max_title_chars: int = Field(1024, ge=1, description="Longest title.")
+    max_metadata_bytes: int = Field(65_536, ge=2, description="Largest metadata of a document, as JSON.")
+    max_metadata_depth: int = Field(8, ge=1, description="Deepest nesting of metadata.")
+    max_filter_conditions: int = Field(256, ge=1, description="Most conditions in one filter.")
+    max_top_k: int = Field(1000, ge=1, description="Most hits in one answer.")
+    max_candidates: int = Field(1000, ge=1, description="Most candidates to rerank for one search.")
+    max_collections: int = Field(256, ge=1, description="Most collections.")
+
+    search_timeout: float = Field(30.0, gt=0, description="Seconds after which a search is given up with 503.")
+    ingest_timeout: float = Field(
+        300.0, gt=0, description="Seconds that an ingest waits to be searchable before it answers 202 with its job."
+    )
+    shutdown_timeout: float = Field(20.0, gt=0, description="Seconds that running requests get when the service stops.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = os.environ.get(CONFIG_VARIABLE, "winnow.toml")
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)

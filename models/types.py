@@ -1,0 +1,109 @@
+"""The nouns of the model layer and its two protocols: token ids in, numbers out.
+
+A model is used in two steps. `tokenize` is cheap, runs on any thread and says how many tokens a text has and how many
+of them the model will see; `encode` and `score` are dear and take whatever batch of such tokens they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+Vectors = NDArray[np.float32]
+"""One unit-length row per text."""
+
+Scores = NDArray[np.float32]
+"""One number per pair: higher is more relevant."""
+
+Role = Literal["query", "document"]
+"""Which side of the search a text is on: many encoders put another prompt in front of each."""
+
+
+class ModelError(Exception):
+    """A model that cannot be loaded or used; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokens:
+    """A text, or a query and a text, as the model will see it."""
+
+    ids: NDArray[np.int32]
+    types: NDArray[np.int32]
+    total: int
+    """How many tokens it would take to see everything: more than `len(self)` when the model's limit cut it."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def truncated(self) -> bool:
+        return self.total > len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """How a reranker's score and the first stage's cosine make the final score: a weighted sum, chosen in training."""
+
+    rerank: float = 1.0
+    dense: float = 0.0
+
+
+class BiEncoder(Protocol):
+    """Texts to vectors, each text on its own."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that shapes a vector: weights, tokenizer, pooling, prompts, normalisation, dimensions."""
+
+    @property
+    def dimensions(self) -> int: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def capacity(self) -> int:
+        """Tokens of a document's text that fit beside its prompt and the special tokens."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """A clone of the tokenizer that neither cuts nor pads nor adds special tokens' room: for counting and splitting."""
+
+    def tokenize(self, texts: Sequence[str], role: Role) -> list[Tokens]: ...
+
+    def encode(self, batch: Sequence[Tokens]) -> Vectors: ...
+
+
+class Reranker(Protocol):
+    """Query and text together to one score."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def blend(self) -> Blend: ...
+
+    @property
+    def capacity(self) -> int:
+        """Tokens of a query and a text together that fit beside the special tokens."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    def tokenize(self, query: str, texts: Sequence[str]) -> list[Tokens]: ...
+
+    def score(self, batch: Sequence[Tokens]) -> Scores: ...
