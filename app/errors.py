@@ -33,6 +33,9 @@ class WinnowError(Exception):
     """The root: its message is fit for the caller's eyes."""
 
 
+class Malformed(WinnowError): ...
+
+
 class Invalid(WinnowError):
     def __init__(self, message: str, faults: Sequence[Fault] = ()) -> None:
         super().__init__(message)
@@ -58,6 +61,12 @@ class EncoderMismatch(Conflict): ...
 
 
 class TooLarge(WinnowError): ...
+
+
+class TooSlow(WinnowError): ...
+
+
+class UnsupportedType(WinnowError): ...
 
 
 class Overloaded(WinnowError):

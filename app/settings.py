@@ -1,4 +1,4 @@
-"""Every setting with its default and its reason. Set by flag, environment (WINNOW_HOST), or winnow.toml, in that order."""
+"""Every setting with its default and its reason: from a flag, the environment (WINNOW_HOST), or winnow.toml."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="WINNOW_", extra="forbid", frozen=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     data_dir: Path = Field(Path("data"), description="Where documents and indexes are kept.")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="How log lines look; auto means console on a terminal and JSON elsewhere."
@@ -60,12 +60,13 @@ class Settings(BaseSettings):
     index_ef_construction: int = Field(200, ge=16, description="HNSW: effort when a vector is added.")
     index_ef: int = Field(400, ge=16, description="HNSW: effort of a search; never less than the candidates asked for.")
     exact_below: int = Field(
-        2048, ge=0, description="Compare with every vector while so few are allowed: exact and no slower."
+        4096, ge=0, description="Compare with every vector while so few are allowed: exact and no slower."
     )
     compact_share: float = Field(0.25, gt=0, lt=1, description="Rebuild an index when this share of it is deleted.")
     snapshot_changes: int = Field(20000, ge=1, description="Write an index snapshot after so many changes.")
     snapshot_seconds: float = Field(60.0, gt=0, description="Or when the last change is this old.")
 
+    max_requests: int = Field(1024, ge=1, description="Requests under way at once; one more is refused with 429.")
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="Largest JSON request body.")
     max_line_bytes: int = Field(8 * 2**20, ge=1024, description="Longest line of an NDJSON ingest.")
     max_documents: int = Field(10_000, ge=1, description="Documents in one JSON ingest.")
@@ -80,6 +81,7 @@ class Settings(BaseSettings):
     max_candidates: int = Field(1000, ge=1, description="Most candidates to rerank for one search.")
     max_collections: int = Field(256, ge=1, description="Most collections.")
 
+    body_timeout: float = Field(30.0, gt=0, description="Seconds that a request's body may stand still.")
     search_timeout: float = Field(30.0, gt=0, description="Seconds after which a search is given up with 503.")
     ingest_timeout: float = Field(
         300.0, gt=0, description="Seconds that an ingest waits to be searchable before it answers 202 with its job."

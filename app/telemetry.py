@@ -81,7 +81,7 @@ class Metrics:
         )
         self.index_bytes = Gauge("winnow_index_bytes", "Memory of the vector index", ["collection"], registry=r)
         self.index_lag = Gauge(
-            "winnow_index_lag_chunks", "Chunks acknowledged and not yet searchable", ["collection"], registry=r
+            "winnow_index_lag_documents", "Documents acknowledged and not yet searchable", ["collection"], registry=r
         )
         self.snapshots = Counter(
             "winnow_index_snapshots_total", "Index snapshots by outcome", ["collection", "outcome"], registry=r

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 Metadata = dict[str, Any]
 """What a caller says about a document: JSON values, searchable by filters."""
 
+Vector = NDArray[np.float32]
+"""One text's vector, of unit length."""
+
 ChunkIds = NDArray[np.int64]
 """Chunks are numbered once and for all: a number is never given to a second chunk."""
 
@@ -83,7 +86,7 @@ class Change:
 
     sequence: int
     chunk: int
-    vector: NDArray[np.float32] | None
+    vector: Vector | None
     """None says that the chunk is gone."""
 
 
@@ -144,14 +147,14 @@ class VectorIndex(Protocol):
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log: all of them or, to a search, none of them. A change already seen is passed over."""
 
-    def search(self, vector: NDArray[np.float32], k: int, allowed: ChunkIds | None = None) -> Candidates:
+    def search(self, vector: Vector, k: int, allowed: ChunkIds | None = None) -> Candidates:
         """The k nearest, by graph or exactly, whichever is faster for so many allowed chunks."""
 
-    def search_exact(self, vector: NDArray[np.float32], k: int, allowed: ChunkIds | None = None) -> Candidates:
+    def search_exact(self, vector: Vector, k: int, allowed: ChunkIds | None = None) -> Candidates:
         """The k nearest by comparing with every one: the reference."""
 
-    def save(self, path: Path) -> None:
-        """Write all of it to a new file, with searches going on."""
+    def save(self, path: Path) -> int:
+        """Write all of it to a new file, with searches going on; returns the last change that it holds."""
 
     @property
     def nbytes(self) -> int: ...

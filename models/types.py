@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -26,6 +27,18 @@ Role = Literal["query", "document"]
 
 class ModelError(Exception):
     """A model that cannot be loaded or used; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """Where and how models run, whichever they are."""
+
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: int = 0
+    """CPU threads of model work; 0 leaves torch's own choice."""
+    cache: Path | None = None
+    offline: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +88,7 @@ class BiEncoder(Protocol):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """A clone of the tokenizer that neither cuts nor pads nor adds special tokens' room: for counting and splitting."""
+        """A new clone that neither cuts nor pads, for counting and splitting. Dear to make: keep it, one per thread."""
 
     def tokenize(self, texts: Sequence[str], role: Role) -> list[Tokens]: ...
 

@@ -1,0 +1,104 @@
+"""Limits that are settings, and texts that could not be kept: checked before any work, each fault with its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import orjson
+
+from app.api.schemas import DeleteBody, DocumentBody, SearchBody
+from app.errors import Fault, Invalid, InvalidDocuments
+from app.service.ingest import content_id
+from app.settings import Settings
+from app.stores.metadata import CONTROL, check_metadata, text_fault
+from app.types import Document
+
+UNSEEN = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
+"""Control characters that no text needs: not tab, line feed, form feed and carriage return."""
+
+
+def check_search(body: SearchBody, settings: Settings) -> None:
+    faults = [
+        *_text_faults("/query", body.query, settings.max_query_chars),
+        *_above("/top_k", body.top_k, settings.max_top_k),
+        *_above("/candidates", body.candidates, settings.max_candidates),
+    ]
+    if faults:
+        raise Invalid("The search can't be carried out as it is.", faults)
+
+
+def check_delete(body: DeleteBody, settings: Settings) -> None:
+    if (body.ids is None) == (body.filter is None):
+        raise Invalid("Say what to delete.", [Fault("", "send either ids or filter, and not both")])
+    if body.ids is not None and len(body.ids) > settings.max_documents:
+        raise Invalid("That is too much at once.", [Fault("/ids", f"holds {len(body.ids)}; at most "
+                                                          f"{settings.max_documents} at once")])  # fmt: skip
+    if body.filter == {}:
+        raise Invalid(
+            "An empty filter matches everything.", [Fault("/filter", "is empty: drop the collection instead")]
+        )
+
+
+def documents(bodies: Sequence[DocumentBody], settings: Settings) -> list[Document]:
+    """The documents of one request, all of them or none; every bad one is named."""
+    if len(bodies) > settings.max_documents:
+        detail = (
+            f"holds {len(bodies)} documents; at most {settings.max_documents} at once: send several requests, or NDJSON"
+        )
+        raise InvalidDocuments("That is too much at once.", [Fault("/documents", detail)])
+    faults = [fault for i, body in enumerate(bodies) for fault in document_faults(body, f"/documents/{i}", settings)]
+    faults += _repeated(bodies)
+    if faults:
+        raise InvalidDocuments(f"Nothing was taken in: {len(faults)} fault(s) in {len(bodies)} documents.", faults)
+    return [document(body) for body in bodies]
+
+
+def document(body: DocumentBody) -> Document:
+    """A document that has no faults; one without an id gets its content's."""
+    made_id = body.id if body.id is not None else content_id(body.title, body.text, body.metadata)
+    return Document(made_id, body.text, body.title, body.metadata)
+
+
+def document_faults(body: DocumentBody, pointer: str, settings: Settings) -> Iterator[Fault]:
+    yield from _text_faults(f"{pointer}/text", body.text, settings.max_text_chars)
+    if body.title:
+        yield from _text_faults(f"{pointer}/title", body.title, settings.max_title_chars)
+    if body.id is not None:
+        yield from _id_faults(f"{pointer}/id", body.id, settings)
+    wrong = check_metadata(body.metadata, f"{pointer}/metadata", settings.max_metadata_depth)
+    yield from wrong
+    if not wrong:
+        yield from _above(
+            f"{pointer}/metadata", len(orjson.dumps(body.metadata)), settings.max_metadata_bytes, " bytes"
+        )
+
+
+def _id_faults(pointer: str, given: str, settings: Settings) -> Iterator[Fault]:
+    if not given or given != given.strip():
+        yield Fault(pointer, "is empty or has spaces around it: send a name, or leave the field out")
+    fault = text_fault(given, CONTROL)
+    if fault:
+        yield Fault(pointer, fault)
+    yield from _above(pointer, len(given), settings.max_id_chars, " characters")
+
+
+def _text_faults(pointer: str, text: str, most: int) -> Iterator[Fault]:
+    if not text.strip():
+        yield Fault(pointer, "is empty: send some text")
+    fault = text_fault(text, UNSEEN)
+    if fault:
+        yield Fault(pointer, fault)
+    yield from _above(pointer, len(text), most, " characters")
+
+
+def _above(pointer: str, value: int, most: int, unit: str = "") -> Iterator[Fault]:
+    if value > most:
+        yield Fault(pointer, f"is {value}{unit}; at most {most} are allowed")
+
+
+def _repeated(bodies: Sequence[DocumentBody]) -> Iterator[Fault]:
+    seen: dict[str, int] = {}
+    for i, body in enumerate(bodies):
+        if body.id is not None and seen.setdefault(body.id, i) != i:
+            yield Fault(f"/documents/{i}/id", f"is the same as that of documents/{seen[body.id]}: ids must differ")

@@ -1,0 +1,53 @@
+"""Collections: create, list, describe, drop."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+from fastapi import APIRouter
+
+from app.api.deps import EngineDep, StrictRoute
+from app.api.schemas import CollectionBody, CollectionReply, CollectionsReply, RecipeReply
+from app.service.collections import Description
+
+router = APIRouter(prefix="/collections", tags=["collections"], route_class=StrictRoute)
+
+
+@router.post("", response_model=CollectionReply, status_code=201, summary="Create a collection")
+async def create(body: CollectionBody, engine: EngineDep) -> CollectionReply:
+    recipe = replace(engine.collections.default_recipe(), **body.recipe.model_dump(exclude_none=True))
+    await engine.collections.create(body.name, body.encoder, body.reranker, recipe)
+    return _reply(await engine.collections.describe(body.name))
+
+
+@router.get("", response_model=CollectionsReply, summary="List all collections")
+async def every(engine: EngineDep) -> CollectionsReply:
+    return CollectionsReply(collections=[_reply(each) for each in await engine.collections.every()])
+
+
+@router.get("/{name}", response_model=CollectionReply, summary="Describe a collection")
+async def describe(name: str, engine: EngineDep) -> CollectionReply:
+    return _reply(await engine.collections.describe(name))
+
+
+@router.delete("/{name}", status_code=204, summary="Drop a collection and all it holds")
+async def drop(name: str, engine: EngineDep) -> None:
+    await engine.collections.drop(name)
+
+
+def _reply(found: Description) -> CollectionReply:
+    collection = found.collection
+    return CollectionReply(
+        name=collection.name,
+        encoder=collection.encoder,
+        reranker=collection.reranker,
+        recipe=RecipeReply(**asdict(collection.recipe)),
+        dimensions=collection.dimensions,
+        fingerprint=collection.fingerprint,
+        created_at=collection.created_at,
+        **asdict(found.contents),
+        index_chunks=found.index_chunks,
+        index_bytes=found.index_bytes,
+        sequence=found.sequence,
+        trouble=found.trouble,
+    )

@@ -1,0 +1,134 @@
+"""POST /ingest, jobs, and documents one by one."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import ValidationError
+
+from app.api import checks
+from app.api.deps import EngineDep, StrictRequest, StrictRoute, in_time
+from app.api.ndjson import ingest_lines
+from app.api.problems import from_validation
+from app.api.schemas import ChunkReply, DeleteBody, DeleteReply, DocumentReply, IngestBody, IngestReply, JobReply
+from app.engine import Engine
+from app.errors import Malformed, TimedOut, UnsupportedType
+from app.service.collections import DEFAULT, Shelf
+from app.service.ingest import Ticket
+from app.stages.filter import parse
+from app.stores.documents import Put
+from app.types import Document
+from models.types import ModelError
+
+router = APIRouter(tags=["documents"], route_class=StrictRoute)
+
+JSON, NDJSON = "application/json", "application/x-ndjson"
+SCHEMA = IngestBody.model_json_schema(ref_template="#/components/schemas/{model}")
+LINE = {"type": "string", "description": "One document a line, as in the JSON form."}
+BODIES = {"requestBody": {"required": True, "content": {JSON: {"schema": SCHEMA}, NDJSON: {"schema": LINE}}}}
+
+InCollection = Annotated[str, Query(description="The collection that holds the document.")]
+
+
+@router.post(
+    "/ingest",
+    response_model=IngestReply,
+    responses={202: {"model": IngestReply, "description": "Acknowledged; poll the job."}},
+    openapi_extra=BODIES,
+    summary="Take documents in: JSON, all or nothing, or NDJSON line by line",
+)
+async def ingest(
+    request: Request,
+    engine: EngineDep,
+    collection: Annotated[str, Query(description="For NDJSON; JSON names it in the body.")] = DEFAULT,
+    wait: Annotated[bool, Query(description="For NDJSON; JSON says so in the body.")] = True,
+) -> Response:
+    kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+    if kind == NDJSON:
+        return await ingest_lines(request, engine, engine.collections.shelf(collection), wait=wait)
+    if kind != JSON:
+        raise UnsupportedType(f"'{kind}' can't be ingested: send {JSON} or {NDJSON}.")
+    body, batch = await _read(request, engine)
+    shelf = engine.collections.shelf(body.collection)
+    ticket, puts = await engine.ingest.take(shelf, batch)
+    searchable = body.wait and await _settled(request, engine, shelf, ticket, puts)
+    return Response(
+        orjson.dumps(_reply(shelf, ticket, puts, searchable=searchable)), 200 if searchable else 202, media_type=JSON
+    )
+
+
+@router.get("/jobs/{job}", response_model=JobReply, summary="See how far an ingest is")
+async def job(job: str, engine: EngineDep) -> JobReply:
+    return JobReply(**asdict(await engine.ingest.job(job)))
+
+
+@router.get("/documents/{document:path}", response_model=DocumentReply, summary="Get a document")
+async def document(document: str, engine: EngineDep, collection: InCollection = DEFAULT) -> DocumentReply:
+    stored = await engine.ingest.document(engine.collections.shelf(collection), document)
+    return DocumentReply(
+        **asdict(stored.document),
+        collection=collection,
+        state=stored.state,
+        error=stored.error,
+        chunks=[ChunkReply(id=str(n), start=start, end=end, tokens=tokens) for n, start, end, tokens in stored.chunks],
+        created_at=stored.created_at,
+    )
+
+
+@router.delete("/documents/{document:path}", response_model=DeleteReply, summary="Delete a document")
+async def delete_document(document: str, engine: EngineDep, collection: InCollection = DEFAULT) -> DeleteReply:
+    shelf = engine.collections.shelf(collection)
+    await engine.ingest.document(shelf, document)
+    return DeleteReply(deleted=await engine.ingest.delete(shelf, [document]))
+
+
+@router.post("/documents/delete", response_model=DeleteReply, summary="Delete documents by ids or by filter")
+async def delete_documents(body: DeleteBody, engine: EngineDep) -> DeleteReply:
+    checks.check_delete(body, engine.settings)
+    shelf = engine.collections.shelf(body.collection)
+    if body.filter is not None:
+        condition = parse(body.filter, engine.settings.max_filter_conditions)
+        return DeleteReply(deleted=await engine.ingest.delete_matching(shelf, condition))
+    return DeleteReply(deleted=await engine.ingest.delete(shelf, body.ids or []))
+
+
+async def _read(request: Request, engine: Engine) -> tuple[IngestBody, list[Document]]:
+    """The body, read in a thread: there may be thousands of documents in it."""
+    raw = await StrictRequest(request.scope, request.receive).body()
+
+    def read() -> tuple[IngestBody, list[Document]]:
+        body = IngestBody.model_validate(orjson.loads(raw))
+        return body, checks.documents(body.documents, engine.settings)
+
+    try:
+        return await asyncio.to_thread(read)
+    except orjson.JSONDecodeError as error:
+        raise Malformed(f"The body is not valid JSON: {error}") from error
+    except ValidationError as error:
+        raise from_validation(error.errors(include_url=False, include_input=False)) from error
+
+
+async def _settled(request: Request, engine: Engine, shelf: Shelf, ticket: Ticket, puts: list[Put]) -> bool:
+    """Whether the documents can be found before patience ends."""
+    through = max(put.version for put in puts)
+    work = engine.ingest.settled(shelf, ticket, through)
+    try:
+        failed = await in_time(request, engine.settings.ingest_timeout, work)
+    except TimedOut:
+        return False
+    if failed:
+        raise ModelError(f"{len(failed)} of the documents can't be embedded, the rest can be found: {failed}")
+    return True
+
+
+def _reply(shelf: Shelf, ticket: Ticket, puts: list[Put], *, searchable: bool) -> dict[str, Any]:
+    return {
+        "job": ticket.id,
+        "collection": shelf.collection.name,
+        "searchable": searchable,
+        "documents": [{"id": put.id, "status": put.outcome, "chunks": put.chunks} for put in puts],
+    }

@@ -1,0 +1,168 @@
+"""NDJSON ingest: documents line by line, without ever holding more than a few of them in memory.
+
+Results are kept aside while the body comes in and are sent after it: a client that reads nothing before it has sent
+everything, as most do, would otherwise block against us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from tempfile import SpooledTemporaryFile
+from typing import Any
+
+import orjson
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import ValidationError
+
+from app.api import checks
+from app.api.deps import in_time, pieces
+from app.api.problems import from_validation
+from app.api.schemas import DocumentBody
+from app.engine import Engine
+from app.errors import Fault, Invalid, InvalidDocuments, TimedOut
+from app.service.collections import Shelf
+from app.service.ingest import Ticket
+from app.types import Document
+
+NDJSON = "application/x-ndjson"
+BATCH_LINES = 64
+BATCH_BYTES = 256 * 1024
+SPOOL_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the body; one that is longer than allowed has no content."""
+
+    number: int
+    content: bytes | None
+
+
+@dataclass(slots=True)
+class Feed:
+    """One NDJSON ingest under way: what was taken in, and what is to be told of each line."""
+
+    engine: Engine
+    shelf: Shelf
+    results: SpooledTemporaryFile[bytes]
+    ticket: Ticket | None = None
+    taken: int = 0
+    refused: int = 0
+    through: int = 0
+
+    async def take(self, lines: list[Line]) -> None:
+        """Take in the good lines of a batch and note what became of each."""
+        read = await asyncio.to_thread(lambda: [self._read(line) for line in lines])
+        results = {line.number: found for line, found in zip(lines, read, strict=True) if isinstance(found, Invalid)}
+        good = [(line.number, found) for line, found in zip(lines, read, strict=True) if isinstance(found, Document)]
+        told = {number: self._refusal(number, error) for number, error in results.items()}
+        told |= await self._commit(good)
+        for number in sorted(told):
+            self.results.write(orjson.dumps(told[number], option=orjson.OPT_APPEND_NEWLINE))
+
+    async def _commit(self, good: list[tuple[int, Document]]) -> dict[int, dict[str, Any]]:
+        """Commit a batch; documents that can't be chunked are named, and the others committed without them."""
+        if not good:
+            return {}
+        try:
+            self.ticket, puts = await self.engine.ingest.take(self.shelf, [each for _, each in good], self.ticket)
+        except InvalidDocuments as error:
+            wrong = {int(fault.pointer.split("/")[2]): fault.detail for fault in error.faults}
+            told = {good[i][0]: self._refusal(good[i][0], InvalidDocuments(f"title {why}")) for i, why in wrong.items()}
+            return told | await self._commit([each for i, each in enumerate(good) if i not in wrong])
+        self.taken += len(puts)
+        self.through = max(self.through, *(put.version for put in puts))
+        return {
+            number: {"line": number, "id": put.id, "status": put.outcome, "chunks": put.chunks}
+            for (number, _), put in zip(good, puts, strict=True)
+        }
+
+    def _read(self, line: Line) -> Document | Invalid:
+        if line.content is None:
+            return Invalid(f"The line is longer than {self.engine.settings.max_line_bytes} bytes.")
+        try:
+            body = DocumentBody.model_validate(orjson.loads(line.content))
+        except orjson.JSONDecodeError as error:
+            return Invalid(f"The line is not valid JSON: {error}")
+        except ValidationError as error:
+            found = from_validation(error.errors(include_url=False, include_input=False))
+            return found if isinstance(found, Invalid) else Invalid(str(found))
+        faults = list(checks.document_faults(body, "", self.engine.settings))
+        return Invalid("The document is invalid.", faults) if faults else checks.document(body)
+
+    def _refusal(self, number: int, error: Invalid) -> dict[str, Any]:
+        self.refused += 1
+        told: dict[str, Any] = {"line": number, "error": str(error)}
+        if error.faults:
+            told["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in error.faults]
+        return told
+
+
+async def ingest_lines(request: Request, engine: Engine, shelf: Shelf, *, wait: bool) -> Response:
+    async with AsyncExitStack() as stack:
+        results = stack.enter_context(SpooledTemporaryFile(SPOOL_BYTES))  # noqa: SIM115  # the stack is its context
+        feed = Feed(engine, shelf, results)
+        async for batch in _batches(_lines(pieces(request), engine.settings.max_line_bytes)):
+            await feed.take(batch)
+        if not feed.taken and not feed.refused:
+            raise Invalid("The body holds no line.", [Fault("", "send one JSON document a line")])
+        summary = await _finish(request, feed, wait=wait)
+        status = 200 if summary["searchable"] else 202
+        return StreamingResponse(_replay(results, summary, stack.pop_all()), status, media_type=NDJSON)
+
+
+async def _finish(request: Request, feed: Feed, *, wait: bool) -> dict[str, Any]:
+    """The last line of the answer: how it went altogether."""
+    failed: dict[str, str] = {}
+    searchable = wait
+    if wait and feed.ticket is not None:
+        work = feed.engine.ingest.settled(feed.shelf, feed.ticket, feed.through)
+        try:
+            failed = await in_time(request, feed.engine.settings.ingest_timeout, work)
+        except TimedOut:
+            searchable = False
+    job = feed.ticket.id if feed.ticket else None
+    counts = {"documents": feed.taken, "refused": feed.refused, "failed": failed}
+    return {"job": job, "collection": feed.shelf.collection.name, "searchable": searchable, **counts}
+
+
+async def _lines(body: AsyncIterator[bytes], longest: int) -> AsyncIterator[Line]:
+    """The lines of a body, numbered from 1; blank ones count and are passed over."""
+    number, rest, cut = 1, b"", False
+    async for piece in body:
+        *whole, rest = (rest + piece).split(b"\n")
+        for content in whole:
+            if content.strip() or cut:
+                yield Line(number, None if cut or len(content) > longest else content)
+            number, cut = number + 1, False
+        if len(rest) > longest:
+            rest, cut = b"", True
+    if rest.strip() or cut:
+        yield Line(number, None if cut or len(rest) > longest else rest)
+
+
+async def _batches(lines: AsyncIterator[Line]) -> AsyncIterator[list[Line]]:
+    batch: list[Line] = []
+    size = 0
+    async for line in lines:
+        batch.append(line)
+        size += len(line.content or b"")
+        if len(batch) >= BATCH_LINES or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+async def _replay(
+    results: SpooledTemporaryFile[bytes], summary: dict[str, Any], held: AsyncExitStack
+) -> AsyncIterator[bytes]:
+    async with held:
+        results.seek(0)
+        while part := results.read(65_536):
+            yield part
+        yield orjson.dumps(summary, option=orjson.OPT_APPEND_NEWLINE)

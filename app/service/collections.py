@@ -1,0 +1,207 @@
+"""Collections: create, find, describe, drop; each open one has its models, its index and the task that feeds it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import orjson
+import structlog
+
+from app.errors import Conflict, EncoderMismatch, Invalid, NotFound, TooLarge, Unavailable
+from app.service.indexer import Indexer
+from app.service.models import Models
+from app.service.view import View
+from app.settings import Settings
+from app.stages.chunk import Chunker
+from app.stages.embed import Embedder
+from app.stages.rerank import Ranker
+from app.stores import collections as rows
+from app.stores.collections import Contents
+from app.stores.sqlite import Database
+from app.telemetry import Metrics
+from app.types import Collection, Recipe
+from models.types import BiEncoder
+
+logger = structlog.get_logger()
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """A collection that is open: what every use-case needs to work on it."""
+
+    collection: Collection
+    embedder: Embedder
+    ranker: Ranker
+    chunker: Chunker
+    view: View
+    indexer: Indexer
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What there is to know of a collection."""
+
+    collection: Collection
+    contents: Contents
+    index_chunks: int
+    index_bytes: int
+    sequence: int
+    lag: int
+    trouble: str | None
+
+
+def fingerprint(encoder: BiEncoder, recipe: Recipe) -> str:
+    """Hash of all that shapes a collection's vectors: two collections with the same one can share them."""
+    return hashlib.sha256(orjson.dumps([encoder.fingerprint, asdict(recipe)])).hexdigest()
+
+
+class Collections:
+    """All collections of the service, and which of them are open."""
+
+    def __init__(
+        self,
+        database: Database,
+        models: Models,
+        folder: Path,
+        settings: Settings,
+        metrics: Metrics,
+        threads: Executor,
+    ) -> None:
+        self._database = database
+        self._models = models
+        self._folder = folder
+        self._settings = settings
+        self._metrics = metrics
+        self._threads = threads
+        self._shelves: dict[str, Shelf] = {}
+        self._closed: dict[str, Exception] = {}
+        self._changing = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Open all there are; one that can't be opened says why to whoever asks for it, and the others go on."""
+        held = await self._database.read(rows.every)
+        self._closed |= {each.name: Unavailable(f"Collection '{each.name}' is being opened.") for each in held}
+        if DEFAULT not in self._closed:
+            await self.create(DEFAULT)
+        for each in held:
+            await self._open(each)
+
+    async def close(self) -> None:
+        for shelf in self._shelves.values():
+            await shelf.indexer.close()
+        for shelf in self._shelves.values():
+            await shelf.view.close()
+
+    def troubles(self) -> dict[str, str]:
+        """Why some collections do not answer, or do not take in what waits."""
+        stuck = {name: shelf.indexer.trouble for name, shelf in self._shelves.items() if shelf.indexer.trouble}
+        return {name: str(error) for name, error in self._closed.items()} | {k: v for k, v in stuck.items() if v}
+
+    def shelf(self, name: str) -> Shelf:
+        if name in self._shelves:
+            return self._shelves[name]
+        if name in self._closed:
+            raise self._closed[name]
+        raise NotFound(f"There is no collection '{name}'. Create it with POST /collections.")
+
+    async def create(
+        self, name: str, encoder: str | None = None, reranker: str | None = None, recipe: Recipe | None = None
+    ) -> Collection:
+        """A new collection; what is not said comes from the settings."""
+        encoder, reranker = encoder or self._settings.encoder, reranker or self._settings.reranker
+        recipe = recipe or self.default_recipe()
+        async with self._changing:
+            if name in self._shelves or name in self._closed:
+                raise Conflict(f"There is a collection '{name}' already. Drop it first, or take another name.")
+            if len(self._shelves) + len(self._closed) >= self._settings.max_collections:
+                raise TooLarge(f"There are {self._settings.max_collections} collections, the most that are allowed.")
+            embedder, ranker = await self._models.embedder(encoder), await self._models.ranker(reranker)
+            chunker = Chunker(recipe, embedder.encoder, ranker.reranker, self._settings.query_reserve)
+            mark, dimensions = fingerprint(embedder.encoder, recipe), embedder.encoder.dimensions
+            collection = await self._database.write(
+                lambda db: rows.insert(db, name, encoder, reranker, recipe, dimensions, mark)
+            )
+            await self._shelve(collection, embedder, ranker, chunker)
+            return collection
+
+    async def every(self) -> list[Description]:
+        return [await self._describe(collection) for collection in await self._database.read(rows.every)]
+
+    async def describe(self, name: str) -> Description:
+        for collection in await self._database.read(rows.every):
+            if collection.name == name:
+                return await self._describe(collection)
+        raise NotFound(f"There is no collection '{name}'.")
+
+    async def drop(self, name: str) -> None:
+        async with self._changing:
+            held = {each.name: each for each in await self._database.read(rows.every)}
+            if name not in held:
+                raise NotFound(f"There is no collection '{name}'.")
+            shelf = self._shelves.pop(name, None)
+            self._closed.pop(name, None)
+            if shelf is not None:
+                await shelf.indexer.close()
+            await self._database.write(lambda db: rows.drop(db, held[name].number))
+            self._view(held[name]).remove_files()
+
+    def default_recipe(self) -> Recipe:
+        return replace(Recipe(), chunk_tokens=self._settings.chunk_tokens, overlap_tokens=self._settings.overlap_tokens)
+
+    async def _open(self, collection: Collection) -> None:
+        try:
+            embedder = await self._models.embedder(self._encoder_asked_for(collection))
+            self._check_fingerprint(collection, embedder.encoder)
+            ranker = await self._models.ranker(collection.reranker)
+            chunker = Chunker(collection.recipe, embedder.encoder, ranker.reranker, self._settings.query_reserve)
+            await self._shelve(collection, embedder, ranker, chunker)
+            del self._closed[collection.name]
+        except (Invalid, EncoderMismatch) as error:
+            logger.error("collection stays closed", collection=collection.name, reason=str(error))
+            self._closed[collection.name] = error if isinstance(error, Conflict) else Unavailable(str(error))
+
+    def _encoder_asked_for(self, collection: Collection) -> str:
+        """The default collection follows the setting, so that a changed setting is noticed rather than ignored."""
+        return self._settings.encoder if collection.name == DEFAULT else collection.encoder
+
+    def _check_fingerprint(self, collection: Collection, encoder: BiEncoder) -> None:
+        found = fingerprint(encoder, collection.recipe)
+        if found != collection.fingerprint:
+            raise EncoderMismatch(
+                f"Collection '{collection.name}' holds vectors of the encoder '{collection.encoder}' (fingerprint "
+                f"{collection.fingerprint[:12]}), but '{encoder.name}' makes vectors of another kind (fingerprint "
+                f"{found[:12]}). Vectors of two models can't be compared. Start with "
+                f"WINNOW_ENCODER={collection.encoder} and the same model files, or create another collection with the "
+                "new encoder and ingest the documents there, or drop this one."
+            )
+
+    async def _shelve(self, collection: Collection, embedder: Embedder, ranker: Ranker, chunker: Chunker) -> None:
+        view = self._view(collection)
+        await view.open()
+        indexer = Indexer(self._database, collection, embedder, view, self._metrics, self._threads)
+        self._shelves[collection.name] = Shelf(collection, embedder, ranker, chunker, view, indexer)
+        indexer.start()
+
+    def _view(self, collection: Collection) -> View:
+        folder = self._folder / str(collection.number)
+        return View(self._database, collection, folder, self._settings, self._metrics, self._threads)
+
+    async def _describe(self, collection: Collection) -> Description:
+        contents = await self._database.read(lambda db: rows.contents(db, collection.number))
+        shelf = self._shelves.get(collection.name)
+        index = shelf.view.index if shelf else None
+        return Description(
+            collection,
+            contents,
+            len(index) if index else 0,
+            index.nbytes if index else 0,
+            index.sequence if index else 0,
+            contents.pending,
+            self.troubles().get(collection.name),
+        )

@@ -1,0 +1,150 @@
+"""Makes waiting documents searchable: embed → publish in the truth → index. One task per collection.
+
+All of it can be interrupted anywhere: what waits is in the truth, and is taken up again at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+
+import apsw
+import numpy as np
+import structlog
+
+from app.service.view import View
+from app.stages.embed import Embedder
+from app.stores import log as changelog
+from app.stores.log import Waiting
+from app.stores.sqlite import Database
+from app.telemetry import Metrics, Stopwatch
+from app.types import Collection
+from models.types import ModelError
+
+logger = structlog.get_logger()
+
+ROUND_CHUNKS = 64
+"""Chunks that are published at once: few enough that what waits is found within a second or so on a CPU."""
+
+TIDY_SECONDS = 1.0
+FIRST_RETRY, LAST_RETRY = 0.5, 30.0
+
+
+class Indexer:
+    """Embeds what waits and keeps the view in step."""
+
+    def __init__(
+        self,
+        database: Database,
+        collection: Collection,
+        embedder: Embedder,
+        view: View,
+        metrics: Metrics,
+        threads: Executor,
+    ) -> None:
+        self._database = database
+        self._collection = collection
+        self._embedder = embedder
+        self._view = view
+        self._metrics = metrics
+        self._threads = threads
+        self._woken = asyncio.Event()
+        self._moved = asyncio.Condition()
+        self._task: asyncio.Task[None] | None = None
+        self.trouble: str | None = None
+        """Why nothing moves at present, if nothing does."""
+
+    def start(self) -> None:
+        self._woken.set()
+        self._task = asyncio.create_task(self._run(), name=f"indexer-{self._collection.name}")
+
+    def wake(self) -> None:
+        """Something waits, or was deleted."""
+        self._woken.set()
+
+    async def settled(self, through: int) -> None:
+        """Wait until every version up to this one can be found or has failed."""
+        number = self._collection.number
+        async with self._moved:
+            while not await self._database.read(lambda db: changelog.is_settled(db, number, through)):
+                await self._moved.wait()
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        pause = FIRST_RETRY
+        while True:
+            try:
+                await self._work()
+                self.trouble, pause = None, FIRST_RETRY
+            except Exception as error:  # whatever it is: what waits must not wait for ever, and in silence
+                self.trouble = str(error)
+                logger.exception("indexing is stuck", collection=self._collection.name, retry_in=pause)
+                self._woken.set()
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LAST_RETRY)
+
+    async def _work(self) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), TIDY_SECONDS)
+        self._woken.clear()
+        await self._view.follow()
+        while batch := await self._database.read(self._waiting):
+            await self._take(batch)
+        await self._view.tidy()
+        await self._measure()
+
+    async def _take(self, batch: Sequence[Waiting]) -> None:
+        """Make these searchable; if the model fails on them together, find the one that it fails on."""
+        try:
+            await self._publish(batch)
+        except ModelError as error:
+            if len(batch) == 1:
+                await self._fail(batch[0], error)
+            else:
+                for one in batch:
+                    await self._take([one])
+        async with self._moved:
+            self._moved.notify_all()
+
+    async def _publish(self, batch: Sequence[Waiting]) -> None:
+        watch = Stopwatch(self._metrics, "ingest")
+        chunks = [chunk for version in batch for chunk in version.chunks]
+        texts = [text for version in batch for text in version.texts]
+        with watch.stage("embed") as lap:
+            vectors = await self._embedder.documents(texts, self._threads, lap)
+        with watch.stage("index"):
+            await self._view.add_ahead(chunks, vectors)
+        ends = np.cumsum([len(version.chunks) for version in batch])
+
+        def publish(db: apsw.Connection) -> None:
+            for version, rows in zip(batch, np.split(vectors, ends[:-1]), strict=True):
+                changelog.publish(db, self._collection.number, version, rows)
+
+        with watch.stage("publish"):
+            await self._database.write(publish)
+        with watch.stage("index"):
+            await self._view.follow()
+        await self._measure()
+
+    async def _fail(self, version: Waiting, error: ModelError) -> None:
+        logger.error("document can't be embedded", collection=self._collection.name, error=str(error))
+        self._metrics.documents.labels("failed").inc()
+        await self._database.write(lambda db: changelog.fail(db, version.version, str(error)))
+
+    def _waiting(self, db: apsw.Connection) -> list[Waiting]:
+        return changelog.waiting(db, self._collection.number, ROUND_CHUNKS)
+
+    async def _measure(self) -> None:
+        name, index = self._collection.name, self._view.index
+        lag = await self._database.read(lambda db: changelog.lag(db, self._collection.number))
+        self._metrics.index_lag.labels(name).set(lag)
+        self._metrics.index_chunks.labels(name).set(len(index))
+        self._metrics.index_deleted.labels(name).set(index.deleted)
+        self._metrics.index_bytes.labels(name).set(index.nbytes)

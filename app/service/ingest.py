@@ -1,0 +1,125 @@
+"""Ingest: chunk → commit to the truth → (indexer: embed → publish → index). Acknowledged means committed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import apsw
+import orjson
+
+from app.errors import Fault, InvalidDocuments, NotFound
+from app.service.collections import Shelf
+from app.stores import documents, jobs
+from app.stores.documents import Put, Stored
+from app.stores.filters import Filter, matching_documents
+from app.stores.sqlite import Database
+from app.telemetry import Metrics, Stopwatch
+from app.types import Chunk, Document, Job
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A job by its number and its id."""
+
+    number: int
+    id: str
+
+
+def content_id(title: str, text: str, metadata: object) -> str:
+    """The id of a document whose caller gave none: the same content gets the same one."""
+    content = orjson.dumps([title, text, metadata], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+class Ingest:
+    """Takes documents in, and out again."""
+
+    def __init__(self, database: Database, metrics: Metrics, threads: Executor) -> None:
+        self._database = database
+        self._metrics = metrics
+        self._threads = threads
+
+    async def take(
+        self, shelf: Shelf, batch: Sequence[Document], job: Ticket | None = None
+    ) -> tuple[Ticket, list[Put]]:
+        """Acknowledge all of these or none: when this returns they are on disk, and a job makes them searchable."""
+        watch = Stopwatch(self._metrics, "ingest")
+        with watch.stage("chunk"):
+            chunks = await self._chunk(shelf, batch)
+        number = shelf.collection.number
+
+        def split(document: Document) -> Sequence[Chunk]:
+            return chunks[id(document)] if id(document) in chunks else shelf.chunker.split(document)
+
+        def commit(db: apsw.Connection) -> tuple[Ticket, list[Put]]:
+            ticket = job or Ticket(*jobs.begin(db, number))
+            jobs.grow(db, ticket.number, len(batch))
+            return ticket, [documents.put(db, number, ticket.number, document, split) for document in batch]
+
+        with watch.stage("commit"):
+            ticket, puts = await self._database.write(commit)
+        for put in puts:
+            self._metrics.documents.labels(put.outcome).inc()
+        shelf.indexer.wake()
+        return ticket, puts
+
+    async def settled(self, shelf: Shelf, ticket: Ticket, through: int) -> dict[str, str]:
+        """Wait until a job's documents can be found, up to this version; says which failed, and why."""
+        await shelf.indexer.settled(through)
+        return await self._database.read(lambda db: jobs.failures(db, ticket.number))
+
+    async def job(self, job: str) -> Job:
+        found = await self._database.read(lambda db: jobs.find(db, job))
+        if found is None:
+            raise NotFound(f"There is no job '{job}'. Finished jobs are forgotten after {jobs.JOBS_KEPT} later ones.")
+        return found
+
+    async def document(self, shelf: Shelf, document: str) -> Stored:
+        stored = await self._database.read(lambda db: documents.find(db, shelf.collection.number, document))
+        if stored is None:
+            raise NotFound(f"There is no document '{document}' in collection '{shelf.collection.name}'.")
+        return stored
+
+    async def delete(self, shelf: Shelf, ids: Sequence[str]) -> list[str]:
+        """Delete for good; says which of them there were."""
+        deleted = await self._database.write(lambda db: documents.delete(db, shelf.collection.number, ids))
+        return self._told(shelf, deleted)
+
+    async def delete_matching(self, shelf: Shelf, condition: Filter) -> list[str]:
+        """Delete the documents that a filter allows."""
+        number = shelf.collection.number
+        deleted = await self._database.write(
+            lambda db: documents.delete_versions(db, number, matching_documents(db, condition, number))
+        )
+        return self._told(shelf, deleted)
+
+    def _told(self, shelf: Shelf, deleted: list[str]) -> list[str]:
+        self._metrics.documents.labels("deleted").inc(len(deleted))
+        shelf.indexer.wake()
+        return deleted
+
+    async def _chunk(self, shelf: Shelf, batch: Sequence[Document]) -> dict[int, list[Chunk]]:
+        """Chunks of those documents whose content is not held already."""
+        ids, number = [document.id for document in batch], shelf.collection.number
+        known = await self._database.read(lambda db: documents.known_contents(db, number, ids))
+        new = [(i, d) for i, d in enumerate(batch) if documents.content_hash(d) not in known.get(d.id, ())]
+        split = await asyncio.get_running_loop().run_in_executor(self._threads, _split_all, shelf, new)
+        return {id(document): chunks for (_, document), chunks in zip(new, split, strict=True)}
+
+
+def _split_all(shelf: Shelf, new: Sequence[tuple[int, Document]]) -> list[list[Chunk]]:
+    """Chunks of each document; whatever can't be chunked is named all at once."""
+    chunks: list[list[Chunk]] = []
+    faults: list[Fault] = []
+    for position, document in new:
+        try:
+            chunks.append(shelf.chunker.split(document))
+        except InvalidDocuments as error:
+            faults += [Fault(f"/documents/{position}{fault.pointer}", fault.detail) for fault in error.faults]
+    if faults:
+        raise InvalidDocuments("Some documents can't be chunked.", faults)
+    return chunks

@@ -1,0 +1,87 @@
+"""The models in use: each opened once, with the batcher that all its callers share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import TypeVar
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from app.batcher import Batcher, Device
+from app.errors import Invalid
+from app.settings import Settings
+from app.stages.embed import Embedder
+from app.stages.rerank import Ranker
+from app.telemetry import Metrics
+from models.catalog import open_encoder, open_reranker
+from models.types import BiEncoder, ModelError, ModelOptions, Reranker, Tokens
+
+log = structlog.get_logger()
+
+Opened = TypeVar("Opened", BiEncoder, Reranker)
+
+
+class Models:
+    """Opens by name, on first use; models on one device share its compute thread."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, threads: Executor) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._threads = threads
+        self._options = ModelOptions(
+            device=settings.device,
+            precision=settings.precision,
+            threads=settings.threads,
+            cache=settings.model_cache,
+            offline=settings.offline,
+        )
+        self._devices: dict[str, Device] = {}
+        self._encoders: dict[str, Embedder] = {}
+        self._rankers: dict[str, Ranker] = {}
+        self._opening = asyncio.Lock()
+
+    async def embedder(self, name: str) -> Embedder:
+        async with self._opening:
+            if name not in self._encoders:
+                encoder = await self._open(open_encoder, name)
+                batcher = self._batcher(f"encoder:{name}", encoder.encode, encoder.device)
+                self._encoders[name] = Embedder(encoder, batcher, self._metrics)
+            return self._encoders[name]
+
+    async def ranker(self, name: str) -> Ranker:
+        async with self._opening:
+            if name not in self._rankers:
+                reranker = await self._open(open_reranker, name)
+                batcher = self._batcher(f"reranker:{name}", reranker.score, reranker.device)
+                self._rankers[name] = Ranker(reranker, batcher, self._metrics, float(self._settings.chunk_tokens))
+            return self._rankers[name]
+
+    def close(self) -> None:
+        for device in self._devices.values():
+            device.close()
+
+    async def _open(self, opens: Callable[[str, ModelOptions], Opened], name: str) -> Opened:
+        try:
+            opened = await asyncio.get_running_loop().run_in_executor(self._threads, opens, name, self._options)
+        except ModelError as error:
+            raise Invalid(str(error)) from error
+        log.info("model opened", model=name, device=opened.device, fingerprint=opened.fingerprint[:12])
+        return opened
+
+    def _batcher(self, name: str, compute: Callable[[Sequence[Tokens]], NDArray[np.float32]], on: str) -> Batcher:
+        settings = self._settings
+        if on not in self._devices:
+            self._devices[on] = Device(on, settings.bulk_share)
+        return Batcher(
+            name,
+            compute,
+            self._devices[on],
+            self._metrics,
+            settings.batch_tokens,
+            settings.bulk_batch_tokens,
+            settings.queue_tokens,
+        )

@@ -1,0 +1,94 @@
+"""Whether the service can be trusted: all is open, nothing is stuck, and both stages give a known answer."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+from time import monotonic
+
+import numpy as np
+import structlog
+
+from app.errors import WinnowError
+from app.service.collections import Collections
+from app.stages.embed import Embedder
+from app.stages.rerank import Ranker
+from app.telemetry import Lap, Metrics
+from models.types import ModelError
+
+logger = structlog.get_logger()
+
+QUESTION = "Which planet is known for its rings?"
+TEXTS = (
+    "The planet Saturn is known for its rings of ice and rock.",
+    "Bread rises because yeast turns sugar into gas.",
+    "The treaty was signed by both ministers in the spring.",
+    "A violin has four strings and is played with a bow.",
+)
+"""The first one answers the question; any model fit for retrieval puts it first."""
+
+PAUSE_SECONDS = 15.0
+PATIENCE_SECONDS = 60.0
+"""A model that is busy answers late; one that has not answered for so long is taken to hang."""
+
+
+class Readiness:
+    """Asks the known question every now and then, and knows at any moment what stands in the way."""
+
+    def __init__(
+        self,
+        collections: Collections,
+        embedder: Embedder,
+        ranker: Ranker,
+        metrics: Metrics,
+        threads: Executor,
+    ) -> None:
+        self._collections = collections
+        self._embedder = embedder
+        self._ranker = ranker
+        self._metrics = metrics
+        self._threads = threads
+        self._opened = False
+        self._wrong: str | None = "the models have not answered the known question yet"
+        self._answered = monotonic()
+
+    async def run(self) -> None:
+        """Open the collections, then keep asking."""
+        await asyncio.gather(self._open(), self._keep_asking())
+
+    def reasons(self) -> list[str]:
+        """Why the service is not ready; nothing when it is."""
+        reasons = [] if self._opened else ["collections are being opened"]
+        reasons += [f"collection '{name}': {why}" for name, why in self._collections.troubles().items()]
+        reasons += [self._wrong] if self._wrong else []
+        silent = monotonic() - self._answered
+        if silent > PATIENCE_SECONDS:
+            reasons.append(f"the models have not answered for {silent:.0f} seconds")
+        self._metrics.ready.set(not reasons)
+        return reasons
+
+    async def _open(self) -> None:
+        await self._collections.open()
+        self._opened = True
+        logger.info("collections are open")
+
+    async def _keep_asking(self) -> None:
+        while True:
+            try:
+                self._wrong = await self._ask()
+                self._answered = monotonic()
+            except (ModelError, WinnowError) as error:
+                self._wrong = f"the known question failed: {error}"
+            self.reasons()
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _ask(self) -> str | None:
+        """What is wrong with the models' answers, if anything."""
+        vector, _ = await self._embedder.query(QUESTION, self._threads, Lap())
+        texts = await self._embedder.documents(TEXTS, self._threads, Lap())
+        if np.argmax(texts @ vector):
+            return f"the encoder {self._embedder.encoder.name} does not find a known answer"
+        scores, _ = await self._ranker.score(QUESTION, TEXTS, self._threads, Lap())
+        if np.argmax(scores):
+            return f"the reranker {self._ranker.reranker.name} does not put a known answer first"
+        return None

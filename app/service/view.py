@@ -1,0 +1,168 @@
+"""A collection's vector index as a view of the truth: opened or rebuilt, brought up to date, saved, compacted."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from time import monotonic
+from typing import TypeVar
+
+import apsw
+import structlog
+
+from app.settings import Settings
+from app.stores import log as changelog
+from app.stores import snapshot
+from app.stores.hnsw import HnswIndex
+from app.stores.sqlite import Database
+from app.telemetry import Metrics
+from app.types import Change, Collection, VectorIndex
+from models.types import Vectors
+
+T = TypeVar("T")
+
+logger = structlog.get_logger()
+
+REPLAY = 1024
+"""Changes, or vectors of a rebuild, that are read and applied at once."""
+
+COMPACT_AT_LEAST = 1000
+"""Fewer deleted chunks are not worth a rebuild, whatever their share."""
+
+
+class View:
+    """Follows the log of one collection. Only its owner's task changes it; any search may read `index`."""
+
+    def __init__(
+        self,
+        database: Database,
+        collection: Collection,
+        folder: Path,
+        settings: Settings,
+        metrics: Metrics,
+        threads: Executor,
+    ) -> None:
+        self._database = database
+        self._collection = collection
+        self._folder = folder
+        self._settings = settings
+        self._metrics = metrics
+        self._threads = threads
+        self._saved = 0
+        self._moved_at = monotonic()
+        self._compaction: asyncio.Task[HnswIndex] | None = None
+        self.index: VectorIndex = self._empty()
+
+    async def open(self) -> None:
+        """Take the snapshot if it is whole and the log still reaches back to it; rebuild otherwise; then catch up."""
+        self.index = await self._in_thread(self._open)
+        self._saved = self.index.sequence
+        await self.follow()
+
+    async def add_ahead(self, chunks: Sequence[int], vectors: Vectors) -> None:
+        """Add vectors that are about to be published, so that a replaced document is never missing for a moment.
+
+        Until then the truth does not call their chunks living, and no search shows them.
+        """
+        seen = self.index.sequence
+        ahead = [Change(seen, chunk, vector) for chunk, vector in zip(chunks, vectors, strict=True)]
+        await self._in_thread(lambda: self.index.apply(ahead))
+
+    async def follow(self) -> None:
+        """Bring the index up to the end of the log."""
+        while await self._in_thread(lambda: self._step(self.index)):
+            self._moved_at = monotonic()
+
+    async def tidy(self) -> None:
+        """Save and compact when it is time."""
+        if self._compaction is not None:
+            if self._compaction.done():
+                await self._swap(self._compaction)
+        elif self._heavy():
+            self._compaction = asyncio.create_task(self._in_thread(self._rebuild))
+        elif self._due():
+            await self.save()
+
+    async def save(self) -> None:
+        """Write a snapshot and forget the log up to it. If it can't be written, the old one and the log stay."""
+        if self.index.sequence == self._saved:
+            return
+        outcome = "failed"
+        try:
+            sequence = await self._in_thread(self._save)
+            await self._database.write(lambda db: changelog.prune(db, self._collection.number, sequence))
+            self._saved, outcome = sequence, "written"
+        except OSError as error:
+            self._moved_at = monotonic()
+            logger.error("snapshot failed", collection=self._collection.name, error=str(error))
+        self._metrics.snapshots.labels(self._collection.name, outcome).inc()
+
+    async def close(self) -> None:
+        if self._compaction is not None:
+            await asyncio.wait([self._compaction])
+        await self.save()
+
+    def remove_files(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _heavy(self) -> bool:
+        deleted = self.index.deleted
+        return deleted >= COMPACT_AT_LEAST and deleted > self._settings.compact_share * (len(self.index) + deleted)
+
+    def _due(self) -> bool:
+        behind = self.index.sequence - self._saved
+        quiet = monotonic() - self._moved_at > self._settings.snapshot_seconds
+        return behind >= self._settings.snapshot_changes or (behind > 0 and quiet)
+
+    async def _swap(self, compaction: asyncio.Task[HnswIndex]) -> None:
+        self._compaction = None
+        fresh = compaction.result()
+        while await self._in_thread(lambda: self._step(fresh)):
+            pass
+        self.index = fresh
+        logger.info("index compacted", collection=self._collection.name, chunks=len(fresh))
+        await self.save()
+
+    def _open(self) -> VectorIndex:
+        collection, floor = self._collection, self._read(changelog.floor)
+        loaded = snapshot.load(self._folder, collection.fingerprint, collection.dimensions, self._settings)
+        if isinstance(loaded, HnswIndex) and loaded.sequence >= floor:
+            return loaded
+        reason = "the log no longer reaches back to it" if isinstance(loaded, HnswIndex) else loaded.reason
+        if self._read(changelog.head):
+            logger.warning("index is rebuilt from the truth", collection=collection.name, reason=reason)
+        return self._rebuild()
+
+    def _rebuild(self) -> HnswIndex:
+        fresh = self._empty()
+
+        def fill(db: apsw.Connection) -> None:
+            for block in changelog.living(db, self._collection.number, REPLAY):
+                fresh.apply(block)
+
+        self._database.read_here(fill)
+        return fresh
+
+    def _step(self, index: VectorIndex) -> bool:
+        changes = self._database.read_here(
+            lambda db: changelog.changes(db, self._collection.number, index.sequence, REPLAY)
+        )
+        index.apply(changes)
+        return bool(changes)
+
+    def _save(self) -> int:
+        assert isinstance(self.index, HnswIndex)
+        return snapshot.write(self.index, self._folder, self._collection.fingerprint)
+
+    def _empty(self) -> HnswIndex:
+        s = self._settings
+        return HnswIndex(self._collection.dimensions, s.index_m, s.index_ef_construction, s.index_ef, s.exact_below)
+
+    def _read(self, what: Callable[[apsw.Connection, int], int]) -> int:
+        return self._database.read_here(lambda db: what(db, self._collection.number))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)

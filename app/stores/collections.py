@@ -1,0 +1,62 @@
+"""Collections in the truth."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import apsw
+import orjson
+
+from app.stores.rows import now, number, rows, to_json
+from app.types import Collection, Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """How much a collection holds."""
+
+    documents: int
+    pending: int
+    failed: int
+    chunks: int
+    characters: int
+
+
+def insert(
+    db: apsw.Connection, name: str, encoder: str, reranker: str, recipe: Recipe, dimensions: int, fingerprint: str
+) -> Collection:
+    db.execute(
+        "INSERT INTO collections (name, encoder, reranker, recipe, dimensions, fingerprint, created_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (name, encoder, reranker, to_json(asdict(recipe)), dimensions, fingerprint, now()),
+    )
+    return next(collection for collection in every(db) if collection.name == name)
+
+
+def every(db: apsw.Connection) -> list[Collection]:
+    columns = "number, name, encoder, reranker, recipe, dimensions, fingerprint, created_at"
+    return [
+        Collection(number, name, encoder, reranker, Recipe(**orjson.loads(recipe)), dimensions, fingerprint, created)
+        for number, name, encoder, reranker, recipe, dimensions, fingerprint, created in rows(
+            db, f"SELECT {columns} FROM collections ORDER BY name"
+        )
+    ]
+
+
+def drop(db: apsw.Connection, collection: int) -> None:
+    """Delete a collection and all it holds."""
+    db.execute("DELETE FROM changes WHERE collection = ?", (collection,))
+    db.execute("DELETE FROM collections WHERE number = ?", (collection,))
+
+
+def contents(db: apsw.Connection, collection: int) -> Contents:
+    sql = "SELECT state, count(*), sum(length(text)) FROM documents WHERE collection = ? GROUP BY state"
+    states = {state: (amount, characters) for state, amount, characters in rows(db, sql, (collection,))}
+    chunks = number(
+        db,
+        "SELECT count(*) FROM documents d JOIN chunks c ON c.document = d.number"
+        " WHERE d.collection = ? AND d.state = 'live'",
+        (collection,),
+    )
+    live, pending, failed = (states.get(state, (0, 0)) for state in ("live", "pending", "failed"))
+    return Contents(live[0], pending[0], failed[0], chunks, live[1])

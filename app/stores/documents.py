@@ -1,0 +1,204 @@
+"""Documents and their chunks in the truth: taken in, looked up, deleted, and read by searches.
+
+Plain functions on a connection: those that change something run inside `Database.write`, the rest in `Database.read`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import apsw
+import orjson
+
+from app.stores.metadata import flatten
+from app.stores.rows import first, now, number, rows, to_json
+from app.types import Chunk, ChunkIds, Document, Metadata
+
+Outcome = Literal["created", "replaced", "updated", "unchanged"]
+"""What became of a document: updated means that only its metadata changed, so that nothing is embedded again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """A document taken in."""
+
+    id: str
+    outcome: Outcome
+    version: int
+    """The version that will be found, or is found already."""
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A document as it is kept."""
+
+    document: Document
+    state: Literal["live", "pending", "failed"]
+    error: str | None
+    chunks: list[tuple[int, int, int, int]]
+    """Number, start, end and tokens of each."""
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A living chunk with what a hit tells of it."""
+
+    chunk: int
+    document: str
+    title: str
+    text: str
+    start: int
+    end: int
+    metadata: Metadata
+    reads: str
+    """What the reranker reads: the text, with the title in front where the recipe puts it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    number: int
+    content: bytes
+    metadata: str
+
+
+def content_hash(document: Document) -> bytes:
+    """Changes with whatever would have to be embedded again."""
+    return hashlib.sha256(orjson.dumps([document.title, document.text])).digest()
+
+
+def known_contents(db: apsw.Connection, collection: int, ids: Sequence[str]) -> dict[str, set[bytes]]:
+    """The contents already held for these ids, so that unchanged documents need not be chunked."""
+    known: dict[str, set[bytes]] = {}
+    sql = "SELECT id, content FROM documents WHERE collection = ? AND id IN (SELECT value FROM json_each(?))"
+    for document, content in rows(db, sql, (collection, to_json(list(ids)))):
+        known.setdefault(document, set()).add(content)
+    return known
+
+
+def put(
+    db: apsw.Connection, collection: int, job: int, document: Document, split: Callable[[Document], Sequence[Chunk]]
+) -> Put:
+    """Take in one document. A version that still waits is superseded; the live one stays until the new one is found."""
+    content = content_hash(document)
+    live, waiting = _versions(db, collection, document.id)
+    newest = waiting or live
+    if waiting and waiting.content != content:
+        _delete_version(db, waiting.number)
+        newest = live
+    if newest and newest.content == content:
+        return _touch(db, collection, job, document, newest)
+    return _insert(db, collection, job, document, split(document), "replaced" if waiting or live else "created")
+
+
+def _versions(db: apsw.Connection, collection: int, document: str) -> tuple[_Version | None, _Version | None]:
+    """The live version and the one that is to follow it."""
+    sql = "SELECT state, number, content, metadata FROM documents WHERE collection = ? AND id = ?"
+    held = {state == "live": _Version(*row) for state, *row in rows(db, sql, (collection, document))}
+    return held.get(True), held.get(False)
+
+
+def _touch(db: apsw.Connection, collection: int, job: int, document: Document, version: _Version) -> Put:
+    """Same content: keep the vectors, take over new metadata, and try again what had failed."""
+    retry = "UPDATE documents SET state = 'pending', error = NULL, job = ? WHERE number = ? AND state = 'failed'"
+    db.execute(retry, (job, version.number))
+    chunks = number(db, "SELECT count(*) FROM chunks WHERE document = ?", (version.number,))
+    metadata = to_json(document.metadata)
+    if version.metadata == metadata:
+        return Put(document.id, "unchanged", version.number, chunks)
+    db.execute("UPDATE documents SET metadata = ? WHERE number = ?", (metadata, version.number))
+    db.execute("DELETE FROM metadata_values WHERE document = ?", (version.number,))
+    _insert_metadata(db, collection, version.number, document.metadata)
+    return Put(document.id, "updated", version.number, chunks)
+
+
+def _insert(
+    db: apsw.Connection, collection: int, job: int, document: Document, chunks: Sequence[Chunk], outcome: Outcome
+) -> Put:
+    metadata = to_json(document.metadata)
+    db.execute(
+        "INSERT INTO documents (collection, id, state, content, title, text, metadata, job, created_at)"
+        " VALUES (?, ?, 'pending', ?, ?, ?, ?, ?, ?)",
+        (collection, document.id, content_hash(document), document.title, document.text, metadata, job, now()),
+    )
+    version = db.last_insert_rowid()
+    db.executemany(
+        'INSERT INTO chunks (document, start, "end", tokens, text) VALUES (?, ?, ?, ?, ?)',
+        [(version, chunk.start, chunk.end, chunk.tokens, chunk.text) for chunk in chunks],
+    )
+    _insert_metadata(db, collection, version, document.metadata)
+    return Put(document.id, outcome, version, len(chunks))
+
+
+def _insert_metadata(db: apsw.Connection, collection: int, version: int, metadata: Metadata) -> None:
+    db.executemany(
+        "INSERT OR IGNORE INTO metadata_values (collection, path, kind, value, document) VALUES (?, ?, ?, ?, ?)",
+        [(collection, row.path, row.kind, row.value, version) for row in flatten(metadata)],
+    )
+
+
+def find(db: apsw.Connection, collection: int, document: str) -> Stored | None:
+    """The newest version that was acknowledged."""
+    columns = "number, title, text, metadata, state, error, created_at"
+    newest = f"SELECT {columns} FROM documents WHERE collection = ? AND id = ? ORDER BY number DESC LIMIT 1"
+    row = first(db, newest, (collection, document))
+    if row is None:
+        return None
+    version, title, text, metadata, state, error, created = row
+    sql = 'SELECT number, start, "end", tokens FROM chunks WHERE document = ? ORDER BY number'
+    chunks: Any = rows(db, sql, (version,))
+    return Stored(Document(document, text, title, orjson.loads(metadata)), state, error, chunks, created)
+
+
+def delete(db: apsw.Connection, collection: int, ids: Sequence[str]) -> list[str]:
+    """Delete documents with all their versions; says which there were."""
+    sql = "SELECT number, id FROM documents WHERE collection = ? AND id IN (SELECT value FROM json_each(?))"
+    versions = rows(db, sql, (collection, to_json(list(ids))))
+    for version, _ in versions:
+        _delete_version(db, version)
+    return sorted({document for _, document in versions})
+
+
+def delete_versions(db: apsw.Connection, collection: int, versions: Sequence[int]) -> list[str]:
+    """Delete the documents of which these are versions."""
+    sql = "SELECT DISTINCT id FROM documents WHERE collection = ? AND number IN (SELECT value FROM json_each(?))"
+    return delete(db, collection, [row[0] for row in rows(db, sql, (collection, to_json(list(versions))))])
+
+
+def replace(db: apsw.Connection, version: int) -> None:
+    """Make room for a version: delete the live one of the same document."""
+    sql = (
+        "SELECT old.number FROM documents new JOIN documents old ON old.collection = new.collection AND old.id = new.id"
+        " WHERE new.number = ? AND old.state = 'live'"
+    )
+    for (live,) in rows(db, sql, (version,)):
+        _delete_version(db, live)
+
+
+def _delete_version(db: apsw.Connection, version: int) -> None:
+    db.execute(
+        "INSERT INTO changes (collection, chunk, kind)"
+        " SELECT d.collection, c.number, 'remove' FROM documents d JOIN chunks c ON c.document = d.number"
+        " JOIN vectors v ON v.chunk = c.number WHERE d.number = ? ORDER BY c.number",
+        (version,),
+    )
+    db.execute("DELETE FROM documents WHERE number = ?", (version,))
+
+
+def load(db: apsw.Connection, collection: int, chunks: ChunkIds) -> list[Found]:
+    """The living ones of these chunks, in the order asked for."""
+    found = rows(
+        db,
+        'SELECT c.number, d.id, d.title, c.start, c."end", d.metadata, c.text'
+        " FROM json_each(?) wanted JOIN chunks c ON c.number = wanted.value JOIN documents d ON d.number = c.document"
+        " WHERE d.collection = ? AND d.state = 'live' ORDER BY wanted.key",
+        (to_json(chunks.tolist()), collection),
+    )
+    return [
+        Found(chunk, document, title, reads[len(reads) - (end - start) :], start, end, orjson.loads(metadata), reads)
+        for chunk, document, title, start, end, metadata, reads in found
+    ]

@@ -1,0 +1,50 @@
+"""Ingests that callers can ask about."""
+
+from __future__ import annotations
+
+from typing import Literal
+from uuid import uuid4
+
+import apsw
+
+from app.stores.rows import first, now, rows
+from app.types import Job
+
+JOBS_KEPT = 10_000
+
+
+def begin(db: apsw.Connection, collection: int) -> tuple[int, str]:
+    """A new job's number and id; the oldest jobs that are done are forgotten."""
+    job = uuid4().hex
+    db.execute(
+        "DELETE FROM jobs WHERE number <= (SELECT max(number) - ? FROM jobs) AND NOT EXISTS"
+        " (SELECT 1 FROM documents WHERE job = jobs.number AND state <> 'live')",
+        (JOBS_KEPT,),
+    )
+    sql = "INSERT INTO jobs (id, collection, documents, created_at) VALUES (?, ?, 0, ?)"
+    db.execute(sql, (job, collection, now()))
+    return db.last_insert_rowid(), job
+
+
+def grow(db: apsw.Connection, job: int, documents: int) -> None:
+    db.execute("UPDATE jobs SET documents = documents + ? WHERE number = ?", (documents, job))
+
+
+def find(db: apsw.Connection, job: str) -> Job | None:
+    sql = "SELECT j.number, c.name, j.documents, j.created_at FROM jobs j JOIN collections c ON c.number = j.collection"
+    row = first(db, f"{sql} WHERE j.id = ?", (job,))
+    if row is None:
+        return None
+    number, collection, documents, created = row
+    sql = "SELECT state, count(*), max(error) FROM documents WHERE job = ? AND state <> 'live' GROUP BY state"
+    states = {state: (amount, error) for state, amount, error in rows(db, sql, (number,))}
+    pending, _ = states.get("pending", (0, None))
+    failed, error = states.get("failed", (0, None))
+    state: Literal["running", "failed", "done"] = "running" if pending else "failed" if failed else "done"
+    return Job(job, collection, state, documents, documents - pending - failed, pending, failed, error, created)
+
+
+def failures(db: apsw.Connection, job: int) -> dict[str, str]:
+    """Which documents of a job can't be found, and why; the first hundred."""
+    sql = "SELECT id, error FROM documents WHERE job = ? AND state = 'failed' ORDER BY number LIMIT 100"
+    return dict(rows(db, sql, (job,)))

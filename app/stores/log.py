@@ -1,0 +1,114 @@
+"""The way of a document from waiting to searchable, and the log of changes that indexes follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import apsw
+
+from app.stores import documents
+from app.stores.rows import first, number, rows, vector
+from app.types import Change
+from models.types import Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A version of a document that has no vectors yet."""
+
+    version: int
+    chunks: list[int]
+    texts: list[str]
+
+
+def waiting(db: apsw.Connection, collection: int, chunks: int) -> list[Waiting]:
+    """The oldest waiting versions, as many as hold so many chunks, at least one."""
+    found: list[Waiting] = []
+    oldest = "SELECT number FROM documents WHERE collection = ? AND state = 'pending' ORDER BY number LIMIT ?"
+    for (version,) in rows(db, oldest, (collection, chunks)):
+        held = rows(db, "SELECT number, text FROM chunks WHERE document = ? ORDER BY number", (version,))
+        found.append(Waiting(version, [chunk for chunk, _ in held], [text for _, text in held]))
+        chunks -= len(held)
+        if chunks <= 0:
+            break
+    return found
+
+
+def publish(db: apsw.Connection, collection: int, version: Waiting, vectors: Vectors) -> None:
+    """Let a version take the place of the live one. One that was superseded or deleted meanwhile is passed over."""
+    if not is_waiting(db, version.version):
+        return
+    documents.replace(db, version.version)
+    db.executemany(
+        "INSERT INTO vectors (chunk, vector) VALUES (?, ?)",
+        [(chunk, vector.tobytes()) for chunk, vector in zip(version.chunks, vectors, strict=True)],
+    )
+    db.executemany(
+        "INSERT INTO changes (collection, chunk, kind) VALUES (?, ?, 'add')",
+        [(collection, chunk) for chunk in version.chunks],
+    )
+    db.execute("UPDATE documents SET state = 'live' WHERE number = ?", (version.version,))
+
+
+def fail(db: apsw.Connection, version: int, error: str) -> None:
+    sql = "UPDATE documents SET state = 'failed', error = ? WHERE number = ? AND state = 'pending'"
+    db.execute(sql, (error, version))
+
+
+def is_waiting(db: apsw.Connection, version: int) -> bool:
+    return bool(number(db, "SELECT count(*) FROM documents WHERE number = ? AND state = 'pending'", (version,)))
+
+
+def is_settled(db: apsw.Connection, collection: int, through: int) -> bool:
+    """Whether no version waits any more, up to this one: they are taken in this order."""
+    sql = "SELECT count(*) FROM documents WHERE collection = ? AND state = 'pending' AND number <= ?"
+    return not number(db, sql, (collection, through))
+
+
+def lag(db: apsw.Connection, collection: int) -> int:
+    """Documents that were acknowledged and can't be found yet."""
+    return number(db, "SELECT count(*) FROM documents WHERE collection = ? AND state = 'pending'", (collection,))
+
+
+def head(db: apsw.Connection, collection: int) -> int:
+    """The last change of a collection."""
+    row = first(db, "SELECT max(sequence) FROM changes WHERE collection = ?", (collection,))
+    return int(row[0]) if row and row[0] is not None else floor(db, collection)
+
+
+def floor(db: apsw.Connection, collection: int) -> int:
+    """The last change that the log has forgotten."""
+    return number(db, "SELECT floor FROM collections WHERE number = ?", (collection,))
+
+
+def changes(db: apsw.Connection, collection: int, after: int, limit: int) -> list[Change]:
+    """The next steps of the log. An addition that was undone later shows as gone already."""
+    sql = (
+        "SELECT sequence, ch.chunk, vector FROM changes ch LEFT JOIN vectors v ON v.chunk = ch.chunk AND kind = 'add'"
+        " WHERE collection = ? AND sequence > ? ORDER BY sequence LIMIT ?"
+    )
+    return [
+        Change(sequence, chunk, None if raw is None else vector(raw))
+        for sequence, chunk, raw in rows(db, sql, (collection, after, limit))
+    ]
+
+
+def prune(db: apsw.Connection, collection: int, through: int) -> None:
+    """Forget the log up to what a snapshot on disk has seen."""
+    db.execute("DELETE FROM changes WHERE collection = ? AND sequence <= ?", (collection, through))
+    db.execute("UPDATE collections SET floor = max(floor, ?) WHERE number = ?", (through, collection))
+
+
+def living(db: apsw.Connection, collection: int, block: int) -> Iterator[list[Change]]:
+    """All that an index must hold, in blocks, each as of the last change."""
+    last = head(db, collection)
+    cursor = db.execute(
+        "SELECT v.chunk, v.vector FROM documents d"
+        " JOIN chunks c ON c.document = d.number JOIN vectors v ON v.chunk = c.number"
+        " WHERE d.collection = ? AND d.state = 'live'",
+        (collection,),
+    )
+    while some := [Change(last, int(chunk), vector(raw)) for chunk, raw in islice(cursor, block)]:
+        yield some

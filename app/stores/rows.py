@@ -1,0 +1,43 @@
+"""The few shapes in which rows come out of SQLite, and values go in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import apsw
+import numpy as np
+import orjson
+
+from app.types import Vector
+
+
+def rows(db: apsw.Connection, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    """All that a query finds."""
+    return list(db.execute(sql, parameters))
+
+
+def first(db: apsw.Connection, sql: str, parameters: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+    """The first row, if there is one."""
+    return next(iter(db.execute(sql, parameters)), None)
+
+
+def number(db: apsw.Connection, sql: str, parameters: Sequence[Any] = ()) -> int:
+    """The one number that a query gives; nothing counts as 0."""
+    row = first(db, sql, parameters)
+    return int(row[0]) if row and row[0] is not None else 0
+
+
+def vector(raw: bytes) -> Vector:
+    """A stored vector."""
+    return np.frombuffer(raw, np.float32)
+
+
+def to_json(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def now() -> str:
+    """This moment, as it is kept and shown."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,83 @@
+-- Each migration is one block, applied once, in order, each in a transaction of its own. Never edit one that has been
+-- released: add the next.
+
+-- migration 1
+
+-- `floor` is the last change that has been pruned: an index that has not seen it must be rebuilt.
+CREATE TABLE collections (
+  number      INTEGER PRIMARY KEY AUTOINCREMENT,
+  name        TEXT    NOT NULL UNIQUE,
+  encoder     TEXT    NOT NULL,
+  reranker    TEXT    NOT NULL,
+  recipe      TEXT    NOT NULL,
+  dimensions  INTEGER NOT NULL,
+  fingerprint TEXT    NOT NULL,
+  floor       INTEGER NOT NULL DEFAULT 0,
+  created_at  TEXT    NOT NULL
+) STRICT;
+
+-- Counts that say what an ingest was given; what became of it is read off its documents.
+CREATE TABLE jobs (
+  number      INTEGER PRIMARY KEY AUTOINCREMENT,
+  id          TEXT    NOT NULL UNIQUE,
+  collection  INTEGER NOT NULL REFERENCES collections(number) ON DELETE CASCADE,
+  documents   INTEGER NOT NULL,
+  created_at  TEXT    NOT NULL
+) STRICT;
+CREATE INDEX jobs_by_collection ON jobs(collection);
+
+-- A version of a document. A new version is pending beside the live one until its vectors are there; then it takes its
+-- place in one transaction. A version that the encoder can't embed has failed, and says why.
+CREATE TABLE documents (
+  number      INTEGER PRIMARY KEY AUTOINCREMENT,
+  collection  INTEGER NOT NULL REFERENCES collections(number) ON DELETE CASCADE,
+  id          TEXT    NOT NULL,
+  state       TEXT    NOT NULL CHECK (state IN ('live', 'pending', 'failed')),
+  content     BLOB    NOT NULL,
+  title       TEXT    NOT NULL,
+  text        TEXT    NOT NULL,
+  metadata    TEXT    NOT NULL,
+  job         INTEGER REFERENCES jobs(number) ON DELETE SET NULL,
+  error       TEXT,
+  created_at  TEXT    NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX documents_live ON documents(collection, id) WHERE state = 'live';
+CREATE UNIQUE INDEX documents_next ON documents(collection, id) WHERE state <> 'live';
+CREATE INDEX documents_waiting ON documents(collection, number) WHERE state = 'pending';
+CREATE INDEX documents_unfinished ON documents(job) WHERE state <> 'live';
+
+-- AUTOINCREMENT: a chunk's number is its label in every index and is never given to a second chunk.
+CREATE TABLE chunks (
+  number      INTEGER PRIMARY KEY AUTOINCREMENT,
+  document    INTEGER NOT NULL REFERENCES documents(number) ON DELETE CASCADE,
+  start       INTEGER NOT NULL,
+  "end"       INTEGER NOT NULL,
+  tokens      INTEGER NOT NULL,
+  text        TEXT    NOT NULL
+) STRICT;
+CREATE INDEX chunks_by_document ON chunks(document);
+
+CREATE TABLE vectors (
+  chunk       INTEGER PRIMARY KEY REFERENCES chunks(number) ON DELETE CASCADE,
+  vector      BLOB    NOT NULL
+) STRICT;
+
+-- The log that indexes follow. No foreign key: a chunk's removal outlives the chunk.
+CREATE TABLE changes (
+  sequence    INTEGER PRIMARY KEY AUTOINCREMENT,
+  collection  INTEGER NOT NULL,
+  chunk       INTEGER NOT NULL,
+  kind        TEXT    NOT NULL CHECK (kind IN ('add', 'remove'))
+) STRICT;
+CREATE INDEX changes_by_collection ON changes(collection, sequence);
+
+-- Metadata laid flat, so that every condition of a filter is a look-up in the primary key.
+CREATE TABLE metadata_values (
+  collection  INTEGER NOT NULL,
+  path        TEXT    NOT NULL,
+  kind        TEXT    NOT NULL,
+  value       ANY,
+  document    INTEGER NOT NULL REFERENCES documents(number) ON DELETE CASCADE,
+  PRIMARY KEY (collection, path, kind, value, document)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX metadata_values_by_document ON metadata_values(document);

@@ -1,0 +1,97 @@
+"""From a model's name to the model: the only place that knows all kinds. Torch is imported when a model needs it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from models.fake import FakeEncoder, FakeReranker
+from models.folder import Kind
+from models.types import BiEncoder, ModelError, ModelOptions, Reranker
+
+_WEIGHTS = Path(__file__).parent / "weights"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_FAKE = re.compile(r"fake(?::([1-9]\d*))?")
+_WANTED_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_UNWANTED_FILES = ["onnx/*", "openvino/*"]
+
+
+def open_encoder(name: str, options: ModelOptions | None = None) -> BiEncoder:
+    """An encoder: `embedded`, a folder, a hub name, or, in tests alone, `fake` (or `fake:32` for other dimensions)."""
+    if fake := _FAKE.fullmatch(name):
+        return FakeEncoder(int(fake[1] or 64))
+    options = options or ModelOptions()
+    path = _locate(name, "encoder", options)
+    from models.torch_runtime import TorchEncoder
+
+    return TorchEncoder(name, path, options)
+
+
+def open_reranker(name: str, options: ModelOptions | None = None) -> Reranker:
+    """A reranker, named as encoders are."""
+    if _FAKE.fullmatch(name):
+        return FakeReranker()
+    options = options or ModelOptions()
+    path = _locate(name, "reranker", options)
+    from models.torch_runtime import TorchReranker
+
+    return TorchReranker(name, path, options)
+
+
+def _locate(name: str, kind: Kind, options: ModelOptions) -> Path:
+    if name == "embedded":
+        return _embedded(kind)
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        return folder
+    if _HUB_NAME.fullmatch(name) and name[0] not in ".~":
+        return _fetch(name, options)
+    raise ModelError(
+        f"There is no {kind} {name!r}: name an existing folder, a hub model (organisation/name) or `embedded`."
+    )
+
+
+def _embedded(kind: Kind) -> Path:
+    folder = _WEIGHTS / kind
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"The embedded {kind} is missing from {folder}: install Winnow again, or name another {kind}.")
+    return folder
+
+
+def _fetch(name: str, options: ModelOptions) -> Path:
+    # The hub library reads this once, when it is imported.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        with _no_bars():
+            folder = snapshot_download(
+                name,
+                cache_dir=options.cache,
+                local_files_only=options.offline,
+                allow_patterns=_WANTED_FILES,
+                ignore_patterns=_UNWANTED_FILES,
+            )
+        return Path(folder)
+    except LocalEntryNotFoundError as error:
+        reason = "and asking the hub is switched off" if options.offline else "and the hub can't be reached"
+        raise ModelError(f"{name} is not on this machine, {reason}: name a local folder or `embedded`.") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name} can't be fetched from the hub: {error}") from error
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()

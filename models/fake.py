@@ -1,0 +1,149 @@
+"""Models without weights whose order makes sense: texts that share words are near. For tests, ours and yours."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import zlib
+from collections.abc import Hashable, Sequence
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import PreTokenizer, Whitespace
+
+from models.types import Blend, ModelError, Role, Scores, Tokens, Vectors
+
+_WORDS: PreTokenizer = Whitespace()
+_START, _BETWEEN = 1, 2
+_ORDER_BONUS = 0.1
+
+
+class FakeEncoder:
+    """A text is the sum of its words, and a word is a fixed random direction."""
+
+    device = "cpu"
+
+    def __init__(
+        self, dimensions: int = 64, *, max_tokens: int = 512, delay: float = 0.0, fail_on: str | None = None
+    ) -> None:
+        self.name = f"fake:{dimensions}"
+        self.fingerprint = _fingerprint(self.name, max_tokens)
+        self.dimensions = dimensions
+        self.capacity = max_tokens - 1
+        self.calls: list[int] = []
+        self._delay = delay
+        self._fail_on = fail_on
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return _tokenizer()
+
+    def tokenize(self, texts: Sequence[str], role: Role) -> list[Tokens]:
+        return [_tokens(_word_ids(text), self.capacity) for text in texts]
+
+    def encode(self, batch: Sequence[Tokens]) -> Vectors:
+        """The batch's vectors, after the delay and unless the word to fail on is among its words."""
+        _act(self.calls, batch, self._delay, self._fail_on)
+        rows = [self._vector(tokens.ids) for tokens in batch]
+        return np.stack(rows) if rows else np.zeros((0, self.dimensions), np.float32)
+
+    def _vector(self, ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        # A text without words is left with the start token, so that it too has a direction.
+        words = ids[1:] if len(ids) > 1 else ids
+        total = np.sum([_direction(int(word), self.dimensions) for word in words], axis=0)
+        return np.asarray(total / np.linalg.norm(total), np.float32)
+
+
+class FakeReranker:
+    """The share of the query's words that a text has, and a little more where they stand in the same order."""
+
+    device = "cpu"
+
+    def __init__(
+        self,
+        *,
+        max_tokens: int = 512,
+        delay: float = 0.0,
+        fail_on: str | None = None,
+        blend: Blend | None = None,
+    ) -> None:
+        self.name = "fake"
+        self.fingerprint = _fingerprint(self.name, max_tokens)
+        self.blend = blend or Blend()
+        self.capacity = max_tokens - 2
+        self.calls: list[int] = []
+        self._delay = delay
+        self._fail_on = fail_on
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return _tokenizer()
+
+    def tokenize(self, query: str, texts: Sequence[str]) -> list[Tokens]:
+        head = _word_ids(query)
+        return [_pair(head, _word_ids(text), self.capacity) for text in texts]
+
+    def score(self, batch: Sequence[Tokens]) -> Scores:
+        """The batch's scores, after the delay and unless the word to fail on is among its words."""
+        _act(self.calls, batch, self._delay, self._fail_on)
+        return np.asarray([_overlap(tokens) for tokens in batch], np.float32)
+
+
+def _tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = _WORDS
+    return tokenizer
+
+
+def _fingerprint(name: str, max_tokens: int) -> str:
+    return hashlib.sha256(f"{name} {max_tokens}".encode()).hexdigest()
+
+
+def _word_ids(text: str) -> list[int]:
+    return [_word_id(word) for word, _ in _WORDS.pre_tokenize_str(text)]
+
+
+@lru_cache(maxsize=65536)
+def _word_id(word: str) -> int:
+    return 16 + zlib.crc32(word.lower().encode()) % (2**31 - 16)
+
+
+@lru_cache(maxsize=65536)
+def _direction(word: int, dimensions: int) -> NDArray[np.float64]:
+    vector = np.random.default_rng(word).standard_normal(dimensions)
+    return vector / np.linalg.norm(vector)
+
+
+def _tokens(words: list[int], room: int) -> Tokens:
+    ids = np.asarray([_START, *words[:room]], np.int32)
+    return Tokens(ids, np.zeros_like(ids), len(words) + 1)
+
+
+def _pair(query: list[int], text: list[int], room: int) -> Tokens:
+    kept = query[: max(room // 2, room - len(text))]
+    ids = [_START, *kept, _BETWEEN, *text[: room - len(kept)]]
+    types = [int(position > len(kept) + 1) for position in range(len(ids))]
+    return Tokens(np.asarray(ids, np.int32), np.asarray(types, np.int32), len(query) + len(text) + 2)
+
+
+def _overlap(tokens: Tokens) -> float:
+    query = tokens.ids[(tokens.types == 0)][1:-1].tolist()
+    text = tokens.ids[tokens.types == 1].tolist()
+    order = _share(list(pairwise(query)), list(pairwise(text)))
+    return (_share(query, text) + _ORDER_BONUS * order) / (1 + _ORDER_BONUS)
+
+
+def _share(wanted: Sequence[Hashable], present: Sequence[Hashable]) -> float:
+    return len(set(wanted) & set(present)) / len(set(wanted)) if wanted else 0.0
+
+
+def _act(calls: list[int], batch: Sequence[Tokens], delay: float, fail_on: str | None) -> None:
+    calls.append(len(batch))
+    if delay:
+        time.sleep(delay)
+    if fail_on is not None and any(_word_id(fail_on) in tokens.ids for tokens in batch):
+        raise ModelError(f"This fake model fails on {fail_on!r}, as it was told to.")

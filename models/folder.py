@@ -1,0 +1,157 @@
+"""A model's folder on disk: which kind it is, whether it is safe to open, and the hash of what it computes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from models.types import Blend, ModelError
+
+Kind = Literal["encoder", "reranker"]
+
+_CLASSES: Mapping[Kind, str] = {"encoder": "SentenceTransformer", "reranker": "CrossEncoder"}
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_TRUSTED = ("sentence_transformers.", "torch.")
+_CONFIGS = ("modules.json", "config.json", "sentence_*_config.json", "tokenizer_config.json")
+_VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "*.model", "added_tokens.json", "special_tokens_map.json")
+# They tell where and with what a model was saved, not what it computes.
+_VOLATILE = {"_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype"}
+
+
+def check_folder(name: str, path: Path, kind: Kind) -> None:
+    """Refuses, before anything is loaded, what is of another kind or can only be opened by running its code."""
+    _check_kind(name, path, kind)
+    _check_code(name, path)
+    _check_weights(name, path)
+
+
+def read_blend(path: Path) -> Blend:
+    """The blend that a reranker was trained for; without one it decides alone."""
+    file = path / "blend.json"
+    if not file.exists():
+        return Blend()
+    content = _read(file)
+    if set(content) != {"rerank", "dense"} or not all(_is_weight(value) for value in content.values()):
+        raise ModelError(f'{file} must look like {{"rerank": 1.0, "dense": 11.2}}, with two finite numbers.')
+    return Blend(float(content["rerank"]), float(content["dense"]))
+
+
+def hash_folder(path: Path, facts: Mapping[str, Any]) -> str:
+    """The fingerprint: of a folder's weights, tokenizer and configuration, and of facts about their use."""
+    digest = hashlib.sha256(_canonical(facts))
+    for folder in _module_folders(path):
+        for file in _shaping_files(folder):
+            digest.update(f"\0{file.relative_to(path).as_posix()}\0".encode())
+            digest.update(_content_hash(file))
+    return digest.hexdigest()
+
+
+def _check_kind(name: str, path: Path, kind: Kind) -> None:
+    found = _class_of(path)
+    if found is None:
+        raise ModelError(
+            f"{name} is no sentence-transformers model: {path} has neither modules.json (an encoder) nor the "
+            "classification head of a cross-encoder. Name a folder that SentenceTransformer or CrossEncoder saved."
+        )
+    if found != _CLASSES[kind]:
+        raise ModelError(
+            f"{name} is a {found}, which can't serve as {kind}: choose a {_CLASSES[kind]} model for the {kind}."
+        )
+
+
+def _class_of(path: Path) -> str | None:
+    declared = _read(path / "config_sentence_transformers.json").get("model_type")
+    if declared:
+        return str(declared)
+    if (path / "modules.json").exists():
+        return "SentenceTransformer"
+    architectures = _read(path / "config.json").get("architectures") or []
+    return "CrossEncoder" if any(one.endswith("ForSequenceClassification") for one in architectures) else None
+
+
+def _check_code(name: str, path: Path) -> None:
+    for reference in _class_references(path):
+        if not reference.startswith(_TRUSTED):
+            raise ModelError(
+                f"{name} needs code of its own ({reference}), which is never run: choose a model that is made of "
+                "the standard modules of sentence-transformers."
+            )
+
+
+def _class_references(path: Path) -> Iterator[str]:
+    config = _read(path / "config.json")
+    saved = [_read(path / "config_sentence_transformers.json"), config.get("sentence_transformers") or {}]
+    saved += [_read(folder / "config.json") for folder in _module_folders(path)]
+    named = [entry.get(key) for entry in saved for key in ("activation_fn", "activation_function")]
+    named += [config.get("sbert_ce_default_activation_function")]
+    yield from (str(module["type"]) for module in _modules(path))
+    yield from (reference for reference in named if isinstance(reference, str))
+
+
+def _check_weights(name: str, path: Path) -> None:
+    for number, folder in enumerate(_module_folders(path)):
+        tensors = any(folder.glob("*.safetensors"))
+        pickled = any(file for pattern in _PICKLES for file in folder.glob(pattern))
+        if not tensors and (pickled or number == 0):
+            raise ModelError(
+                f"{name} has no safetensors weights in {folder}{' but pickled ones' if pickled else ''}: pickles can "
+                "run code when opened and are refused. Save it again with model.save(path, safe_serialization=True)."
+            )
+
+
+def _modules(path: Path) -> list[dict[str, Any]]:
+    file = path / "modules.json"
+    if not file.exists():
+        return [{"path": "", "type": "sentence_transformers.models.Transformer"}]
+    try:
+        modules = json.loads(file.read_bytes())
+        return [{"path": str(module["path"]), "type": str(module["type"])} for module in modules]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{file} is damaged: fetch the model again.") from error
+
+
+def _module_folders(path: Path) -> list[Path]:
+    return [path / module["path"] for module in _modules(path)]
+
+
+def _shaping_files(folder: Path) -> list[Path]:
+    patterns = ["*.safetensors", *_CONFIGS]
+    patterns += ["tokenizer.json"] if (folder / "tokenizer.json").exists() else _VOCABULARIES
+    return sorted({file for pattern in patterns for file in folder.glob(pattern)})
+
+
+def _content_hash(file: Path) -> bytes:
+    if file.suffix == ".json" and file.name != "tokenizer.json":
+        return hashlib.sha256(_canonical(_without_volatile(json.loads(file.read_bytes())))).digest()
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
+
+
+def _without_volatile(content: Any) -> Any:
+    if not isinstance(content, dict):
+        return content
+    return {key: value for key, value in content.items() if key not in _VOLATILE}
+
+
+def _canonical(content: Any) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"{file} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} must hold a JSON object.")
+    return content
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,584 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from app.batcher import Batcher, Device, Lane, Ran
+from app.errors import Overloaded, Unavailable
+from app.telemetry import Metrics
+from models.types import ModelError, Tokens
+
+Run = Callable[[list[Tokens], Lane], Awaitable[Ran]]
+
+
+def text(length: int, mark: int = 0) -> Tokens:
+    """A text whose value is its mark."""
+    ids = np.full(length, mark, np.int32)
+    return Tokens(ids, np.zeros(length, np.int32), length)
+
+
+def marks(batch: Sequence[Tokens]) -> NDArray[np.float32]:
+    return np.array([item.ids[0] if len(item) else -1 for item in batch], np.float32)
+
+
+@dataclass
+class Model:
+    """Gives each text its mark, remembers its batches, and while `gate` is shut does not finish one."""
+
+    seconds: float = 0.0
+    log: list[str] = field(default_factory=list)
+    name: str = "model"
+    batches: list[list[Tokens]] = field(default_factory=list)
+    begun: threading.Event = field(default_factory=threading.Event)
+    gate: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def __call__(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
+        self.batches.append(list(batch))
+        self.log.append(self.name)
+        self.begun.set()
+        assert self.gate.wait(10)
+        time.sleep(self.seconds)
+        if any(mark < 0 for mark in marks(batch)):
+            raise ModelError("a text that this model cannot bear")
+        return marks(batch)
+
+    @property
+    def seen(self) -> list[int]:
+        return sorted(int(mark) for batch in self.batches for mark in marks(batch))
+
+    async def hold(self, batcher: Batcher, lane: Lane = "search") -> asyncio.Task[Ran]:
+        """Keep the device busy with a first batch until the gate is opened."""
+        self.gate.clear()
+        task = asyncio.create_task(batcher.run([text(1)], lane))
+        await asyncio.to_thread(self.begun.wait, 10)
+        return task
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@contextmanager
+def open_device(bulk_share: float = 0.1) -> Iterator[Device]:
+    device = Device("test", bulk_share)
+    try:
+        yield device
+    finally:
+        device.close()
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    with open_device() as device:
+        yield device
+
+
+def serve(
+    model: Callable[[Sequence[Tokens]], NDArray[np.float32]],
+    device: Device,
+    metrics: Metrics,
+    name: str = "model",
+    budget: int = 1000,
+    bulk_budget: int = 400,
+    queue: int = 5000,
+) -> Batcher:
+    return Batcher(name, model, device, metrics, budget, bulk_budget, queue)
+
+
+def sample(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def padded(batch: Sequence[Tokens]) -> int:
+    return max(map(len, batch)) * len(batch)
+
+
+async def begin(*work: Coroutine[Any, Any, Ran]) -> list[asyncio.Task[Ran]]:
+    """Start them in this order and let each come as far as its wait."""
+    tasks = [asyncio.create_task(each) for each in work]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_values_come_back_in_the_order_of_the_texts(device: Device, metrics: Metrics) -> None:
+    batcher = serve(Model(), device, metrics, budget=300)
+    lengths = [90, 3, 250, 17, 90, 1, 500, 60]
+    ran = await batcher.run([text(length, mark) for mark, length in enumerate(lengths)], "search")
+    assert ran.values.tolist() == list(range(len(lengths)))
+    assert ran.values.dtype == np.float32
+
+
+async def test_rows_come_back_as_rows(device: Device, metrics: Metrics) -> None:
+    batcher = serve(lambda batch: np.outer(marks(batch), [1, 10]), device, metrics, budget=40)
+    ran = await batcher.run([text(20, 1), text(30, 2), text(10, 3)], "ingest")
+    assert ran.values.tolist() == [[1, 10], [2, 20], [3, 30]]
+
+
+async def test_no_texts_have_no_values_and_wait_for_nobody(device: Device, metrics: Metrics) -> None:
+    model = Model()
+    batcher = serve(model, device, metrics)
+    busy = await model.hold(batcher)
+    ran = await batcher.run([], "search")
+    assert len(ran.values) == 0
+    assert ran.queued == ran.computed == 0
+    model.gate.set()
+    await busy
+
+
+async def test_callers_share_a_batch(device: Device, metrics: Metrics) -> None:
+    model = Model()
+    batcher = serve(model, device, metrics)
+    busy = await model.hold(batcher)
+    tasks = await begin(*(batcher.run([text(20, mark), text(25, mark)], "search") for mark in range(1, 6)))
+    model.gate.set()
+    ran = await asyncio.gather(*tasks)
+    assert [each.values.tolist() for each in ran] == [[mark, mark] for mark in range(1, 6)]
+    assert len(model.batches) == 2
+    await busy
+
+
+async def test_a_batch_is_computed_while_nothing_else_waits_instead_of_waiting_for_company(
+    device: Device, metrics: Metrics
+) -> None:
+    model = Model()
+    batcher = serve(model, device, metrics)
+    for mark in range(3):
+        await batcher.run([text(5, mark)], "search")
+    assert [len(batch) for batch in model.batches] == [1, 1, 1]
+
+
+async def test_texts_of_unlike_length_do_not_pad_each_other(device: Device, metrics: Metrics) -> None:
+    model = Model()
+    batcher = serve(model, device, metrics, budget=4000)
+    busy = await model.hold(batcher)
+    tasks = await begin(*(batcher.run([text(500), text(20), text(480), text(30)], "search") for _ in range(2)))
+    model.gate.set()
+    await asyncio.gather(busy, *tasks)
+    assert [sorted(map(len, batch)) for batch in model.batches[1:]] == [[480, 480, 500, 500], [20, 20, 30, 30]]
+
+
+async def test_a_short_old_text_shares_with_a_longer_new_one(device: Device, metrics: Metrics) -> None:
+    model = Model()
+    batcher = serve(model, device, metrics)
+    busy = await model.hold(batcher)
+    tasks = await begin(*(batcher.run([text(length)], "search") for length in (6, 20, 12)))
+    model.gate.set()
+    await asyncio.gather(busy, *tasks)
+    assert [len(batch) for batch in model.batches] == [1, 3]
+
+
+async def test_an_old_caller_is_not_passed_by_those_who_came_later(device: Device, metrics: Metrics) -> None:
+    model = Model()
+    batcher = serve(model, device, metrics, budget=400)
+    busy = await model.hold(batcher)
+    old = [text(100, 1)] * 6 + [text(10, 1)] * 2
+    tasks = await begin(*(batcher.run(texts, "search") for texts in (old, [text(100, 2)] * 20)))
+    model.gate.set()
+    await asyncio.gather(busy, *tasks)
+    assert [marks(batch).tolist() for batch in model.batches[1:4]] == [[1] * 4, [1, 1, 2, 2], [1, 1]]
+
+
+@given(
+    budget=st.integers(64, 700),
+    calls=st.lists(st.lists(st.integers(0, 300), min_size=1, max_size=12), min_size=1, max_size=8),
+    lanes=st.lists(st.sampled_from(["search", "ingest"]), min_size=8, max_size=8),
+)
+@settings(max_examples=60, deadline=None)
+def test_everyone_gets_their_own_values_in_their_own_order_from_batches_within_budget(
+    budget: int, calls: list[list[int]], lanes: list[Lane]
+) -> None:
+    model, texts = Model(), list[list[Tokens]]()
+    for lengths in calls:
+        first = sum(map(len, texts)) + 1
+        texts.append([text(max(length, 1), first + place) for place, length in enumerate(lengths)])
+
+    async def everyone(batcher: Batcher) -> list[Ran]:
+        return await asyncio.gather(*(batcher.run(each, lane) for each, lane in zip(texts, lanes, strict=False)))
+
+    with open_device() as device:
+        ran = asyncio.run(everyone(serve(model, device, Metrics(), budget=budget, bulk_budget=budget, queue=1000)))
+    assert [each.values.tolist() for each in ran] == [marks(each).tolist() for each in texts]
+    assert all(padded(batch) <= budget or len(batch) == 1 for batch in model.batches)
+    assert model.seen == sorted(int(mark) for each in texts for mark in marks(each))
+
+
+def test_several_event_loops_share_one_device(device: Device, metrics: Metrics) -> None:
+    batcher = serve(Model(seconds=0.001), device, metrics, budget=100)
+    results: dict[int, list[list[float]]] = {}
+
+    async def many(mark: int) -> None:
+        ran = await asyncio.gather(*(batcher.run([text(9, mark), text(30, mark + 100)], "search") for _ in range(10)))
+        results[mark] = [each.values.tolist() for each in ran]
+
+    threads = [threading.Thread(target=lambda mark=mark: asyncio.run(many(mark))) for mark in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert results == {mark: [[mark, mark + 100]] * 10 for mark in range(4)}
+
+
+async def test_a_text_longer_than_the_budget_goes_alone(device: Device, metrics: Metrics) -> None:
+    model = Model()
+    batcher = serve(model, device, metrics, budget=100)
+    ran = await batcher.run([text(20, 1), text(150, 2), text(150, 3), text(20, 4)], "search")
+    assert ran.values.tolist() == [1, 2, 3, 4]
+    assert sorted(len(batch) for batch in model.batches if max(map(len, batch)) > 100) == [1, 1]
+
+
+async def test_an_empty_text_has_a_value_too(device: Device, metrics: Metrics) -> None:
+    batcher = serve(lambda batch: np.array([len(item) for item in batch]), device, metrics)
+    assert (await batcher.run([text(0), text(2)], "search")).values.tolist() == [0, 2]
+
+
+async def test_searches_overtake_ingest_that_waits_at_another_model(device: Device, metrics: Metrics) -> None:
+    log: list[str] = []
+    encoder, reranker = Model(log=log, name="encoder"), Model(log=log, name="reranker")
+    encode, rerank = serve(encoder, device, metrics, "encoder"), serve(reranker, device, metrics, "reranker")
+    busy = await encoder.hold(encode, "ingest")
+    ingest = await begin(*(encode.run([text(400)], "ingest") for _ in range(5)))
+    search = await begin(*(rerank.run([text(900)], "search") for _ in range(2)))
+    encoder.gate.set()
+    await asyncio.gather(busy, *ingest, *search)
+    assert log == ["encoder", "reranker", "reranker"] + ["encoder"] * 5
+
+
+async def test_the_model_whose_search_waited_longest_is_next(device: Device, metrics: Metrics) -> None:
+    log: list[str] = []
+    first, second = Model(log=log, name="first"), Model(log=log, name="second")
+    one, two = serve(first, device, metrics, "first"), serve(second, device, metrics, "second")
+    busy = await first.hold(one)
+    work = [each.run([text(900)], "search") for each in (two, one, two, one)]
+    tasks = await begin(*work)
+    first.gate.set()
+    await asyncio.gather(busy, *tasks)
+    assert log == ["first", "second", "first", "second", "first"]
+
+
+async def keep_busy(batcher: Batcher, lane: Lane, stop: asyncio.Event) -> int:
+    """A caller who comes back at once, as long as it may."""
+    count = 0
+    while not stop.is_set():
+        await batcher.run([text(300)], lane)
+        count += 1
+    return count
+
+
+async def share_of_ingest(bulk_share: float) -> float:
+    metrics, stop, model = Metrics(), asyncio.Event(), Model(seconds=0.004)
+    with open_device(bulk_share) as device:
+        batcher = serve(model, device, metrics, budget=300, bulk_budget=300)
+        lanes: tuple[Lane, Lane] = ("search", "ingest")
+        tasks = [asyncio.create_task(keep_busy(batcher, lane, stop)) for lane in lanes for _ in range(3)]
+        await asyncio.sleep(1)
+        stop.set()
+        counts = await asyncio.gather(*tasks)
+    return sum(counts[3:]) / sum(counts)
+
+
+async def test_ingest_keeps_its_share_while_searches_never_pause() -> None:
+    assert 0.1 < await share_of_ingest(0.25) < 0.4
+
+
+async def test_a_share_of_nothing_leaves_ingest_the_pauses_only() -> None:
+    assert await share_of_ingest(0) < 0.1
+
+
+async def test_overload_is_refused_before_any_work_and_says_when_to_come_back(device: Device, metrics: Metrics) -> None:
+    model = Model(seconds=0.02)
+    batcher = serve(model, device, metrics, queue=1000)
+    for _ in range(5):  # 1,000 tokens per second
+        await batcher.run([text(20)], "search")
+    before = len(model.batches)
+    with batcher.admit(900), pytest.raises(Overloaded) as refused:
+        batcher.admit(101)
+    assert 0.5 < refused.value.retry_after < 30
+    assert len(model.batches) == before
+    assert sample(metrics, "winnow_refusals_total", model="model") == 1
+
+
+def test_the_time_to_come_back_is_never_nothing(device: Device, metrics: Metrics) -> None:
+    batcher = serve(Model(), device, metrics, queue=10)
+    with batcher.admit(10), pytest.raises(Overloaded) as refused:
+        batcher.admit(1)
+    assert refused.value.retry_after >= 0.1
+
+
+def test_a_request_larger_than_the_queue_is_let_in_alone(device: Device, metrics: Metrics) -> None:
+    batcher = serve(Model(), device, metrics, queue=100)
+    with batcher.admit(500):
+        with pytest.raises(Overloaded):
+            batcher.admit(1)
+        assert sample(metrics, "winnow_queue_tokens", model="model", lane="search") == 500
+    with batcher.admit(1), pytest.raises(Overloaded):
+        batcher.admit(500)
+    assert sample(metrics, "winnow_queue_tokens", model="model", lane="search") == 0
+
+
+def test_room_is_free_again_after_an_error(device: Device, metrics: Metrics) -> None:
+    batcher = serve(Model(), device, metrics, queue=100)
+    with suppress(KeyError), batcher.admit(100):
+        raise KeyError
+    with batcher.admit(100):
+        pass
+
+
+@given(st.lists(st.tuples(st.integers(0, 130), st.booleans()), max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_admitted_tokens_never_exceed_the_bound(requests: list[tuple[int, bool]]) -> None:
+    metrics, held = Metrics(), list[tuple[int, ExitStack]]()
+    with open_device() as device:
+        batcher = serve(Model(), device, metrics, queue=100)
+        for tokens, leave in requests:
+            if leave and held:
+                held.pop(0)[1].close()
+            taken = sum(each for each, _ in held)
+            stack = ExitStack()
+            try:
+                stack.enter_context(batcher.admit(tokens))
+                held.append((tokens, stack))
+            except Overloaded:
+                assert taken
+                assert taken + tokens > 100
+            taken = sum(each for each, _ in held)
+            assert taken <= 100 or sum(each > 0 for each, _ in held) == 1
+            assert sample(metrics, "winnow_queue_tokens", model="model", lane="search") == taken
+
+
+def test_admission_from_many_threads_keeps_the_bound(device: Device, metrics: Metrics) -> None:
+    batcher, now, most, lock = serve(Model(), device, metrics, queue=100), [0], [0], threading.Lock()
+
+    def come_and_go() -> None:
+        for _ in range(200):
+            with suppress(Overloaded), batcher.admit(30):
+                with lock:
+                    now[0] += 30
+                    most[0] = max(most[0], now[0])
+                time.sleep(0)
+                with lock:
+                    now[0] -= 30
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most[0] <= 90
+    assert sample(metrics, "winnow_queue_tokens", model="model", lane="search") == 0
+
+
+async def test_ingest_waits_for_room_instead_of_being_refused(device: Device, metrics: Metrics) -> None:
+    model = Model()
+    batcher = serve(model, device, metrics, queue=100)
+    busy = await model.hold(batcher, "ingest")
+    tasks = await begin(*(batcher.run([text(40, mark)], "ingest") for mark in range(1, 9)))
+    assert sample(metrics, "winnow_queue_tokens", model="model", lane="ingest") == 81
+    tasks[-1].cancel()
+    model.gate.set()
+    ran = await asyncio.gather(*tasks[:-1])
+    assert [each.values.tolist() for each in ran] == [[mark] for mark in range(1, 8)]
+    assert sample(metrics, "winnow_queue_tokens", model="model", lane="ingest") == 0
+    assert 8 not in model.seen
+    await busy
+
+
+async def test_the_texts_of_a_cancelled_caller_are_never_computed(device: Device, metrics: Metrics) -> None:
+    model = Model()
+    batcher = serve(model, device, metrics)
+    busy = await model.hold(batcher)
+    left, stayed = await begin(batcher.run([text(9, 1)] * 3, "search"), batcher.run([text(9, 2)], "search"))
+    left.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    model.gate.set()
+    assert (await stayed).values.tolist() == [2]
+    assert model.seen == [0, 2]
+    assert sample(metrics, "winnow_abandoned_total", model="model") == 3
+    await busy
+
+
+async def test_a_batch_that_runs_when_a_caller_leaves_still_serves_the_others(device: Device, metrics: Metrics) -> None:
+    model = Model()
+    batcher = serve(model, device, metrics)
+    busy = await model.hold(batcher)
+    left, stayed = await begin(batcher.run([text(9, 1)] * 2, "search"), batcher.run([text(9, 2)], "search"))
+    model.begun.clear()
+    model.seconds = 0.2
+    model.gate.set()
+    await asyncio.to_thread(model.begun.wait, 10)
+    left.cancel()
+    assert (await stayed).values.tolist() == [2]
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    assert model.seen == [0, 1, 1, 2]
+    assert sample(metrics, "winnow_abandoned_total", model="model") == 0
+    await busy
+
+
+@given(
+    calls=st.lists(
+        st.tuples(
+            st.lists(st.integers(1, 60), min_size=1, max_size=8),
+            st.sampled_from(["stays", "leaves at once", "leaves later", "breaks"]),
+            st.sampled_from(["search", "ingest"]),
+        ),
+        min_size=1,
+        max_size=10,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_whoever_leaves_or_breaks_the_books_are_even_in_the_end(calls: list[tuple[list[int], str, Lane]]) -> None:
+    metrics, model = Metrics(), Model(seconds=0.0005)
+
+    async def one(batcher: Batcher, mark: int) -> Ran:
+        lengths, fate, lane = calls[mark]
+        texts = [text(length, -1 if fate == "breaks" else mark) for length in lengths]
+        return await asyncio.wait_for(batcher.run(texts, lane), 0.002 if fate == "leaves later" else None)
+
+    async def everyone(batcher: Batcher) -> list[Ran | BaseException]:
+        tasks = await begin(*(one(batcher, mark) for mark in range(len(calls))))
+        for task, (_, fate, _) in zip(tasks, calls, strict=True):
+            if fate == "leaves at once":
+                task.cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    with open_device() as device:
+        results = asyncio.run(everyone(serve(model, device, metrics, budget=100, bulk_budget=80, queue=150)))
+        assert asyncio.run(serve(model, device, metrics, "other").run([text(1, 5)], "ingest")).values == [5]
+    for mark, (result, (lengths, fate, _)) in enumerate(zip(results, calls, strict=True)):
+        if isinstance(result, Ran):
+            assert result.values.tolist() == [mark] * len(lengths)
+        else:
+            assert isinstance(result, ModelError) or fate.startswith("leaves")
+    assert sample(metrics, "winnow_queue_tokens", model="model", lane="ingest") == 0
+
+
+async def test_a_failing_batch_fails_only_its_own_callers(device: Device, metrics: Metrics) -> None:
+    model = Model()
+    batcher = serve(model, device, metrics, budget=100)
+    busy = await model.hold(batcher)
+    bad, beside, apart = await begin(
+        batcher.run([text(90, -1), text(20, 1), text(20, 1)], "search"),
+        batcher.run([text(90, 2)], "search"),
+        batcher.run([text(20, 3)], "search"),
+    )
+    model.gate.set()
+    with pytest.raises(ModelError, match="cannot bear"):
+        await bad
+    assert (await beside).values.tolist() == [2]
+    assert (await apart).values.tolist() == [3]
+    assert 1 not in model.seen
+    await busy
+
+
+async def test_callers_in_one_failing_batch_all_hear_of_it(device: Device, metrics: Metrics) -> None:
+    model = Model()
+    batcher = serve(model, device, metrics)
+    busy = await model.hold(batcher)
+    tasks = await begin(*(batcher.run([text(20, mark)], "search") for mark in (1, -1, 2)))
+    model.gate.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(each, ModelError) for each in results)
+    await busy
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda batch: np.zeros(len(batch) + 1, np.float32),
+        lambda batch: np.float32(0),
+        lambda batch: np.zeros((len(batch), len(batch[0])), np.float32),
+        lambda batch: next(iter(())),
+        lambda batch: int("x"),
+        lambda batch: exec("raise SystemExit"),
+    ],
+)
+async def test_whatever_a_model_does_its_thread_lives_on(
+    broken: Callable[[Sequence[Tokens]], NDArray[np.float32]], device: Device, metrics: Metrics
+) -> None:
+    bad, good = serve(broken, device, metrics, "bad", budget=60), serve(Model(), device, metrics, "good")
+    with pytest.raises((ModelError, RuntimeError, ValueError)):
+        await bad.run([text(60, 1), text(40, 2)], "search")
+    assert (await good.run([text(3, 7)], "search")).values.tolist() == [7]
+
+
+def test_a_loop_that_was_closed_takes_nobody_with_it(device: Device, metrics: Metrics) -> None:
+    model = Model()
+    batcher = serve(model, device, metrics)
+    loop = asyncio.new_event_loop()
+    gone = loop.create_task(batcher.run([text(2, 1)], "search"))
+    model.gate.clear()
+    loop.run_until_complete(asyncio.sleep(0))
+    assert model.begun.wait(10)
+    loop.close()
+    model.gate.set()
+    assert asyncio.run(batcher.run([text(2, 2)], "search")).values.tolist() == [2]
+    gone._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+async def test_the_event_loop_keeps_ticking_while_the_device_is_busy(device: Device, metrics: Metrics) -> None:
+    def crunch(batch: Sequence[Tokens]) -> NDArray[np.float32]:
+        time.sleep(0.3)
+        return marks(batch)
+
+    batcher = serve(crunch, device, metrics, budget=2000)
+    tasks = await begin(*(batcher.run([text(10 + mark, mark)] * 50, "search") for mark in range(8)))
+    gaps, last = [], time.perf_counter()
+    while not all(task.done() for task in tasks):
+        await asyncio.sleep(0.001)
+        gaps.append(time.perf_counter() - last)
+        last = time.perf_counter()
+    assert max(gaps) < 0.25
+
+
+async def test_close_wakes_those_who_wait_and_turns_away_those_who_come(metrics: Metrics) -> None:
+    device, model = Device("test", 0.1), Model()
+    batcher = serve(model, device, metrics, queue=50)
+    busy = await model.hold(batcher)
+    waiting = await begin(*(batcher.run([text(30, 1)], lane) for lane in ("search", "ingest", "ingest", "ingest")))
+    closing = asyncio.create_task(asyncio.to_thread(device.close))
+    for task in waiting:
+        with pytest.raises(Unavailable):
+            await task
+    model.gate.set()
+    await closing
+    assert len((await busy).values) == 1
+    with pytest.raises(Unavailable):
+        await batcher.run([text(1)], "search")
+    with pytest.raises(Unavailable):
+        batcher.admit(1)
+    assert model.seen == [0]
+    device.close()
+
+
+async def test_a_call_says_how_long_it_queued_and_how_long_it_was_computed(device: Device, metrics: Metrics) -> None:
+    model = Model(seconds=0.1)
+    batcher = serve(model, device, metrics)
+    ran = await asyncio.gather(*(batcher.run([text(900)], "search") for _ in range(2)))
+    assert ran[0].computed >= 0.1
+    assert ran[1].queued >= 0.1
+    assert ran[1].computed >= 0.1
+
+
+async def test_batches_are_measured_by_model_and_lane(device: Device, metrics: Metrics) -> None:
+    batcher = serve(Model(), device, metrics)
+    await batcher.run([text(10), text(30)], "search")
+    await batcher.run([text(40)], "ingest")
+    assert sample(metrics, "winnow_batch_tokens_sum", model="model", lane="search") == 60
+    assert sample(metrics, "winnow_batch_tokens_sum", model="model", lane="ingest") == 40
+    assert sample(metrics, "winnow_batch_padding_share_sum", model="model", lane="search") == pytest.approx(1 / 3)

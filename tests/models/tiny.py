@@ -1,0 +1,137 @@
+"""Small models with random weights but real shapes, tokenizers and folders: one per family that Winnow must read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+TEXTS = [
+    "the bank of the river is green in spring",
+    "a central bank sets the rate of interest",
+    "how do vectors and graphs find what is near",
+    "Zürich, Łódź and 東京 are cities; so is Köln!",
+    "tokens are counted before they are cut, never after",
+]
+LIMIT = 64
+
+FAMILIES = ("bert", "xlm-roberta", "modernbert")
+
+_SHAPE = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    # Large enough that texts differ.
+    "initializer_range": 0.3,
+}
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "bert": {"max_position_embeddings": LIMIT},
+    "xlm-roberta": {"max_position_embeddings": LIMIT + 2, "type_vocab_size": 1, "pad_token_id": 1},
+    "modernbert": {
+        "max_position_embeddings": LIMIT,
+        "local_attention": 8,
+        "pad_token_id": 0,
+        "cls_token_id": 2,
+        "sep_token_id": 3,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+    },
+}
+
+
+def save_encoder(family: str, folder: Path, **settings: Any) -> Path:
+    """A SentenceTransformer folder; the families differ in pooling, prompts and what comes after."""
+    torch.manual_seed(1)
+    transformer = Transformer(str(_save_body(family, folder.with_name(f"{folder.name}-body"), 0)))
+    modules: list[torch.nn.Module] = [transformer, Pooling(32, "cls" if family == "xlm-roberta" else "mean")]
+    if family == "bert":
+        modules += [Dense(32, 24), Normalize()]
+    if family == "modernbert":
+        settings = {"truncate_dim": 16} | settings
+    if family == "xlm-roberta":
+        settings = {"prompts": {"query": "near: ", "document": "river of: "}} | settings
+    SentenceTransformer(modules=modules, device="cpu", **settings).save(str(folder), create_model_card=False)
+    return folder
+
+
+def save_reranker(family: str, folder: Path, *, labels: int = 1, **settings: Any) -> Path:
+    """A CrossEncoder folder."""
+    torch.manual_seed(2)
+    body = _save_body(family, folder.with_name(f"{folder.name}-body"), labels)
+    CrossEncoder(str(body), device="cpu", local_files_only=True, **settings).save(str(folder), create_model_card=False)
+    return folder
+
+
+def _save_body(family: str, folder: Path, labels: int) -> Path:
+    tokenizer = _TOKENIZERS[family]
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), num_labels=labels, **_SHAPE, **_SETTINGS[family])
+    opened: Any = AutoModelForSequenceClassification if labels else AutoModel
+    opened.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _word_pieces() -> Any:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(
+        TEXTS, trainers.WordPieceTrainer(vocab_size=180, special_tokens=special, show_progress=False)
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return _wrapped(tokenizer, "[CLS]", "[SEP]", "[PAD]", "[UNK]", types=True)
+
+
+def _sentence_pieces() -> Any:
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trainer = trainers.UnigramTrainer(vocab_size=150, special_tokens=special, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return _wrapped(tokenizer, "<s>", "</s>", "<pad>", "<unk>", types=False)
+
+
+def _bytes() -> Any:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=330, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return _wrapped(tokenizer, "[CLS]", "[SEP]", "[PAD]", "[UNK]", types=False)
+
+
+def _wrapped(tokenizer: Tokenizer, start: str, end: str, pad: str, unknown: str, *, types: bool) -> Any:
+    wrapper: Any = PreTrainedTokenizerFast
+    return wrapper(
+        tokenizer_object=tokenizer,
+        cls_token=start,
+        sep_token=end,
+        pad_token=pad,
+        unk_token=unknown,
+        mask_token="<mask>" if start == "<s>" else "[MASK]",
+        model_input_names=["input_ids", *(["token_type_ids"] if types else []), "attention_mask"],
+    )
+
+
+_TOKENIZERS = {"bert": _word_pieces(), "xlm-roberta": _sentence_pieces(), "modernbert": _bytes()}
