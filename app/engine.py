@@ -52,7 +52,7 @@ async def open_engine(settings: Settings, metrics: Metrics) -> AsyncIterator[Eng
         database = Database(settings.data_dir / "winnow.db")
         stack.callback(database.close)
         models = Models(settings, metrics, ingesting)
-        stack.callback(models.close)
+        stack.push_async_callback(asyncio.to_thread, models.close)
         embedder, ranker = await _open_models(models, settings)
         _tell(metrics, embedder, ranker)
         collections = Collections(database, models, settings.data_dir / "indexes", settings, metrics, ingesting)

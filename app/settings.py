@@ -43,9 +43,15 @@ class Settings(BaseSettings):
         128, ge=8, description="Tokens kept free for the query beside a chunk, in what the reranker reads at once."
     )
 
-    batch_tokens: int = Field(8192, ge=64, description="Tokens in one model batch of searches, padding included.")
+    batch_tokens: int = Field(
+        0,
+        ge=0,
+        description="Tokens in one model batch of searches, padding included; 0: 2048 on a CPU, 32768 elsewhere.",
+    )
     bulk_batch_tokens: int = Field(
-        1024, ge=64, description="The same for ingest: small, since a search that comes must wait for one to end."
+        0,
+        ge=0,
+        description="The same for ingest; 0: half of it, since a search that comes must wait for one to end.",
     )
     queue_tokens: int = Field(
         131072,

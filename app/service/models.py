@@ -22,6 +22,9 @@ from models.types import BiEncoder, ModelError, ModelOptions, Reranker, Tokens
 
 log = structlog.get_logger()
 
+CPU_BATCH, ACCELERATOR_BATCH = 2048, 32768
+"""A CPU gains nothing from larger batches and a batch can't be interrupted; an accelerator needs them to be busy."""
+
 Opened = TypeVar("Opened", BiEncoder, Reranker)
 
 
@@ -76,12 +79,6 @@ class Models:
         settings = self._settings
         if on not in self._devices:
             self._devices[on] = Device(on, settings.bulk_share)
-        return Batcher(
-            name,
-            compute,
-            self._devices[on],
-            self._metrics,
-            settings.batch_tokens,
-            settings.bulk_batch_tokens,
-            settings.queue_tokens,
-        )
+        batch = settings.batch_tokens or (CPU_BATCH if on == "cpu" else ACCELERATOR_BATCH)
+        bulk = settings.bulk_batch_tokens or batch // 2
+        return Batcher(name, compute, self._devices[on], self._metrics, batch, bulk, settings.queue_tokens)
