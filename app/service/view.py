@@ -54,6 +54,7 @@ class View:
         self._saved = 0
         self._moved_at = monotonic()
         self._compaction: asyncio.Task[HnswIndex] | None = None
+        self._ahead: list[int] = []
         self.index: VectorIndex = self._empty()
 
     async def open(self) -> None:
@@ -68,13 +69,16 @@ class View:
         Until then the truth does not call their chunks living, and no search shows them.
         """
         seen = self.index.sequence
-        ahead = [Change(seen, chunk, vector) for chunk, vector in zip(chunks, vectors, strict=True)]
-        await self._in_thread(lambda: self.index.apply(ahead))
+        changes = [Change(seen, chunk, vector) for chunk, vector in zip(chunks, vectors, strict=True)]
+        self._ahead += chunks
+        await self._in_thread(lambda: self.index.apply(changes))
 
     async def follow(self) -> None:
         """Bring the index up to the end of the log."""
         while await self._in_thread(lambda: self._step(self.index)):
             self._moved_at = monotonic()
+        if self._ahead:
+            await self._in_thread(self._withdraw)
 
     async def tidy(self) -> None:
         """Save and compact when it is time."""
@@ -152,6 +156,11 @@ class View:
         )
         index.apply(changes)
         return bool(changes)
+
+    def _withdraw(self) -> None:
+        """Take back what was added ahead and never published: its document was superseded or deleted meanwhile."""
+        gone, self._ahead = self._database.read_here(lambda db: changelog.unpublished(db, self._ahead))
+        self.index.apply([Change(self.index.sequence, chunk, None) for chunk in gone])
 
     def _save(self) -> int:
         assert isinstance(self.index, HnswIndex)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 import apsw
 
 from app.stores import documents
-from app.stores.rows import first, number, rows, vector
+from app.stores.rows import first, number, rows, to_json, vector
 from app.types import Change
 from models.types import Vectors
 
@@ -50,6 +50,16 @@ def publish(db: apsw.Connection, collection: int, version: Waiting, vectors: Vec
         [(collection, chunk) for chunk in version.chunks],
     )
     db.execute("UPDATE documents SET state = 'live' WHERE number = ?", (version.version,))
+
+
+def unpublished(db: apsw.Connection, chunks: Collection[int]) -> tuple[list[int], list[int]]:
+    """Of some chunks, those that are gone for good and those that still wait for their vectors."""
+    sql = (
+        "SELECT value, number IS NULL FROM json_each(?) LEFT JOIN chunks ON number = value"
+        " WHERE NOT EXISTS (SELECT 1 FROM vectors WHERE chunk = value)"
+    )
+    found = rows(db, sql, (to_json(list(chunks)),))
+    return [chunk for chunk, gone in found if gone], [chunk for chunk, gone in found if not gone]
 
 
 def fail(db: apsw.Connection, version: int, error: str) -> None:

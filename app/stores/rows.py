@@ -35,7 +35,8 @@ def vector(raw: bytes) -> Vector:
 
 
 def to_json(value: Any) -> str:
-    return orjson.dumps(value).decode()
+    """The same text for the same value, whatever the order of its keys."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def now() -> str:

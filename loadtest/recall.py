@@ -1,0 +1,198 @@
+"""How much of the exact answer the graph finds, at what cost: `python loadtest/recall.py --vectors 100000`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter, process_time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.settings import Settings
+from app.stores.hnsw import HnswIndex
+from app.types import Change
+
+Vectors = NDArray[np.float32]
+
+BLOCK = 2048
+DEPTHS = (10, 50, 100)
+CLUSTERS_PER_VECTOR = 1 / 100
+SPECTRUM = 0.5
+"""How fast the spread falls along the axes, i^-0.5: about what embeddings of sentences show."""
+SPREAD = 0.8
+"""Spread inside a cluster, beside 1 between clusters."""
+QUERY_NOISE = 0.6
+"""A query is a document and so much of anything: the cosine of the two is about .86."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    name: str
+    documents: Vectors
+    queries: Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    data: str
+    vectors: int
+    dimensions: int
+    m: int
+    ef_construction: int
+    cpu_seconds: float
+    megabytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One row of the table. Times are of single queries in one thread, candidates being the deepest of the recalls."""
+
+    data: str
+    ef: int
+    recall: dict[int, float]
+    p50_ms: float
+    p95_ms: float
+
+
+def unit(vectors: NDArray[np.float64]) -> Vectors:
+    scaled: Vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return scaled
+
+
+def clustered(vectors: int, dimensions: int, queries: int, rng: np.random.Generator) -> Data:
+    """Like embeddings of text: a common direction, topics of all sizes, few strong axes and many weak."""
+    axes = np.arange(1, dimensions + 1) ** -SPECTRUM
+    topics = max(1, int(vectors * CLUSTERS_PER_VECTOR))
+    centres = rng.standard_normal((topics, dimensions)) * axes + 0.3 * axes[0] * rng.standard_normal(dimensions)
+    sizes = rng.pareto(1.2, topics) + 0.1
+    of = rng.choice(topics, vectors, p=sizes / sizes.sum())
+    documents = unit(centres[of] + SPREAD * rng.standard_normal((vectors, dimensions)) * axes)
+    near = documents[rng.choice(vectors, queries, replace=False)]
+    return Data("clustered", documents, unit(near + QUERY_NOISE * unit(rng.standard_normal(near.shape) * axes)))
+
+
+def uniform(vectors: int, dimensions: int, queries: int, rng: np.random.Generator) -> Data:
+    """The worst case, which no encoder makes: nothing is near anything."""
+    documents, asked = rng.standard_normal((vectors, dimensions)), rng.standard_normal((queries, dimensions))
+    return Data("uniform", unit(documents), unit(asked))
+
+
+def changes(documents: Vectors) -> Iterator[list[Change]]:
+    for start in range(0, len(documents), BLOCK):
+        block = documents[start : start + BLOCK]
+        yield [Change(n, n, vector) for n, vector in enumerate(block, start + 1)]
+
+
+def build(data: Data, m: int, ef_construction: int) -> tuple[HnswIndex, Build]:
+    count, dimensions = data.documents.shape
+    index = HnswIndex(dimensions, m, ef_construction, ef_construction, exact_below=0)
+    started = process_time()
+    for block in changes(data.documents):
+        index.apply(block)
+    seconds = process_time() - started
+    return index, Build(data.name, count, dimensions, m, ef_construction, seconds, index.nbytes / 1e6)
+
+
+def reopened(index: HnswIndex, ef: int) -> HnswIndex:
+    """The same graph, searched with another effort, and never exactly."""
+    with TemporaryDirectory() as folder:
+        sequence = index.save(Path(folder) / "index")
+        return HnswIndex.load(Path(folder) / "index", index.dimensions, sequence, ef, exact_below=0)
+
+
+def measure(built: HnswIndex, data: Data, ef: int, truth: Sequence[Sequence[int]], depth: int) -> Measured:
+    index = reopened(built, ef)
+    found, times = [], []
+    for query in data.queries:
+        started = perf_counter()
+        answer = index.search(query, depth)
+        times.append(1000 * (perf_counter() - started))
+        found.append(answer.chunks.tolist())
+    recall = {k: recall_at(k, found, truth) for k in DEPTHS if k <= depth}
+    return Measured(data.name, ef, recall, float(np.percentile(times, 50)), float(np.percentile(times, 95)))
+
+
+def recall_at(k: int, found: Sequence[Sequence[int]], truth: Sequence[Sequence[int]]) -> float:
+    return float(np.mean([len({*a[:k]} & {*b[:k]}) / k for a, b in zip(found, truth, strict=True)]))
+
+
+def filtered(index: HnswIndex, data: Data, shares: Sequence[float], k: int) -> Iterator[str]:
+    """What a filter costs by graph and exactly: where the two meet is where `exact_below` belongs."""
+    rng = np.random.default_rng(7)
+    yield f"| {data.name}: allowed | graph ms | exact ms | recall@{k} |\n|---|---|---|---|"
+    for share in shares:
+        count = int(share * len(index))
+        allowed = np.sort(rng.choice(len(index), count, replace=False) + 1)
+        times: list[tuple[float, float, float]] = []
+        for query in data.queries[:100]:
+            started = perf_counter()
+            by_graph = index.search(query, k, allowed)
+            middle = perf_counter()
+            exactly = index.search_exact(query, k, allowed)
+            hit = recall_at(k, [by_graph.chunks.tolist()], [exactly.chunks.tolist()])
+            times.append((1000 * (middle - started), 1000 * (perf_counter() - middle), hit))
+        graph, exact = np.median([t[:2] for t in times], axis=0)
+        yield f"| {count} | {graph:.2f} | {exact:.2f} | {np.mean([t[2] for t in times]):.3f} |"
+
+
+def tables(builds: Sequence[Build], rows: Sequence[Measured]) -> str:
+    lines = ["| data | vectors | m | ef_construction | build, CPU s | memory, MB |", "|---|---|---|---|---|---|"]
+    for b in builds:
+        size = f"{b.vectors} x {b.dimensions}"
+        lines.append(f"| {b.data} | {size} | {b.m} | {b.ef_construction} | {b.cpu_seconds:.0f} | {b.megabytes:.0f} |")
+    depths = list(rows[0].recall)
+    lines += ["", "| data | ef | " + " | ".join(f"recall@{k}" for k in depths) + " | p50 ms | p95 ms |"]
+    lines.append("|---" * (4 + len(depths)) + "|")
+    for row in rows:
+        recalls = " | ".join(f"{row.recall[k]:.4f}" for k in depths)
+        lines.append(f"| {row.data} | {row.ef} | {recalls} | {row.p50_ms:.2f} | {row.p95_ms:.2f} |")
+    return "\n".join(lines)
+
+
+def arguments() -> argparse.Namespace:
+    settings = {name: field.default for name, field in Settings.model_fields.items()}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--vectors", type=int, default=100_000)
+    parser.add_argument("--dimensions", type=int, default=384)
+    parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--candidates", type=int, default=100, help="how many a query asks for")
+    parser.add_argument("--data", nargs="+", choices=["clustered", "uniform"], default=["clustered", "uniform"])
+    parser.add_argument("--m", type=int, default=settings["index_m"])
+    parser.add_argument("--ef-construction", type=int, default=settings["index_ef_construction"])
+    parser.add_argument("--ef", type=int, nargs="+", default=sorted({100, 200, 400, 800, settings["index_ef"]}))
+    parser.add_argument("--filters", action="store_true", help="also compare graph and exact search under filters")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    return parser.parse_args()
+
+
+def main() -> None:
+    asked = arguments()
+    makers = {"clustered": clustered, "uniform": uniform}
+    builds: list[Build] = []
+    rows: list[Measured] = []
+    for name in asked.data:
+        data = makers[name](asked.vectors, asked.dimensions, asked.queries, np.random.default_rng(asked.seed))
+        index, built = build(data, asked.m, asked.ef_construction)
+        builds.append(built)
+        truth = [index.search_exact(query, max(DEPTHS)).chunks.tolist() for query in data.queries]
+        rows += [measure(index, data, ef, truth, asked.candidates) for ef in asked.ef]
+        print(f"built and searched {name}", flush=True)
+        if asked.filters:
+            print(
+                "\n".join(filtered(reopened(index, 400), data, (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8), 50)), flush=True
+            )
+    print(tables(builds, rows))
+    if asked.json:
+        figures = {"machine": platform.processor() or platform.machine(), "builds": [asdict(b) for b in builds]}
+        asked.json.write_text(json.dumps({**figures, "rows": [asdict(row) for row in rows]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

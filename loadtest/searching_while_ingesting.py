@@ -1,0 +1,157 @@
+"""Do searches suffer while documents stream in, and is anything lost, torn or answered with an error?
+
+    winnow serve &
+    python loadtest/searching_while_ingesting.py --clients 200 --documents 20000
+
+Two phases against a running service, the same clients in both: searches alone, then searches while documents stream in
+as NDJSON. Prints both phases' latencies and their ratio, and checks each hit against the document that it came from. It
+works in a collection of its own, which it drops at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import httpx
+import numpy as np
+
+COLLECTION = "loadtest"
+WORDS = 4000
+BACKOFF_SECONDS = 0.5
+
+
+@dataclass
+class Phase:
+    """What the clients of one phase saw."""
+
+    seconds: list[float] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    torn: int = 0
+    lasted: float = 0.0
+
+    def row(self, name: str) -> str:
+        p50, p95, p99 = np.percentile(self.seconds, [50, 95, 99]) * 1000
+        other = sum(amount for status, amount in self.statuses.items() if status not in (200, 429))
+        rate = len(self.seconds) / self.lasted
+        cells = f"{len(self.seconds)} | {rate:.1f} | {p50:.0f} | {p95:.0f} | {p99:.0f} | {self.statuses[429]} | {other}"
+        return f"| {name} | {cells} | {self.torn} |"
+
+
+class Corpus:
+    """Documents that can be made again from their number alone: so every hit can be checked."""
+
+    def __init__(self, words: int) -> None:
+        chance = random.Random(1)
+        letters = "abcdefghijklmnopqrstuvwxyz"
+        self._vocabulary = ["".join(chance.choices(letters, k=chance.randint(3, 9))) for _ in range(WORDS)]
+        self._words = words
+
+    def text(self, number: int) -> str:
+        chance = random.Random(number)
+        return " ".join(chance.choices(self._vocabulary, k=chance.randint(self._words // 2, self._words * 3 // 2)))
+
+    def query(self, chance: random.Random) -> str:
+        return " ".join(chance.choices(self._vocabulary, k=8))
+
+    async def lines(self, start: int, end: int) -> AsyncIterator[bytes]:
+        for number in range(start, end):
+            yield json.dumps({"id": str(number), "text": self.text(number)}).encode() + b"\n"
+
+
+async def search_until(stop: asyncio.Event, client: httpx.AsyncClient, corpus: Corpus, phase: Phase, seed: int) -> None:
+    """One client: asks, checks the answer, asks again; backs off when told to."""
+    chance = random.Random(seed)
+    while not stop.is_set():
+        body = {"query": corpus.query(chance), "collection": COLLECTION, "top_k": 10, "candidates": 50}
+        began = perf_counter()
+        answer = await client.post("/search", json=body)
+        phase.statuses[answer.status_code] += 1
+        if answer.status_code == 200:
+            phase.seconds.append(perf_counter() - began)
+            phase.torn += sum(is_torn(hit, corpus) for hit in answer.json()["hits"])
+        else:
+            await asyncio.sleep(float(answer.headers.get("retry-after", BACKOFF_SECONDS)) * chance.uniform(0.5, 1))
+
+
+def is_torn(hit: dict[str, str | int], corpus: Corpus) -> bool:
+    text = corpus.text(int(hit["document_id"]))
+    return text[int(hit["start"]) : int(hit["end"])] != hit["text"]
+
+
+async def run_phase(client: httpx.AsyncClient, corpus: Corpus, clients: int, until: asyncio.Future[None]) -> Phase:
+    phase, stop, began = Phase(), asyncio.Event(), perf_counter()
+    searches = [asyncio.create_task(search_until(stop, client, corpus, phase, seed)) for seed in range(clients)]
+    await until
+    phase.lasted = perf_counter() - began
+    stop.set()
+    await asyncio.gather(*searches)
+    return phase
+
+
+async def ingest(client: httpx.AsyncClient, corpus: Corpus, start: int, end: int) -> None:
+    """Stream documents in and wait until all can be found."""
+    where = {"collection": COLLECTION, "wait": "false"}
+    headers = {"content-type": "application/x-ndjson"}
+    answer = await client.post("/ingest", params=where, headers=headers, content=corpus.lines(start, end))
+    assert answer.status_code == 202, answer.text
+    refused = [line for line in map(json.loads, answer.text.splitlines()) if "error" in line]
+    assert not refused, refused[:3]
+    while (await client.get(f"/collections/{COLLECTION}")).json()["pending"]:  # noqa: ASYNC110  # another process
+        await asyncio.sleep(1)
+
+
+async def count_lost(client: httpx.AsyncClient, total: int) -> int:
+    held = (await client.get(f"/collections/{COLLECTION}")).json()
+    return abs(total - int(held["documents"])) + abs(int(held["chunks"]) - int(held["index_chunks"]))
+
+
+async def main() -> None:
+    given = arguments()
+    corpus = Corpus(given.words)
+    limits = httpx.Limits(max_connections=given.clients + 10)
+    async with httpx.AsyncClient(base_url=given.url, timeout=None, limits=limits) as client:
+        await client.delete(f"/collections/{COLLECTION}")
+        (await client.post("/collections", json={"name": COLLECTION})).raise_for_status()
+        total = given.before + given.documents
+        await ingest(client, corpus, 0, given.before)
+        alone = await run_phase(client, corpus, given.clients, asyncio.ensure_future(asyncio.sleep(given.seconds)))
+        streaming = asyncio.ensure_future(ingest(client, corpus, given.before, total))
+        during = await run_phase(client, corpus, given.clients, streaming)
+        lost = await count_lost(client, total)
+        await client.delete(f"/collections/{COLLECTION}")
+    report(given, alone, during, lost)
+
+
+def report(given: argparse.Namespace, alone: Phase, during: Phase, lost: int) -> None:
+    ratio = np.percentile(during.seconds, 99) / np.percentile(alone.seconds, 99)
+    print(f"{given.clients} clients, 50 candidates, about {given.words} words a document\n")
+    print("| phase | searches | per s | p50 ms | p95 ms | p99 ms | 429 | other errors | torn hits |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    print(alone.row(f"searches alone, {given.before} documents"))
+    print(during.row(f"while {given.documents} documents stream in"))
+    rate = given.documents / during.lasted
+    print(f"\np99 while ingesting / p99 alone: {ratio:.2f}. Ingest: {rate:.0f} documents/s. Lost: {lost}.")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument(
+        "--documents", type=int, default=20_000, help="documents that stream in during the second phase"
+    )
+    parser.add_argument("--before", type=int, default=2000, help="documents there in the first phase")
+    parser.add_argument("--words", type=int, default=40, help="mean words per document")
+    parser.add_argument("--seconds", type=float, default=60, help="length of the first phase")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
