@@ -59,6 +59,7 @@ async def open_engine(settings: Settings, metrics: Metrics) -> AsyncIterator[Eng
         stack.push_async_callback(collections.close)
         readiness = Readiness(collections, embedder, ranker, metrics, searching)
         stack.push_async_callback(_cancel, asyncio.create_task(readiness.run(), name="readiness"))
+        stack.callback(collections.stop)
         search, ingest = Search(database, metrics, searching), Ingest(database, metrics, ingesting)
         yield Engine(settings, metrics, collections, search, ingest, readiness)
 

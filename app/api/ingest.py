@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 
 from app.api import checks
-from app.api.deps import EngineDep, StrictRequest, StrictRoute, in_time
+from app.api.deps import EngineDep, StrictRoute, in_time
 from app.api.ndjson import ingest_lines
 from app.api.problems import from_validation
 from app.api.schemas import ChunkReply, DeleteBody, DeleteReply, DocumentReply, IngestBody, IngestReply, JobReply
@@ -98,7 +98,7 @@ async def delete_documents(body: DeleteBody, engine: EngineDep) -> DeleteReply:
 
 async def _read(request: Request, engine: Engine) -> tuple[IngestBody, list[Document]]:
     """The body, read in a thread: there may be thousands of documents in it."""
-    raw = await StrictRequest(request.scope, request.receive).body()
+    raw = await request.body()
 
     def read() -> tuple[IngestBody, list[Document]]:
         body = IngestBody.model_validate(orjson.loads(raw))

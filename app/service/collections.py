@@ -7,6 +7,7 @@ import hashlib
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from threading import Event
 
 import orjson
 import structlog
@@ -82,6 +83,7 @@ class Collections:
         self._shelves: dict[str, Shelf] = {}
         self._closed: dict[str, Exception] = {}
         self._changing = asyncio.Lock()
+        self._stopping = Event()
 
     async def open(self) -> None:
         """Open all there are; one that can't be opened says why to whoever asks for it, and the others go on."""
@@ -91,6 +93,10 @@ class Collections:
             await self.create(DEFAULT)
         for each in held:
             await self._open(each)
+
+    def stop(self) -> None:
+        """Let whatever takes long come to an early end."""
+        self._stopping.set()
 
     async def close(self) -> None:
         for shelf in self._shelves.values():
@@ -190,7 +196,7 @@ class Collections:
 
     def _view(self, collection: Collection) -> View:
         folder = self._folder / str(collection.number)
-        return View(self._database, collection, folder, self._settings, self._metrics, self._threads)
+        return View(self._database, collection, folder, self._settings, self._metrics, self._threads, self._stopping)
 
     async def _describe(self, collection: Collection) -> Description:
         contents = await self._database.read(lambda db: rows.contents(db, collection.number))

@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
+from threading import Event
 from time import monotonic
 from typing import TypeVar
 
 import apsw
 import structlog
 
+from app.errors import Unavailable
 from app.settings import Settings
 from app.stores import log as changelog
 from app.stores import snapshot
@@ -44,6 +46,7 @@ class View:
         settings: Settings,
         metrics: Metrics,
         threads: Executor,
+        stopping: Event,
     ) -> None:
         self._database = database
         self._collection = collection
@@ -51,6 +54,7 @@ class View:
         self._settings = settings
         self._metrics = metrics
         self._threads = threads
+        self._stopping = stopping
         self._saved = 0
         self._moved_at = monotonic()
         self._compaction: asyncio.Task[HnswIndex] | None = None
@@ -92,7 +96,7 @@ class View:
 
     async def save(self) -> None:
         """Write a snapshot and forget the log up to it. If it can't be written, the old one and the log stay."""
-        if self.index.sequence == self._saved:
+        if self.index.sequence == self._saved or self._ahead:
             return
         outcome = "failed"
         try:
@@ -106,7 +110,7 @@ class View:
 
     async def close(self) -> None:
         if self._compaction is not None:
-            await asyncio.wait([self._compaction])
+            await asyncio.gather(self._compaction, return_exceptions=True)
         await self.save()
 
     def remove_files(self) -> None:
@@ -145,6 +149,8 @@ class View:
 
         def fill(db: apsw.Connection) -> None:
             for block in changelog.living(db, self._collection.number, REPLAY):
+                if self._stopping.is_set():
+                    raise Unavailable("The service stops while an index is being rebuilt.")
                 fresh.apply(block)
 
         self._database.read_here(fill)
