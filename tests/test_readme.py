@@ -1,0 +1,81 @@
+"""What the README says is what the code does: its session runs, and its tables are those of the code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client.metrics import MetricWrapperBase
+
+from app.settings import Settings
+from app.telemetry import Metrics
+from tests.process import Process
+
+README = Path(__file__).parent.parent / "README.md"
+ADDRESS = "localhost:8000"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command and what it is said to print; `…` stands for anything."""
+
+    command: str
+    output: str
+
+    def accepts(self, printed: str) -> bool:
+        pattern = ".*".join(re.escape(_squeezed(part)) for part in self.output.split("…"))
+        return re.fullmatch(pattern, _squeezed(printed)) is not None
+
+
+def _squeezed(text: str) -> str:
+    return re.sub(r"\s+", "", text)
+
+
+def session() -> Iterator[Step]:
+    (block,) = re.findall(r"```console\n(.*?)```", README.read_text(), re.S)
+    for step in re.split(r"^\$ ", block, flags=re.M)[1:]:
+        lines = step.splitlines()
+        ends = next(i for i, line in enumerate(lines) if not line.endswith("\\")) + 1
+        yield Step("\n".join(lines[:ends]), "\n".join(lines[ends:]))
+
+
+def table(heading: str) -> dict[str, list[str]]:
+    """The rows of the first table beneath a heading, by their first cell."""
+    _, _, beneath = README.read_text().partition(f"\n{heading}\n")
+    rows = re.findall(r"^\|(.*)\|$", beneath.split("\n##")[0], re.M)
+    cells = [[cell.strip().strip("`") for cell in row.split(" | ")] for row in rows[2:]]
+    return {first: rest for first, *rest in cells}
+
+
+def test_the_session_prints_what_it_says(tmp_path: Path) -> None:
+    with Process(tmp_path, ENCODER="embedded", RERANKER="embedded") as service:
+        service.await_ready()
+        host = str(service.client.base_url).removeprefix("http://").rstrip("/")
+        for step in session():
+            if "make serve" in step.command:
+                continue
+            command = step.command.replace(ADDRESS, host)
+            printed = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
+            assert step.accepts(printed), f"{step.command}\nprinted {printed}\nand not {step.output}"
+
+
+def test_the_settings_table_is_that_of_the_code() -> None:
+    said = {name: (default, why) for name, (default, why) in table("### Settings").items()}
+    assert said == {
+        f"WINNOW_{name.upper()}": (str(field.default), field.description)
+        for name, field in Settings.model_fields.items()
+    }
+
+
+def test_the_metrics_table_is_that_of_the_code() -> None:
+    said = {name: (kind, labels, what) for name, (kind, labels, what) in table("### Metrics").items()}
+    assert said == {
+        metric._name: (metric._type, ", ".join(metric._labelnames), metric._documentation) for metric in metrics()
+    }
+
+
+def metrics() -> list[MetricWrapperBase]:
+    return [each for each in vars(Metrics()).values() if isinstance(each, MetricWrapperBase)]
