@@ -198,8 +198,8 @@ class _Room:
         self._size, self._gauge = size, gauge
         self.taken = 0
 
-    def fits(self, tokens: int) -> bool:
-        return not self.taken or self.taken + tokens <= self._size
+    def fits(self, tokens: int, most: float = inf) -> bool:
+        return not self.taken or self.taken + tokens <= min(self._size, most)
 
     def add(self, tokens: int) -> None:
         self.taken += tokens
@@ -211,9 +211,10 @@ class Batcher:
 
     def __init__(
         self, name: str, compute: Callable[[Sequence[Tokens]], NDArray[np.float32]], device: Device, metrics: Metrics,
-        batch_tokens: int, bulk_batch_tokens: int, queue_tokens: int,
+        batch_tokens: int, bulk_batch_tokens: int, queue_tokens: int, queue_seconds: float,
     ) -> None:  # fmt: skip
         self.name = name
+        self._queue_seconds = queue_seconds
         self._compute, self._device, self._metrics = compute, device, metrics
         self._budgets: dict[Lane, int] = {"search": batch_tokens, "ingest": bulk_batch_tokens}
         self._lines: dict[Lane, dict[_Call, None]] = {"search": {}, "ingest": {}}
@@ -229,7 +230,7 @@ class Batcher:
         with self._device.changed:
             self._device.check_open()
             room = self._rooms["search"]
-            if room.fits(tokens):
+            if room.fits(tokens, self._queue_seconds * self._computed / self._spent):
                 room.add(tokens)
                 return self._hold(tokens)
             retry_after = max(room.taken * self._spent / self._computed, SHORTEST_RETRY)

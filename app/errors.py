@@ -11,6 +11,7 @@ WinnowError
 ├── TooLarge
 ├── Overloaded              refused before any work; says when to come back
 ├── TimedOut
+├── CallerLeft              nobody reads the answer; it is counted
 ├── Unavailable             not now: starting, stopping, or a model that does not work
 └── StartupError            the service can't start; the message says what to do
 """
@@ -76,6 +77,9 @@ class Overloaded(WinnowError):
 
 
 class TimedOut(WinnowError): ...
+
+
+class CallerLeft(WinnowError): ...
 
 
 class Unavailable(WinnowError): ...

@@ -19,7 +19,10 @@ def configure(settings: Settings) -> None:
         structlog.processors.format_exc_info if _as_json(settings) else structlog.processors.StackInfoRenderer(),
     ]
     last: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if _as_json(settings) else structlog.dev.ConsoleRenderer()
+        structlog.processors.JSONRenderer()
+        if _as_json(settings)
+        # The renderer's own choice shows local variables: callers' texts, and a second of work for each error.
+        else structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     )
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     structlog.configure(

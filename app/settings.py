@@ -58,6 +58,9 @@ class Settings(BaseSettings):
         ge=1024,
         description="Tokens that searches may have admitted at once, per model; more is refused with 429.",
     )
+    queue_seconds: float = Field(
+        5.0, gt=0, description="The same in seconds, by the model's measured rate: nobody is let in to wait for longer."
+    )
     bulk_share: float = Field(
         0.1, ge=0, lt=1, description="Share of model time that ingest keeps while searches never pause."
     )

@@ -9,9 +9,11 @@ from typing import Annotated, Any, TypeVar
 import orjson
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app.engine import Engine
-from app.errors import TimedOut, TooLarge, TooSlow
+from app.errors import CallerLeft, TimedOut, TooLarge, TooSlow, WinnowError
 
 T = TypeVar("T")
 
@@ -56,7 +58,12 @@ class StrictRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def strictly(request: Request) -> Response:
-            return await handle(StrictRequest(request.scope, request.receive))
+            try:
+                return await handle(StrictRequest(request.scope, request.receive))
+            except HTTPException as error:  # FastAPI makes a 400 of whatever goes wrong while it reads a body
+                if isinstance(error.__cause__, WinnowError):
+                    raise error.__cause__ from None
+                raise
 
         return strictly
 
@@ -68,6 +75,8 @@ async def pieces(request: Request) -> AsyncIterator[bytes]:
     while True:
         try:
             piece = await asyncio.wait_for(anext(stream, None), patience)
+        except ClientDisconnect:
+            raise CallerLeft("The caller left before all of the body had come.") from None
         except TimeoutError:
             raise TooSlow(f"No more of the body came for {patience:g} seconds.") from None
         if piece is None:
@@ -82,7 +91,7 @@ async def in_time(request: Request, seconds: float, work: Awaitable[T]) -> T:
         await asyncio.wait((task, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise TimedOut("The caller left." if gone.done() else f"There was no answer within {seconds:g} seconds.")
+        raise CallerLeft("The caller left.") if gone.done() else TimedOut(f"No answer within {seconds:g} seconds.")
     finally:
         for each in (task, gone):
             each.cancel()

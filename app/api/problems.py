@@ -33,6 +33,7 @@ TABLE: dict[type[Exception], tuple[int, str, str]] = {
     errors.TooLarge: (413, "too-large", "The request is too large"),
     errors.TooSlow: (408, "too-slow", "The request came in too slowly"),
     errors.UnsupportedType: (415, "unsupported-type", "The content type is not supported"),
+    errors.CallerLeft: (499, "caller-left", "The caller left"),
     errors.Overloaded: (429, "overloaded", "Too much to do"),
     errors.TimedOut: (503, "timed-out", "It took too long"),
     errors.Unavailable: (503, "unavailable", "Not now"),
@@ -101,7 +102,7 @@ def _advice(found: Any) -> str:
 
 def _pointer(location: Sequence[Any]) -> str:
     parts = [str(part).replace("~", "~0").replace("/", "~1") for part in location if part != "body"]
-    return "/" + "/".join(part.encode("utf-8", "backslashreplace").decode() for part in parts)
+    return "".join("/" + part.encode("utf-8", "backslashreplace").decode() for part in parts)
 
 
 def _retry(error: Exception) -> dict[str, str]:

@@ -88,11 +88,12 @@ class Collections:
     async def open(self) -> None:
         """Open all there are; one that can't be opened says why to whoever asks for it, and the others go on."""
         held = await self._database.read(rows.every)
-        self._closed |= {each.name: Unavailable(f"Collection '{each.name}' is being opened.") for each in held}
-        if DEFAULT not in self._closed:
-            await self.create(DEFAULT)
+        for name in {DEFAULT, *(each.name for each in held)}:
+            self._closed[name] = Unavailable(f"Collection '{name}' is being opened.")
         for each in held:
             await self._open(each)
+        if DEFAULT not in {each.name for each in held}:
+            await self._open_default()
 
     def stop(self) -> None:
         """Let whatever takes long come to an early end."""
@@ -153,12 +154,22 @@ class Collections:
             shelf = self._shelves.pop(name, None)
             self._closed.pop(name, None)
             if shelf is not None:
-                await shelf.indexer.close()
+                await shelf.indexer.close(NotFound(f"Collection '{name}' was dropped meanwhile."))
             await self._database.write(lambda db: rows.drop(db, held[name].number))
             self._view(held[name]).remove_files()
 
     def default_recipe(self) -> Recipe:
         return replace(Recipe(), chunk_tokens=self._settings.chunk_tokens, overlap_tokens=self._settings.overlap_tokens)
+
+    async def _open_default(self) -> None:
+        """There is always one collection, unless the settings don't fit the models."""
+        del self._closed[DEFAULT]
+        try:
+            await self.create(DEFAULT)
+        except Invalid as error:
+            reasons = "; ".join(f"{fault.pointer} {fault.detail}" for fault in error.faults)
+            logger.error("collection stays closed", collection=DEFAULT, reason=f"{error} {reasons}")
+            self._closed[DEFAULT] = Unavailable(f"{error} {reasons}")
 
     async def _open(self, collection: Collection) -> None:
         try:

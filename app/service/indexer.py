@@ -14,6 +14,7 @@ import apsw
 import numpy as np
 import structlog
 
+from app.errors import Unavailable, WinnowError
 from app.service.view import View
 from app.stages.embed import Embedder
 from app.stores import log as changelog
@@ -53,6 +54,7 @@ class Indexer:
         self._woken = asyncio.Event()
         self._moved = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
+        self._ended: WinnowError | None = None
         self.trouble: str | None = None
         """Why nothing moves at present, if nothing does."""
 
@@ -69,13 +71,18 @@ class Indexer:
         number = self._collection.number
         async with self._moved:
             while not await self._database.read(lambda db: changelog.is_settled(db, number, through)):
+                if self._ended is not None:
+                    raise self._ended
                 await self._moved.wait()
 
-    async def close(self) -> None:
+    async def close(self, why: WinnowError | None = None) -> None:
+        """Stop; whoever waits for documents is told why."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
+        self._ended = why or Unavailable("The service is stopping.")
+        await self._tell()
 
     async def _run(self) -> None:
         pause = FIRST_RETRY
@@ -97,6 +104,7 @@ class Indexer:
         await self._view.follow()
         while batch := await self._database.read(self._waiting):
             await self._take(batch)
+        await self._tell()  # what waited may also have been deleted
         await self._view.tidy()
         await self._measure()
 
@@ -110,6 +118,10 @@ class Indexer:
             else:
                 for one in batch:
                     await self._take([one])
+        await self._tell()
+
+    async def _tell(self) -> None:
+        """Let those who wait look again."""
         async with self._moved:
             self._moved.notify_all()
 

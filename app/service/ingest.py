@@ -13,7 +13,7 @@ import orjson
 
 from app.errors import Fault, InvalidDocuments, NotFound
 from app.service.collections import Shelf
-from app.stores import documents, jobs
+from app.stores import collections, documents, jobs
 from app.stores.documents import Put, Stored
 from app.stores.filters import Filter, matching_documents
 from app.stores.sqlite import Database
@@ -56,6 +56,8 @@ class Ingest:
             return chunks[id(document)] if id(document) in chunks else shelf.chunker.split(document)
 
         def commit(db: apsw.Connection) -> tuple[Ticket, list[Put]]:
+            if not collections.exists(db, number):
+                raise NotFound(f"Collection '{shelf.collection.name}' was dropped meanwhile.")
             ticket = job or Ticket(*jobs.begin(db, number))
             jobs.grow(db, ticket.number, len(batch))
             return ticket, [documents.put(db, number, ticket.number, document, split) for document in batch]

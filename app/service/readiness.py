@@ -9,12 +9,10 @@ from time import monotonic
 import numpy as np
 import structlog
 
-from app.errors import WinnowError
 from app.service.collections import Collections
 from app.stages.embed import Embedder
 from app.stages.rerank import Ranker
 from app.telemetry import Lap, Metrics
-from models.types import ModelError
 
 logger = structlog.get_logger()
 
@@ -48,7 +46,7 @@ class Readiness:
         self._ranker = ranker
         self._metrics = metrics
         self._threads = threads
-        self._opened = False
+        self._opening: str | None = "collections are being opened"
         self._wrong: str | None = "the models have not answered the known question yet"
         self._answered = monotonic()
 
@@ -58,7 +56,7 @@ class Readiness:
 
     def reasons(self) -> list[str]:
         """Why the service is not ready; nothing when it is."""
-        reasons = [] if self._opened else ["collections are being opened"]
+        reasons = [self._opening] if self._opening else []
         reasons += [f"collection '{name}': {why}" for name, why in self._collections.troubles().items()]
         reasons += [self._wrong] if self._wrong else []
         silent = monotonic() - self._answered
@@ -68,16 +66,21 @@ class Readiness:
         return reasons
 
     async def _open(self) -> None:
-        await self._collections.open()
-        self._opened = True
-        logger.info("collections are open")
+        try:
+            await self._collections.open()
+        except Exception as error:  # whatever it is: an opening that failed must not look like one that lasts
+            logger.exception("collections can't be opened")
+            self._opening = f"collections can't be opened: {error!r}"
+        else:
+            self._opening = None
+            logger.info("collections are open")
 
     async def _keep_asking(self) -> None:
         while True:
             try:
                 self._wrong = await self._ask()
                 self._answered = monotonic()
-            except (ModelError, WinnowError) as error:
+            except Exception as error:  # a model may raise anything, and whatever it is, it is no answer
                 self._wrong = f"the known question failed: {error}"
             self.reasons()
             await asyncio.sleep(PAUSE_SECONDS)

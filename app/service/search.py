@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 
@@ -13,12 +14,16 @@ from app.service.collections import Shelf
 from app.stages.rerank import blended
 from app.stages.retrieve import retrieve
 from app.stores import documents
+from app.stores import log as changelog
 from app.stores.documents import Found
 from app.stores.filters import Filter, allowed_chunks
 from app.stores.sqlite import Database
 from app.telemetry import Metrics, Stopwatch
 from app.types import Candidates, ChunkIds, Hit, StageScore, Vector
 from models.types import Scores
+
+ATTEMPTS = 100
+"""An attempt takes a millisecond and fails only when a candidate is replaced within it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,18 @@ class _Proposal:
     dense: Scores
 
 
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What of the candidates lives, and what has gone meanwhile."""
+
+    found: list[Found]
+    removed: ChunkIds | None
+    sequence: int
+
+    def took_any_of(self, chunks: ChunkIds) -> bool:
+        return self.removed is None or bool(np.isin(self.removed, chunks, assume_unique=True).any())
+
+
 class Search:
     """Answers queries."""
 
@@ -76,9 +93,7 @@ class Search:
         with shelf.ranker.admit(query.depth) if query.rerank else nullcontext():
             with watch.stage("embed") as lap:
                 vector, seen = await shelf.embedder.query(query.text, self._threads, lap)
-            with watch.stage("filter"):
-                allowed = await self._allowed(shelf, query.filter)
-            proposal = await self._propose(shelf, query, vector, allowed, watch)
+            proposal = await self._propose(shelf, query, vector, watch)
             truncated = {"embed": int(seen.truncated)}
             if query.rerank:
                 hits, truncated["rerank"] = await self._rerank(shelf, query, proposal, watch)
@@ -93,22 +108,35 @@ class Search:
             return None
         return await self._database.read(lambda db: allowed_chunks(db, condition, shelf.collection.number))
 
-    async def _propose(
-        self, shelf: Shelf, query: Query, vector: Vector, allowed: ChunkIds | None, watch: Stopwatch
-    ) -> _Proposal:
-        """As many living candidates as asked for, though some may be deleted or replaced at this very moment."""
-        k = query.depth
-        while True:
+    async def _propose(self, shelf: Shelf, query: Query, vector: Vector, watch: Stopwatch) -> _Proposal:
+        """As many living candidates as asked for, though some may be deleted or replaced at this very moment.
+
+        A chunk that goes while it is looked for may have a successor, which the index has held since before: then all
+        is looked for again, so that a document under replacement is never missed.
+        """
+        seen, k = shelf.view.index.sequence, query.depth
+        for attempt in count():
+            with watch.stage("filter"):
+                allowed = await self._allowed(shelf, query.filter)
             with watch.stage("retrieve"):
                 near = await retrieve(shelf.view.index, vector, k, allowed, self._threads, exact=query.exact)
             with watch.stage("load"):
-                found = await self._load(shelf, near)
-            if len(found) >= query.depth or len(near) < k:
-                return _with_scores(found[: query.depth], near)
-            k *= 2
+                loaded = await self._load(shelf, near, seen)
+            if attempt < ATTEMPTS and loaded.took_any_of(near.chunks if allowed is None else allowed):
+                seen = loaded.sequence
+            elif len(loaded.found) >= query.depth or len(near) < k:
+                break
+            else:
+                k *= 2
+        return _with_scores(loaded.found[: query.depth], near)
 
-    async def _load(self, shelf: Shelf, near: Candidates) -> list[Found]:
-        return await self._database.read(lambda db: documents.load(db, shelf.collection.number, near.chunks))
+    async def _load(self, shelf: Shelf, near: Candidates, seen: int) -> _Loaded:
+        number = shelf.collection.number
+        return await self._database.read(
+            lambda db: _Loaded(
+                documents.load(db, number, near.chunks), changelog.removed(db, number, seen), changelog.head(db, number)
+            )
+        )
 
     async def _rerank(self, shelf: Shelf, query: Query, proposal: _Proposal, watch: Stopwatch) -> tuple[list[Hit], int]:
         """Hits in their final order, and how many pairs the reranker saw only in part."""

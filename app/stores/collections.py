@@ -43,6 +43,10 @@ def every(db: apsw.Connection) -> list[Collection]:
     ]
 
 
+def exists(db: apsw.Connection, collection: int) -> bool:
+    return bool(number(db, "SELECT count(*) FROM collections WHERE number = ?", (collection,)))
+
+
 def drop(db: apsw.Connection, collection: int) -> None:
     """Delete a collection and all it holds."""
     db.execute("DELETE FROM changes WHERE collection = ?", (collection,))

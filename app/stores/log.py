@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from itertools import islice
 
 import apsw
+import numpy as np
 
 from app.stores import documents
 from app.stores.rows import first, number, rows, to_json, vector
-from app.types import Change
+from app.types import Change, ChunkIds
 from models.types import Vectors
 
 
@@ -91,6 +92,14 @@ def head(db: apsw.Connection, collection: int) -> int:
 def floor(db: apsw.Connection, collection: int) -> int:
     """The last change that the log has forgotten."""
     return number(db, "SELECT floor FROM collections WHERE number = ?", (collection,))
+
+
+def removed(db: apsw.Connection, collection: int, after: int) -> ChunkIds | None:
+    """The chunks that went since; None when the log has forgotten some of it."""
+    if floor(db, collection) > after:
+        return None
+    sql = "SELECT chunk FROM changes WHERE collection = ? AND sequence > ? AND kind = 'remove'"
+    return np.array([chunk for (chunk,) in rows(db, sql, (collection, after))], np.int64)
 
 
 def changes(db: apsw.Connection, collection: int, after: int, limit: int) -> list[Change]:

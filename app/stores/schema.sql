@@ -43,6 +43,8 @@ CREATE TABLE documents (
 ) STRICT;
 CREATE UNIQUE INDEX documents_live ON documents(collection, id) WHERE state = 'live';
 CREATE UNIQUE INDEX documents_next ON documents(collection, id) WHERE state <> 'live';
+-- The planner takes neither of those two where the state is not asked for, and would read every document instead.
+CREATE INDEX documents_by_id ON documents(collection, id);
 CREATE INDEX documents_waiting ON documents(collection, number) WHERE state = 'pending';
 CREATE INDEX documents_unfinished ON documents(job) WHERE state <> 'live';
 

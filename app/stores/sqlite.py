@@ -34,7 +34,13 @@ class Database:
         self._lock = threading.Lock()
         self._writer = ThreadPoolExecutor(1, "sqlite-writer")
         self._readers = ThreadPoolExecutor(READERS, "sqlite-reader")
-        self._writer.submit(self._prepare).result()
+        try:
+            self._writer.submit(self._prepare).result()
+        except apsw.Error as error:
+            self.close()
+            raise StartupError(
+                f"{path} can't be opened: {error}. Repair it, or point WINNOW_DATA_DIR elsewhere."
+            ) from error
 
     async def read(self, work: Callable[[apsw.Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_here, work)

@@ -96,8 +96,9 @@ def serve(
     budget: int = 1000,
     bulk_budget: int = 400,
     queue: int = 5000,
+    patience: float = 60.0,
 ) -> Batcher:
-    return Batcher(name, model, device, metrics, budget, bulk_budget, queue)
+    return Batcher(name, model, device, metrics, budget, bulk_budget, queue, patience)
 
 
 def sample(metrics: Metrics, name: str, **labels: str) -> float:
@@ -317,6 +318,16 @@ def test_the_time_to_come_back_is_never_nothing(device: Device, metrics: Metrics
     with batcher.admit(10), pytest.raises(Overloaded) as refused:
         batcher.admit(1)
     assert refused.value.retry_after >= 0.1
+
+
+async def test_a_slow_model_lets_in_no_more_than_it_can_do_in_time(device: Device, metrics: Metrics) -> None:
+    slow = Model(seconds=0.05)
+    batcher = serve(slow, device, metrics, queue=10**6, patience=0.5)
+    for _ in range(20):
+        await batcher.run([text(50)], "search")
+    with batcher.admit(300), pytest.raises(Overloaded) as refused:
+        batcher.admit(300)
+    assert refused.value.retry_after >= 0.25
 
 
 def test_a_request_larger_than_the_queue_is_let_in_alone(device: Device, metrics: Metrics) -> None:

@@ -1,0 +1,323 @@
+"""The command line: `winnow serve | ingest | search | collections`. All but serve speak HTTP by terminal/client.py."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from app.settings import CONFIG_VARIABLE, Settings
+from app.terminal import tables
+from app.terminal.client import REFUSED, UNREACHABLE, UNUSABLE, Failure, Target, connect, read_json, read_settings
+from app.terminal.client import stderr as err
+from app.terminal.sources import Found, Unusable, find
+from app.terminal.upload import NAMED, Screen, Tally, Upload
+
+STOPPED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Two-stage retrieval: an HNSW index proposes, a batched cross-encoder decides.",
+    epilog="`winnow COMMAND --help` has examples.",
+)
+collections = typer.Typer()
+app.add_typer(collections, name="collections")
+
+
+def main() -> None:
+    app()
+
+
+def setting(name: str) -> Any:
+    """A flag for a setting, with the setting's own words; what is not given is left to environment and file."""
+    field = Settings.model_fields[name]
+    return typer.Option(help=field.description, show_default=f"WINNOW_{name.upper()}, or {field.default}")
+
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of a running service (or WINNOW_URL); without one the data directory is opened right here."
+    ),
+]
+DataDir = Annotated[Path | None, setting("data_dir")]
+Name = Annotated[str, typer.Argument(help="The collection's name.")]
+InCollection = Annotated[str, typer.Option("--collection", "-c", help="Which collection.")]
+
+
+@contextmanager
+def in_plain_words() -> Iterator[None]:
+    """Let a command that fails say so in a sentence and end with the right exit code."""
+    try:
+        yield
+    except Failure as failure:
+        err.print(f"[red]winnow:[/] {escape(str(failure))}", soft_wrap=True)
+        raise typer.Exit(failure.code) from failure
+
+
+@app.callback(invoke_without_command=True)
+def root(asked: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if asked:
+        typer.echo(f"winnow {version('winnow')}")
+        raise typer.Exit
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    host: Annotated[str | None, setting("host")] = None,
+    port: Annotated[int | None, setting("port")] = None,
+    data_dir: DataDir = None,
+    encoder: Annotated[str | None, setting("encoder")] = None,
+    reranker: Annotated[str | None, setting("reranker")] = None,
+    device: Annotated[str | None, setting("device")] = None,
+    threads: Annotated[int | None, setting("threads")] = None,
+    log_level: Annotated[str | None, setting("log_level")] = None,
+    log_format: Annotated[str | None, setting("log_format")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="File with settings, in TOML.", show_default="WINNOW_CONFIG, or winnow.toml")
+    ] = None,
+) -> None:
+    """Start the service.
+
+    A flag goes before the environment (WINNOW_PORT=9000), which goes before the settings file (port = 9000).
+    Every setting can be given by the latter two; the README lists them. Ctrl-C and SIGTERM stop it cleanly.
+
+    \b
+    winnow serve
+    winnow serve --host 0.0.0.0 --port 9000 --data-dir /var/lib/winnow
+    winnow serve --config production.toml
+    """
+    from app.terminal.serve import serve as run  # takes half a second, which other commands need not pay
+
+    if config is not None:
+        os.environ[CONFIG_VARIABLE] = str(config)
+    with in_plain_words():
+        run(read_settings(**{name: given for name, given in context.params.items() if name != "config"}))
+
+
+@app.command()
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(exists=True, metavar="PATH", help="Files, or folders of them.")],
+    collection: InCollection = "default",
+    url: Url = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Take documents in from .jsonl, .ndjson (also .gz), .txt and .md files, or folders of them.
+
+    A line of JSON has id (or _id), text, title and metadata; all its other fields go into the metadata. A text file's
+    id is its path below the given folder, its title the first markdown heading or else the file's name.
+
+    Running it again resumes: documents that are there already are recognised, cost little and count as unchanged.
+    A busy service is waited for. The exit code is 1 when documents were refused, 3 when the connection was lost.
+
+    \b
+    winnow ingest articles.jsonl
+    winnow ingest docs/ notes/*.md --collection handbook
+    winnow ingest corpus.jsonl.gz --url http://search:8000
+    """
+    with in_plain_words():
+        found = _found(paths)
+        try:
+            tally = asyncio.run(_ingest(Target(url, data_dir), found, collection))
+        except KeyboardInterrupt:
+            raise Failure("Stopped. What was acknowledged is kept; run it again to resume.", STOPPED) from None
+    _report(tally, found)
+    if not tally.clean:
+        raise typer.Exit(REFUSED)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    collection: InCollection = "default",
+    top_k: Annotated[int | None, typer.Option("--top-k", "-k", help="Hits to show.", show_default="10")] = None,
+    candidates: Annotated[int | None, typer.Option(help="Candidates to rerank.", show_default="50")] = None,
+    filter_: Annotated[
+        str | None, typer.Option("--filter", metavar="JSON", help="Conditions on metadata, as in the example.")
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector, not by the graph.")] = False,
+    no_rerank: Annotated[bool, typer.Option("--no-rerank", help="Leave out the second stage.")] = False,
+    min_score: Annotated[float | None, typer.Option(help="Leave out hits that score less.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the service's answer as it is.")] = False,
+    url: Url = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Search, and see what each stage thought of every hit and how long it took.
+
+    \b
+    winnow search "how do vaccines work"
+    winnow search "tax relief" --filter '{"year": {"$gte": 2020}}' --top-k 3
+    winnow search "tax relief" --no-rerank --exact --json
+    """
+    body = {
+        "query": query,
+        "collection": collection,
+        "top_k": top_k,
+        "candidates": candidates,
+        "min_score": min_score,
+        "filter": _parsed(filter_) if filter_ is not None else None,
+        "exact": exact,
+        "rerank": not no_rerank,
+    }
+    given = {name: value for name, value in body.items() if value is not None}
+    with in_plain_words():
+        response = asyncio.run(_ask(Target(url, data_dir), "POST", "/search", json=given))
+        typer.echo(response.text) if as_json else _print(tables.hits(read_json(response), query))
+
+
+@collections.callback(invoke_without_command=True)
+def every(context: typer.Context, url: Url = None, data_dir: DataDir = None) -> None:
+    """List collections, or create, show or drop one.
+
+    \b
+    winnow collections
+    winnow collections create papers --chunk-tokens 128
+    winnow collections drop papers
+    """
+    context.obj = Target(url, data_dir)
+    if context.invoked_subcommand is None:
+        with in_plain_words():
+            response = asyncio.run(_ask(context.obj, "GET", "/collections"))
+            _print(tables.collections(read_json(response)["collections"]))
+
+
+@collections.command("create")
+def create_collection(
+    context: typer.Context,
+    name: Name,
+    encoder: Annotated[str | None, setting("encoder")] = None,
+    reranker: Annotated[str | None, setting("reranker")] = None,
+    chunk_tokens: Annotated[int | None, setting("chunk_tokens")] = None,
+    overlap_tokens: Annotated[int | None, setting("overlap_tokens")] = None,
+    title: Annotated[
+        str | None, typer.Option(help="Chunks that get the title in front: first, every or never.")
+    ] = None,
+    url: Url = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Create a collection; what is not given comes from the service's settings.
+
+    \b
+    winnow collections create papers --encoder BAAI/bge-small-en-v1.5 --chunk-tokens 128
+    """
+    recipe = _given(chunk_tokens=chunk_tokens, overlap_tokens=overlap_tokens, title=title)
+    body = {"name": name, "recipe": recipe} | _given(encoder=encoder, reranker=reranker)
+    target = _target(context, url, data_dir)
+    with in_plain_words():
+        response = asyncio.run(_ask(target, "POST", "/collections", creates=True, json=body))
+        _print(tables.collection(read_json(response)))
+
+
+@collections.command("show")
+def show_collection(context: typer.Context, name: Name, url: Url = None, data_dir: DataDir = None) -> None:
+    """Show all there is to know of a collection."""
+    with in_plain_words():
+        response = asyncio.run(_ask(_target(context, url, data_dir), "GET", _path(name)))
+        _print(tables.collection(read_json(response)))
+
+
+@collections.command("drop")
+def drop_collection(
+    context: typer.Context,
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    url: Url = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Drop a collection and every document in it, for good."""
+    with in_plain_words():
+        asyncio.run(_drop(_target(context, url, data_dir), name, yes=yes))
+    typer.echo(f"Collection '{name}' is gone.")
+
+
+async def _ingest(target: Target, found: Found, collection: str) -> Tally:
+    async with connect(target, creates=True) as client:
+        try:
+            return await Upload(client, collection, Screen(err, found.size)).run(found.sources)
+        except Failure as failure:
+            if failure.code == UNREACHABLE:
+                kept = "What was acknowledged is kept; run the same command again to resume."
+                raise Failure(f"{failure}\n{kept}", UNREACHABLE) from failure
+            raise
+
+
+async def _ask(target: Target, method: str, path: str, *, creates: bool = False, **request: Any) -> Any:
+    async with connect(target, creates=creates) as client:
+        return await client.ask(method, path, **request)
+
+
+async def _drop(target: Target, name: str, *, yes: bool) -> None:
+    async with connect(target) as client:
+        found = await client.get(_path(name))
+        if not yes:
+            typer.confirm(f"Drop collection '{name}' and its {found['documents']:,} documents?", abort=True)
+        await client.ask("DELETE", _path(name))
+
+
+def _found(paths: Sequence[Path]) -> Found:
+    try:
+        found = find(paths)
+    except Unusable as error:
+        raise Failure(str(error), UNUSABLE) from error
+    for path in found.skipped[:NAMED]:
+        err.print(f"[yellow]skipped[/] {escape(str(path))}: not a .jsonl, .ndjson, .txt or .md file", soft_wrap=True)
+    if not found.sources:
+        raise Failure("There is nothing to ingest.", UNUSABLE)
+    return found
+
+
+def _report(tally: Tally, found: Found) -> None:
+    for refusal in tally.refusals:
+        err.print(f"[red]refused[/] {escape(refusal)}", soft_wrap=True)
+    if tally.refused > len(tally.refusals):
+        err.print(f"… and {tally.refused - len(tally.refusals):,} more refused")
+    for failure in tally.failures:
+        err.print(f"[red]not searchable[/] {escape(failure)}", soft_wrap=True)
+    outcomes = ("created", "replaced", "updated", "unchanged")
+    counts = [f"{tally.outcomes[name]:,} {name}" for name in outcomes]
+    counts += [f"{tally.refused:,} refused"] + ([f"{tally.failed:,} not searchable"] if tally.failed else [])
+    counts += [f"{len(found.skipped):,} files skipped"] if found.skipped else []
+    rate = tally.taken / max(tally.seconds, 0.001)
+    _print(f"{', '.join(counts)}: {tally.taken:,} documents in {tally.seconds:.1f} s, {rate:,.0f}/s")
+
+
+def _print(what: Any) -> None:
+    Console(highlight=False).print(what, soft_wrap=isinstance(what, str))
+
+
+def _target(context: typer.Context, url: str | None, data_dir: Path | None) -> Target:
+    """What was said before the subcommand counts as well."""
+    given = Target(url, data_dir)
+    return context.obj if given == Target() and isinstance(context.obj, Target) else given
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise typer.BadParameter(f"{error}. A filter is JSON: '{{\"year\": 2020}}'", param_hint="--filter") from error
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _path(name: str) -> str:
+    return f"/collections/{quote(name, safe='')}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Answers of the service as tables for people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+SNIPPET = 200
+"""Characters of a hit's text that are shown."""
+
+Answer = Mapping[str, Any]
+
+
+def hits(answer: Answer, query: str) -> RenderableType:
+    """Hits with what each stage thought of them, and below them where the time went."""
+    if not answer["hits"]:
+        return Group(Text(f"Nothing found in collection '{answer['collection']}'."), _foot(answer))
+    stages = list(answer["hits"][0]["stages"])
+    table = Table(box=SIMPLE, pad_edge=False)
+    for name in ("#", "score", *stages):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("document", overflow="fold", max_width=32, style="cyan")
+    table.add_column("text", overflow="fold", min_width=24)
+    for rank, hit in enumerate(answer["hits"], 1):
+        thoughts = [f"{_short(hit['stages'][stage]['score'])} #{hit['stages'][stage]['rank']}" for stage in stages]
+        table.add_row(str(rank), _short(hit["score"]), *thoughts, Text(hit["document_id"]), _told(hit, query))
+    return Group(table, _foot(answer))
+
+
+def collections(found: Sequence[Answer]) -> RenderableType:
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column("collection", style="cyan", overflow="fold")
+    for name in ("documents", "pending", "failed", "chunks", "index"):
+        table.add_column(name, justify="right", no_wrap=True)
+    words = ["encoder", "reranker", *(["trouble"] if any(each["trouble"] for each in found) else [])]
+    for name in words:
+        table.add_column(name, overflow="fold")
+    for each in found:
+        counts = [f"{each[name]:,}" for name in ("documents", "pending", "failed", "chunks")]
+        size = f"{each['index_bytes'] / 1e6:,.1f} MB"
+        table.add_row(Text(each["name"]), *counts, size, *(Text(each[name] or "") for name in words))
+    return table
+
+
+def collection(found: Answer) -> RenderableType:
+    """All there is to know of one."""
+    table = Table.grid(padding=(0, 2))
+    flat = {name: value for name, value in found.items() if name != "recipe" and value is not None}
+    for name, value in (flat | found["recipe"]).items():
+        shown = f"{value:,}" if isinstance(value, int) else str(value)
+        label = "titles" if name == "title" else name.replace("_", " ")
+        table.add_row(Text(label, "bold"), Text(shown, overflow="fold"))
+    return table
+
+
+def _told(hit: Answer, query: str) -> Text:
+    """The hit's title and the part of its text where most of the query's words are."""
+    words = list(dict.fromkeys(re.findall(r"\w{3,}", query)))
+    title = Text(hit["title"] + "\n", "bold") if hit["title"] else Text()
+    text = Text(snippet(hit["text"], words))
+    text.highlight_words(words, "yellow", case_sensitive=False)
+    return title + text
+
+
+def snippet(text: str, words: Iterable[str]) -> str:
+    flat = " ".join(text.split())
+    if len(flat) <= SNIPPET:
+        return flat
+    starts = [0, *(each.start() for each in re.finditer(r"(?<=[.!?] )\S", flat) if each.start() < len(flat) - 40)]
+    patterns = [re.compile(re.escape(word), re.IGNORECASE) for word in words]
+    best = max(starts, key=lambda start: sum(bool(each.search(flat, start, start + SNIPPET)) for each in patterns))
+    part = flat[best : best + SNIPPET]
+    return ("… " if best else "") + part + ("…" if best + SNIPPET < len(flat) else "")
+
+
+def _foot(answer: Answer) -> RenderableType:
+    return Group(_timings(answer), Text(_summary(answer), "dim"))
+
+
+def _timings(answer: Answer) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("milliseconds", style="dim")
+    for name in (*answer["timings"], "total"):
+        table.add_column(name, justify="right", no_wrap=True)
+    laps = answer["timings"].values()
+    table.add_row("queue", *(_ms(lap["queue"]) for lap in laps), "")
+    table.add_row("compute", *(_ms(lap["compute"]) for lap in laps), _ms(answer["total_ms"]))
+    return table
+
+
+def _summary(answer: Answer) -> str:
+    seen = ", ".join(f"{stage} {amount}" for stage, amount in answer["truncated"].items())
+    models = answer["models"]
+    return (
+        f"{answer['candidates']} candidates, {answer['reranked']} reranked; truncated: {seen}\n"
+        f"encoder {models['encoder']}, reranker {models['reranker'] or 'not asked'}"
+    )
+
+
+def _short(score: float) -> str:
+    return f"{score:.3f}"
+
+
+def _ms(milliseconds: float) -> str:
+    return f"{milliseconds:.1f}"
