@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import orjson
 
@@ -19,11 +19,10 @@ UNSEEN = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
 
 def check_search(body: SearchBody, settings: Settings) -> None:
-    faults = [
-        *_text_faults("/query", body.query, settings.max_query_chars),
-        *_above("/top_k", body.top_k, settings.max_top_k),
-        *_above("/candidates", body.candidates, settings.max_candidates),
-    ]
+    faults = list(_text_faults("/query", body.query, settings.max_query_chars))
+    for name, most in (("top_k", settings.max_top_k), ("candidates", settings.max_candidates)):
+        if name in body.model_fields_set:
+            faults += _above(f"/{name}", getattr(body, name), most)
     if faults:
         raise Invalid("The search can't be carried out as it is.", faults)
 
@@ -47,11 +46,15 @@ def documents(bodies: Sequence[DocumentBody], settings: Settings) -> list[Docume
             f"holds {len(bodies)} documents; at most {settings.max_documents} at once: send several requests, or NDJSON"
         )
         raise InvalidDocuments("That is too much at once.", [Fault("/documents", detail)])
-    faults = [fault for i, body in enumerate(bodies) for fault in document_faults(body, f"/documents/{i}", settings)]
-    faults += _repeated(bodies)
+    faults = [*faults_in(dict(enumerate(bodies)), settings), *_repeated(bodies)]
     if faults:
         raise InvalidDocuments(f"Nothing was taken in: {len(faults)} fault(s) in {len(bodies)} documents.", faults)
     return [document(body) for body in bodies]
+
+
+def faults_in(bodies: Mapping[int, DocumentBody], settings: Settings) -> list[Fault]:
+    """What is wrong with the documents at these positions of a request."""
+    return [fault for i, body in bodies.items() for fault in document_faults(body, f"/documents/{i}", settings)]
 
 
 def document(body: DocumentBody) -> Document:

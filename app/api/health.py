@@ -19,6 +19,7 @@ class Alive(BaseModel):
 
 class Ready(BaseModel):
     ready: bool
+    starting: bool
     reasons: list[str]
 
 
@@ -33,7 +34,7 @@ async def healthz() -> Alive:
 async def readyz(engine: EngineDep, response: Response) -> Ready:
     reasons = engine.readiness.reasons()
     response.status_code = 503 if reasons else 200
-    return Ready(ready=not reasons, reasons=reasons)
+    return Ready(ready=not reasons, starting=engine.readiness.starting, reasons=reasons)
 
 
 @router.get("/metrics", response_class=Response, summary="Metrics for Prometheus")

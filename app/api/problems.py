@@ -90,8 +90,11 @@ def from_validation(found: Sequence[Any]) -> errors.Invalid | errors.Malformed:
     if any(each["type"] == "json_invalid" for each in found):
         why = found[0].get("ctx", {}).get("error", found[0]["msg"])
         return errors.Malformed(f"The body is not valid JSON at character {found[0]['loc'][-1]}: {why}")
-    faults = [Fault(_pointer(each["loc"]), _advice(each)) for each in found[:MOST_FAULTS]]
-    return errors.Invalid(f"{len(found)} part(s) of the request are wrong.", faults)
+    return errors.Invalid(f"{len(found)} part(s) of the request are wrong.", faults_of(found))
+
+
+def faults_of(found: Sequence[Any]) -> list[Fault]:
+    return [Fault(_pointer(each["loc"]), _advice(each)) for each in found[:MOST_FAULTS]]
 
 
 def _advice(found: Any) -> str:

@@ -12,7 +12,9 @@ from app.api.deps import EngineDep, StrictRoute, in_time
 from app.api.schemas import Part, SearchBody, SearchReply
 from app.service.collections import Shelf
 from app.service.search import Answer, Query
+from app.settings import Settings
 from app.stages.filter import parse
+from app.stores.filters import Filter
 from app.telemetry import Stopwatch
 from app.types import Hit
 
@@ -24,10 +26,16 @@ async def search(body: SearchBody, request: Request, engine: EngineDep) -> Respo
     check_search(body, engine.settings)
     condition = parse(body.filter, engine.settings.max_filter_conditions) if body.filter else None
     shelf = engine.collections.shelf(body.collection)
-    query = Query(body.query, body.top_k, body.candidates, condition, body.rerank, body.exact, body.min_score)
+    query = _query(body, condition, engine.settings)
     answer = await in_time(request, engine.settings.search_timeout, engine.search.answer(shelf, query))
     reply = orjson.dumps(_reply(shelf, query, answer, set(body.include)))
     return Response(reply, media_type="application/json", headers={"Server-Timing": _server_timing(answer.watch)})
+
+
+def _query(body: SearchBody, condition: Filter | None, settings: Settings) -> Query:
+    """Defaults give way to the limits."""
+    top_k, candidates = min(body.top_k, settings.max_top_k), min(body.candidates, settings.max_candidates)
+    return Query(body.query, top_k, candidates, condition, body.rerank, body.exact, body.min_score)
 
 
 def _reply(shelf: Shelf, query: Query, answer: Answer, include: set[Part]) -> dict[str, Any]:

@@ -81,4 +81,6 @@ class Models:
             self._devices[on] = Device(on, settings.bulk_share)
         batch = settings.batch_tokens or (CPU_BATCH if on == "cpu" else ACCELERATOR_BATCH)
         bulk = settings.bulk_batch_tokens or batch // 2
-        return Batcher(name, compute, self._devices[on], self._metrics, batch, bulk, settings.queue_tokens, settings.queue_seconds)
+        return Batcher(
+            name, compute, self._devices[on], self._metrics, batch, bulk, settings.queue_tokens, settings.queue_seconds
+        )

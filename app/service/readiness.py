@@ -25,6 +25,9 @@ TEXTS = (
 )
 """The first one answers the question; any model fit for retrieval puts it first."""
 
+OPENING = "collections are being opened"
+UNASKED = "the models have not answered the known question yet"
+
 PAUSE_SECONDS = 15.0
 PATIENCE_SECONDS = 60.0
 """A model that is busy answers late; one that has not answered for so long is taken to hang."""
@@ -46,13 +49,18 @@ class Readiness:
         self._ranker = ranker
         self._metrics = metrics
         self._threads = threads
-        self._opening: str | None = "collections are being opened"
-        self._wrong: str | None = "the models have not answered the known question yet"
+        self._opening: str | None = OPENING
+        self._wrong: str | None = UNASKED
         self._answered = monotonic()
 
     async def run(self) -> None:
         """Open the collections, then keep asking."""
         await asyncio.gather(self._open(), self._keep_asking())
+
+    @property
+    def starting(self) -> bool:
+        """Whether it will be ready by itself, as far as one can tell."""
+        return self._opening == OPENING or self._wrong == UNASKED
 
     def reasons(self) -> list[str]:
         """Why the service is not ready; nothing when it is."""

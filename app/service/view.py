@@ -63,8 +63,7 @@ class View:
 
     async def open(self) -> None:
         """Take the snapshot if it is whole and the log still reaches back to it; rebuild otherwise; then catch up."""
-        self.index = await self._in_thread(self._open)
-        self._saved = self.index.sequence
+        self.index, self._saved = await self._in_thread(self._open)
         await self.follow()
 
     async def add_ahead(self, chunks: Sequence[int], vectors: Vectors) -> None:
@@ -134,15 +133,16 @@ class View:
         logger.info("index compacted", collection=self._collection.name, chunks=len(fresh))
         await self.save()
 
-    def _open(self) -> VectorIndex:
+    def _open(self) -> tuple[VectorIndex, int]:
+        """The index, and up to which change it is on disk."""
         collection, floor = self._collection, self._read(changelog.floor)
         loaded = snapshot.load(self._folder, collection.fingerprint, collection.dimensions, self._settings)
         if isinstance(loaded, HnswIndex) and loaded.sequence >= floor:
-            return loaded
+            return loaded, loaded.sequence
         reason = "the log no longer reaches back to it" if isinstance(loaded, HnswIndex) else loaded.reason
         if self._read(changelog.head):
             logger.warning("index is rebuilt from the truth", collection=collection.name, reason=reason)
-        return self._rebuild()
+        return self._rebuild(), 0
 
     def _rebuild(self) -> HnswIndex:
         fresh = self._empty()

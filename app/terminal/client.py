@@ -37,12 +37,6 @@ PATIENCE = 120.0
 TIMEOUT = httpx.Timeout(10.0, read=300.0, write=300.0)
 """Reading takes as long as the service may think: splitting large documents does not end in a moment."""
 
-STARTING = ("being opened", "not answered the known question yet")
-"""Reasons not to be ready that pass by themselves; with any other, waiting would not end."""
-
-LOGGED = "collection '"
-"""What is wrong with one collection stands in the log already."""
-
 stderr = Console(stderr=True, highlight=False)
 
 
@@ -111,13 +105,10 @@ class Client:
                 tell(f"the service is busy, asking again in {refusal.wait:g} s")
                 await asyncio.sleep(refusal.wait)
 
-    async def reasons(self) -> list[str]:
-        """Why the service is not ready, if it is not."""
-        try:
-            await self.ask("GET", "/readyz")
-        except Refused as refusal:
-            return str(refusal).splitlines()
-        return []
+    async def readiness(self) -> dict[str, Any]:
+        """What /readyz says, be it yes or no."""
+        readiness: dict[str, Any] = read_json(await self._http.get("/readyz"))
+        return readiness
 
 
 @asynccontextmanager
@@ -216,24 +207,20 @@ def _quieter(level: str) -> str:
 
 async def _await_ready(client: Client, show: Callable[[str], None]) -> None:
     """Wait for what passes by itself. With the rest the command tries its luck: it may be about another collection."""
-    while reasons := await client.reasons():
-        if not any(passing in reason for reason in reasons for passing in STARTING):
-            for reason in (each for each in reasons if not each.startswith(LOGGED)):
-                stderr.print(f"[yellow]not ready[/] {escape(reason)}", soft_wrap=True)
-            return
-        show("; ".join(reasons))
+    while (readiness := await client.readiness())["starting"]:
+        show(escape("; ".join(readiness["reasons"])))
         await asyncio.sleep(0.05)
+    for reason in readiness["reasons"]:
+        stderr.print(f"[yellow]not ready[/] {escape(reason)}", soft_wrap=True)
 
 
 def _told(response: httpx.Response) -> str:
-    """A problem document (RFC 9457) as lines; /readyz gives its reasons."""
+    """A problem document (RFC 9457) as lines."""
     try:
         answer = orjson.loads(response.content)
     except orjson.JSONDecodeError:
         answer = None
-    if not isinstance(answer, dict) or not answer.keys() & {"title", "reasons"}:
+    if not isinstance(answer, dict) or "title" not in answer:
         return f"{response.url} answered {response.status_code} {response.reason_phrase}: is that a Winnow service?"
-    if "reasons" in answer:
-        return "\n".join(answer["reasons"])
     faults = [f"  {fault['pointer'] or '/'} {fault['detail']}" for fault in answer.get("errors", ())]
     return "\n".join([f"{answer['title']}: {answer.get('detail', '')}", *faults])
