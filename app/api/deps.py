@@ -74,7 +74,8 @@ async def pieces(request: Request) -> AsyncIterator[bytes]:
     stream = request.stream()
     while True:
         try:
-            piece = await asyncio.wait_for(anext(stream, None), patience)
+            async with asyncio.timeout(patience):
+                piece = await anext(stream, None)
         except ClientDisconnect:
             raise CallerLeft("The caller left before all of the body had come.") from None
         except TimeoutError:

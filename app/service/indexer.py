@@ -99,7 +99,8 @@ class Indexer:
 
     async def _work(self) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), TIDY_SECONDS)
+            async with asyncio.timeout(TIDY_SECONDS):  # wait_for loses a cancellation that comes with the event
+                await self._woken.wait()
         self._woken.clear()
         await self._view.follow()
         while batch := await self._database.read(self._waiting):

@@ -164,7 +164,8 @@ class Upload:
             if searchable != before:
                 before, since = searchable, monotonic()
             elif monotonic() - since > STALLED_SECONDS:
-                reasons = "; ".join((await self._client.readiness())["reasons"]) or "the service is busy with other work"
+                found = (await self._client.readiness())["reasons"]
+                reasons = "; ".join(found) or "the service is busy with other work"
                 self._screen.say(f"No document became searchable for {STALLED_SECONDS:.0f} s: {reasons}.")
                 since = monotonic()
 
