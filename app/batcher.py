@@ -223,6 +223,7 @@ class Batcher:
         """Ingest calls that wait for room in their line."""
         self._computed, self._spent = START_TOKENS, START_SECONDS
         """Tokens and seconds of past batches, of which the older ones fade."""
+        metrics.refusals.labels(name), metrics.abandoned.labels(name)
         device.add(self)
 
     def admit(self, tokens: int) -> Permit:

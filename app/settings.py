@@ -62,7 +62,7 @@ class Settings(BaseSettings):
         5.0, gt=0, description="The same in seconds, by the model's measured rate: nobody is let in to wait for longer."
     )
     bulk_share: float = Field(
-        0.1, ge=0, lt=1, description="Share of model time that ingest keeps while searches never pause."
+        0.25, ge=0, lt=1, description="Share of model time that ingest keeps while searches never pause."
     )
 
     index_m: int = Field(24, ge=4, le=96, description="HNSW: links per vector. More finds more and takes memory.")

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 Pipeline = Literal["search", "ingest"]
 
 STAGE_BUCKETS = (
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0,
 )  # fmt: skip
 TOKEN_BUCKETS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 SHARE_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
@@ -23,6 +23,7 @@ class Metrics:
     """All metrics of one service, in a registry of its own: two services in one process do not mix."""
 
     def __init__(self) -> None:
+        """A counter whose labels are known begins at 0, since an increase from nothing shows on no graph."""
         self.registry = CollectorRegistry()
         r = self.registry
         self.stage_seconds = Histogram(
@@ -75,6 +76,8 @@ class Metrics:
         self.documents = Counter(
             "winnow_ingested_documents_total", "Documents taken in, by what became of them", ["status"], registry=r
         )
+        for status in ("created", "replaced", "updated", "unchanged", "deleted", "failed"):
+            self.documents.labels(status)
         self.index_chunks = Gauge("winnow_index_chunks", "Chunks that can be found", ["collection"], registry=r)
         self.index_deleted = Gauge(
             "winnow_index_deleted_chunks", "Deleted chunks that wait for compaction", ["collection"], registry=r

@@ -44,6 +44,8 @@ TABLE: dict[type[Exception], tuple[int, str, str]] = {
 
 def install(app: FastAPI, metrics: Metrics) -> None:
     """Let every error of this app become a problem document and be counted."""
+    for kind in ("http", "internal", *(kind for _, kind, _ in TABLE.values())):
+        metrics.errors.labels(kind)
 
     def known(request: Request, error: Exception) -> Response:
         metrics.errors.labels(_row(error)[1]).inc()

@@ -170,7 +170,7 @@ class CollectionReply(BaseModel):
     pending: int = Field(description="Documents acknowledged and not yet searchable.")
     failed: int
     chunks: int
-    characters: int
+    bytes: int = Field(description="Of titles, texts and metadata, in UTF-8.")
     index_chunks: int
     index_bytes: int
     sequence: int

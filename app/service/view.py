@@ -59,6 +59,8 @@ class View:
         self._moved_at = monotonic()
         self._compaction: asyncio.Task[HnswIndex] | None = None
         self._ahead: list[int] = []
+        for outcome in ("written", "failed"):
+            metrics.snapshots.labels(collection.name, outcome)
         self.index: VectorIndex = self._empty()
 
     async def open(self) -> None:

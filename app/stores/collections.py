@@ -19,7 +19,8 @@ class Contents:
     pending: int
     failed: int
     chunks: int
-    characters: int
+    bytes: int
+    """Of titles, texts and metadata, in UTF-8."""
 
 
 def insert(
@@ -54,13 +55,7 @@ def drop(db: apsw.Connection, collection: int) -> None:
 
 
 def contents(db: apsw.Connection, collection: int) -> Contents:
-    sql = "SELECT state, count(*), sum(length(text)) FROM documents WHERE collection = ? GROUP BY state"
-    states = {state: (amount, characters) for state, amount, characters in rows(db, sql, (collection,))}
-    chunks = number(
-        db,
-        "SELECT count(*) FROM documents d JOIN chunks c ON c.document = d.number"
-        " WHERE d.collection = ? AND d.state = 'live'",
-        (collection,),
-    )
-    live, pending, failed = (states.get(state, (0, 0)) for state in ("live", "pending", "failed"))
-    return Contents(live[0], pending[0], failed[0], chunks, live[1])
+    sql = "SELECT state, count(*), sum(chunks), sum(bytes) FROM documents WHERE collection = ? GROUP BY state"
+    states = {state: held for state, *held in rows(db, sql, (collection,))}
+    live, pending, failed = (states.get(state, [0, 0, 0]) for state in ("live", "pending", "failed"))
+    return Contents(live[0], pending[0], failed[0], live[1], live[2])

@@ -106,7 +106,7 @@ def _touch(db: apsw.Connection, collection: int, job: int, document: Document, v
     """Same content: keep the vectors, take over new metadata, and try again what had failed."""
     retry = "UPDATE documents SET state = 'pending', error = NULL, job = ? WHERE number = ? AND state = 'failed'"
     db.execute(retry, (job, version.number))
-    chunks = number(db, "SELECT count(*) FROM chunks WHERE document = ?", (version.number,))
+    chunks = number(db, "SELECT chunks FROM documents WHERE number = ?", (version.number,))
     metadata = to_json(document.metadata)
     if version.metadata == metadata:
         return Put(document.id, "unchanged", version.number, chunks)
@@ -121,9 +121,20 @@ def _insert(
 ) -> Put:
     metadata = to_json(document.metadata)
     db.execute(
-        "INSERT INTO documents (collection, id, state, content, title, text, metadata, job, created_at)"
-        " VALUES (?, ?, 'pending', ?, ?, ?, ?, ?, ?)",
-        (collection, document.id, content_hash(document), document.title, document.text, metadata, job, now()),
+        "INSERT INTO documents (collection, id, state, content, title, text, metadata, job, created_at, chunks, bytes)"
+        " VALUES (?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            collection,
+            document.id,
+            content_hash(document),
+            document.title,
+            document.text,
+            metadata,
+            job,
+            now(),
+            len(chunks),
+            sum(len(part.encode()) for part in (document.title, document.text, metadata)),
+        ),
     )
     version = db.last_insert_rowid()
     db.executemany(

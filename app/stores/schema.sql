@@ -39,8 +39,12 @@ CREATE TABLE documents (
   metadata    TEXT    NOT NULL,
   job         INTEGER REFERENCES jobs(number) ON DELETE SET NULL,
   error       TEXT,
-  created_at  TEXT    NOT NULL
+  created_at  TEXT    NOT NULL,
+  chunks      INTEGER NOT NULL,
+  bytes       INTEGER NOT NULL
 ) STRICT;
+-- Covers the question how much a collection holds, which would otherwise read every text.
+CREATE INDEX documents_sizes ON documents(collection, state, chunks, bytes);
 CREATE UNIQUE INDEX documents_live ON documents(collection, id) WHERE state = 'live';
 CREATE UNIQUE INDEX documents_next ON documents(collection, id) WHERE state <> 'live';
 -- The planner takes neither of those two where the state is not asked for, and would read every document instead.

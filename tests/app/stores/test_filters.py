@@ -138,8 +138,8 @@ def db() -> Iterator[apsw.Connection]:
 def store(db: apsw.Connection, number: int, metadata: Metadata, *, collection: int = 1, state: str = "live") -> None:
     """A document with two chunks."""
     db.execute(
-        "INSERT INTO documents (number, collection, id, state, content, title, text, metadata, created_at)"
-        " VALUES (?, ?, ?, ?, x'', '', '', '{}', '')",
+        "INSERT INTO documents (number, collection, id, state, content, title, text, metadata, created_at,"
+        " chunks, bytes) VALUES (?, ?, ?, ?, x'', '', '', '{}', '', 2, 0)",
         (number, collection, f"document {number}", state),
     )
     db.executemany("INSERT INTO metadata_values VALUES (?, ?, ?, ?, ?)", _rows(collection, metadata, number))
