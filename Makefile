@@ -2,14 +2,16 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: install serve test lint bench clean
+.PHONY: install serve test lint clean
 
 install: $(VENV)/.installed
-serve: install
-	$(BIN)/winnow serve
 
-test: $(VENV)/.installed-dev lint
+serve: install
+	@$(BIN)/winnow serve
+
+test: lint
 	$(BIN)/pytest
 
 lint: $(VENV)/.installed-dev
@@ -22,11 +24,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@echo "Installing pinned dependencies into $(VENV): a minute or two, torch is large."
+	@$(PIP) .
 	@touch $@
 
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@echo "Installing pinned dependencies into $(VENV): a minute or two, torch is large."
+	@$(PIP) '.[dev]'
 	@touch $@ $(VENV)/.installed
 
 clean:
