@@ -33,6 +33,9 @@ Lane = Literal["search", "ingest"]
 START_TOKENS, START_SECONDS = 50.0, 0.01
 """The rate that a model is taken to have until it is measured; so little weight that its first batch outweighs it."""
 
+TELLING = 8
+"""A batch filled to less than one part in so many says nothing of the rate under load: it is mostly fixed cost."""
+
 SHORTEST_RETRY = 0.1
 
 Permit = AbstractContextManager[None]
@@ -328,7 +331,9 @@ class Batcher:
     def _values(self, batch: _Batch) -> NDArray[np.float32]:
         began = perf_counter()
         values = np.asarray(self._compute(batch.texts()), dtype=np.float32)
-        self._computed, self._spent = 0.9 * self._computed + batch.tokens, 0.9 * self._spent + perf_counter() - began
+        if TELLING * batch.tokens >= batch.budget:
+            spent = perf_counter() - began
+            self._computed, self._spent = 0.9 * self._computed + batch.tokens, 0.9 * self._spent + spent
         cost = batch.longest * batch.count
         self._metrics.batch_tokens.labels(self.name, batch.lane).observe(cost)
         self._metrics.batch_padding.labels(self.name, batch.lane).observe(1 - batch.tokens / cost)

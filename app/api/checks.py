@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import orjson
+from pydantic import ValidationError
 
+from app.api.problems import faults_of
 from app.api.schemas import DeleteBody, DocumentBody, SearchBody
 from app.errors import Fault, Invalid, InvalidDocuments
 from app.service.ingest import content_id
@@ -39,31 +42,35 @@ def check_delete(body: DeleteBody, settings: Settings) -> None:
         )
 
 
-def documents(bodies: Sequence[DocumentBody], settings: Settings) -> list[Document]:
+def documents(given: Sequence[Any], settings: Settings) -> list[Document]:
     """The documents of one request, all of them or none; every bad one is named."""
-    if len(bodies) > settings.max_documents:
+    if len(given) > settings.max_documents:
         detail = (
-            f"holds {len(bodies)} documents; at most {settings.max_documents} at once: send several requests, or NDJSON"
+            f"holds {len(given)} documents; at most {settings.max_documents} at once: send several requests, or NDJSON"
         )
         raise InvalidDocuments("That is too much at once.", [Fault("/documents", detail)])
-    faults = [*faults_in(dict(enumerate(bodies)), settings), *_repeated(bodies)]
+    read = [document(each, f"/documents/{i}", settings) for i, each in enumerate(given)]
+    faults = [fault for each in read if isinstance(each, list) for fault in each]
+    faults += _repeated(given)
     if faults:
-        raise InvalidDocuments(f"Nothing was taken in: {len(faults)} fault(s) in {len(bodies)} documents.", faults)
-    return [document(body) for body in bodies]
+        raise InvalidDocuments(f"Nothing was taken in: {len(faults)} fault(s) in {len(given)} documents.", faults)
+    return [each for each in read if isinstance(each, Document)]
 
 
-def faults_in(bodies: Mapping[int, DocumentBody], settings: Settings) -> list[Fault]:
-    """What is wrong with the documents at these positions of a request."""
-    return [fault for i, body in bodies.items() for fault in document_faults(body, f"/documents/{i}", settings)]
-
-
-def document(body: DocumentBody) -> Document:
-    """A document that has no faults; one without an id gets its content's."""
+def document(given: Any, pointer: str, settings: Settings) -> Document | list[Fault]:
+    """A document that can be kept, or what is wrong with it. One without an id gets its content's."""
+    try:
+        body = DocumentBody.model_validate(given)
+    except ValidationError as error:
+        return faults_of(error.errors(include_url=False, include_input=False), pointer)
+    faults = list(_document_faults(body, pointer, settings))
+    if faults:
+        return faults
     made_id = body.id if body.id is not None else content_id(body.title, body.text, body.metadata)
     return Document(made_id, body.text, body.title, body.metadata)
 
 
-def document_faults(body: DocumentBody, pointer: str, settings: Settings) -> Iterator[Fault]:
+def _document_faults(body: DocumentBody, pointer: str, settings: Settings) -> Iterator[Fault]:
     yield from _text_faults(f"{pointer}/text", body.text, settings.max_text_chars)
     if body.title:
         yield from _text_faults(f"{pointer}/title", body.title, settings.max_title_chars)
@@ -87,12 +94,15 @@ def _id_faults(pointer: str, given: str, settings: Settings) -> Iterator[Fault]:
 
 
 def _text_faults(pointer: str, text: str, most: int) -> Iterator[Fault]:
+    """Length first: a text that is far too long is not worth reading."""
+    if len(text) > most:
+        yield from _above(pointer, len(text), most, " characters")
+        return
     if not text.strip():
         yield Fault(pointer, "is empty: send some text")
     fault = text_fault(text, UNSEEN)
     if fault:
         yield Fault(pointer, fault)
-    yield from _above(pointer, len(text), most, " characters")
 
 
 def _above(pointer: str, value: int, most: int, unit: str = "") -> Iterator[Fault]:
@@ -100,8 +110,9 @@ def _above(pointer: str, value: int, most: int, unit: str = "") -> Iterator[Faul
         yield Fault(pointer, f"is {value}{unit}; at most {most} are allowed")
 
 
-def _repeated(bodies: Sequence[DocumentBody]) -> Iterator[Fault]:
+def _repeated(given: Sequence[Any]) -> Iterator[Fault]:
     seen: dict[str, int] = {}
-    for i, body in enumerate(bodies):
-        if body.id is not None and seen.setdefault(body.id, i) != i:
-            yield Fault(f"/documents/{i}/id", f"is the same as that of documents/{seen[body.id]}: ids must differ")
+    for i, each in enumerate(given):
+        named = each.get("id") if isinstance(each, dict) else None
+        if isinstance(named, str) and seen.setdefault(named, i) != i:
+            yield Fault(f"/documents/{i}/id", f"is the same as that of documents/{seen[named]}: ids must differ")

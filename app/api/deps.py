@@ -18,7 +18,7 @@ from app.errors import CallerLeft, TimedOut, TooLarge, TooSlow, WinnowError
 T = TypeVar("T")
 
 PARSED_HERE = 65_536
-"""A larger body is parsed in a thread: the event loop has others to serve."""
+"""A larger body is worked on in a thread: the event loop has others to serve."""
 
 
 def engine(request: Request) -> Engine:
@@ -46,9 +46,7 @@ class StrictRequest(Request):
 
     async def json(self) -> Any:
         body = await self.body()
-        if len(body) <= PARSED_HERE:
-            return orjson.loads(body)
-        return await asyncio.to_thread(orjson.loads, body)
+        return await aside(self, lambda: orjson.loads(body))
 
 
 class StrictRoute(APIRoute):
@@ -66,6 +64,11 @@ class StrictRoute(APIRoute):
                 raise
 
         return strictly
+
+
+async def aside(request: Request, work: Callable[[], T]) -> T:
+    """The result of working on a request's body: in a thread if it is large."""
+    return await asyncio.to_thread(work) if len(await request.body()) > PARSED_HERE else work()
 
 
 async def pieces(request: Request) -> AsyncIterator[bytes]:

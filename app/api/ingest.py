@@ -13,22 +13,21 @@ from pydantic import ValidationError
 from app.api import checks
 from app.api.deps import EngineDep, StrictRoute, in_time
 from app.api.ndjson import ingest_lines
-from app.api.problems import faults_of
+from app.api.problems import from_validation
 from app.api.schemas import (
     ChunkReply,
     DeleteBody,
     DeleteReply,
-    DocumentBody,
     DocumentReply,
+    Envelope,
     IngestBody,
     IngestReply,
     JobReply,
 )
 from app.engine import Engine
-from app.errors import Invalid, Malformed, TimedOut, UnsupportedType
+from app.errors import Malformed, TimedOut, UnsupportedType
 from app.service.collections import DEFAULT, Shelf
 from app.service.ingest import Ticket
-from app.settings import Settings
 from app.stages.filter import parse
 from app.stores.documents import Put
 from app.types import Document
@@ -106,33 +105,20 @@ async def delete_documents(body: DeleteBody, engine: EngineDep) -> DeleteReply:
     return DeleteReply(deleted=await engine.ingest.delete(shelf, body.ids or []))
 
 
-async def _read(request: Request, engine: Engine) -> tuple[IngestBody, list[Document]]:
+async def _read(request: Request, engine: Engine) -> tuple[Envelope, list[Document]]:
     """The body, read in a thread: there may be thousands of documents in it."""
     raw = await request.body()
 
-    def read() -> tuple[IngestBody, list[Document]]:
-        content = orjson.loads(raw)
-        try:
-            body = IngestBody.model_validate(content)
-        except ValidationError as error:
-            raise _misshapen(error, content, engine.settings) from error
-        return body, checks.documents(body.documents, engine.settings)
+    def read() -> tuple[Envelope, list[Document]]:
+        envelope = Envelope.model_validate(orjson.loads(raw))
+        return envelope, checks.documents(envelope.documents, engine.settings)
 
     try:
         return await asyncio.to_thread(read)
     except orjson.JSONDecodeError as error:
         raise Malformed(f"The body is not valid JSON: {error}") from error
-
-
-def _misshapen(error: ValidationError, content: Any, settings: Settings) -> Invalid:
-    """What is wrong with the shape of a body, and with the contents of those documents that have the right one."""
-    found = error.errors(include_url=False, include_input=False)
-    named = {each["loc"][1] for each in found if each["loc"][:1] == ("documents",) and len(each["loc"]) > 1}
-    given = content.get("documents") if isinstance(content, dict) else None
-    documents = enumerate(given if isinstance(given, list) else ())
-    shapely = {i: DocumentBody.model_validate(document) for i, document in documents if i not in named}
-    wrong = checks.faults_in(shapely, settings)
-    return Invalid(f"{len(found) + len(wrong)} part(s) of the request are wrong.", [*faults_of(found), *wrong])
+    except ValidationError as error:
+        raise from_validation(error.errors(include_url=False, include_input=False)) from error
 
 
 async def _settled(request: Request, engine: Engine, shelf: Shelf, ticket: Ticket, puts: list[Put]) -> bool:

@@ -16,12 +16,9 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import ValidationError
 
 from app.api import checks
 from app.api.deps import in_time, pieces
-from app.api.problems import from_validation
-from app.api.schemas import DocumentBody
 from app.engine import Engine
 from app.errors import Fault, Invalid, InvalidDocuments, TimedOut
 from app.service.collections import Shelf
@@ -85,14 +82,10 @@ class Feed:
         if line.content is None:
             return Invalid(f"The line is longer than {self.engine.settings.max_line_bytes} bytes.")
         try:
-            body = DocumentBody.model_validate(orjson.loads(line.content))
+            read = checks.document(orjson.loads(line.content), "", self.engine.settings)
         except orjson.JSONDecodeError as error:
             return Invalid(f"The line is not valid JSON: {error}")
-        except ValidationError as error:
-            found = from_validation(error.errors(include_url=False, include_input=False))
-            return found if isinstance(found, Invalid) else Invalid(str(found))
-        faults = list(checks.document_faults(body, "", self.engine.settings))
-        return Invalid("The document is invalid.", faults) if faults else checks.document(body)
+        return read if isinstance(read, Document) else Invalid("The document is invalid.", read)
 
     def _refusal(self, number: int, error: Invalid) -> dict[str, Any]:
         self.refused += 1

@@ -95,8 +95,9 @@ def from_validation(found: Sequence[Any]) -> errors.Invalid | errors.Malformed:
     return errors.Invalid(f"{len(found)} part(s) of the request are wrong.", faults_of(found))
 
 
-def faults_of(found: Sequence[Any]) -> list[Fault]:
-    return [Fault(_pointer(each["loc"]), _advice(each)) for each in found[:MOST_FAULTS]]
+def faults_of(found: Sequence[Any], within: str = "") -> list[Fault]:
+    """What pydantic found, each with a pointer to it from the root of the body."""
+    return [Fault(within + _pointer(each["loc"]), _advice(each)) for each in found[:MOST_FAULTS]]
 
 
 def _advice(found: Any) -> str:

@@ -8,7 +8,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from app.api.checks import check_search
-from app.api.deps import EngineDep, StrictRoute, in_time
+from app.api.deps import EngineDep, StrictRoute, aside, in_time
 from app.api.schemas import Part, SearchBody, SearchReply
 from app.service.collections import Shelf
 from app.service.search import Answer, Query
@@ -23,13 +23,18 @@ router = APIRouter(tags=["search"], route_class=StrictRoute)
 
 @router.post("/search", response_model=SearchReply, summary="Find the chunks that answer a query")
 async def search(body: SearchBody, request: Request, engine: EngineDep) -> Response:
-    check_search(body, engine.settings)
-    condition = parse(body.filter, engine.settings.max_filter_conditions) if body.filter else None
+    condition = await aside(request, lambda: _condition(body, engine.settings))
     shelf = engine.collections.shelf(body.collection)
     query = _query(body, condition, engine.settings)
     answer = await in_time(request, engine.settings.search_timeout, engine.search.answer(shelf, query))
     reply = orjson.dumps(_reply(shelf, query, answer, set(body.include)))
     return Response(reply, media_type="application/json", headers={"Server-Timing": _server_timing(answer.watch)})
+
+
+def _condition(body: SearchBody, settings: Settings) -> Filter | None:
+    """The search's filter, once nothing is wrong with the search."""
+    check_search(body, settings)
+    return parse(body.filter, settings.max_filter_conditions) if body.filter else None
 
 
 def _query(body: SearchBody, condition: Filter | None, settings: Settings) -> Query:

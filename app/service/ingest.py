@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -108,18 +108,18 @@ class Ingest:
         """Chunks of those documents whose content is not held already."""
         ids, number = [document.id for document in batch], shelf.collection.number
         known = await self._database.read(lambda db: documents.known_contents(db, number, ids))
-        new = [(i, d) for i, d in enumerate(batch) if documents.content_hash(d) not in known.get(d.id, ())]
-        split = await asyncio.get_running_loop().run_in_executor(self._threads, _split_all, shelf, new)
-        return {id(document): chunks for (_, document), chunks in zip(new, split, strict=True)}
+        return await asyncio.get_running_loop().run_in_executor(self._threads, _split_new, shelf, batch, known)
 
 
-def _split_all(shelf: Shelf, new: Sequence[tuple[int, Document]]) -> list[list[Chunk]]:
-    """Chunks of each document; whatever can't be chunked is named all at once."""
-    chunks: list[list[Chunk]] = []
+def _split_new(shelf: Shelf, batch: Sequence[Document], known: Mapping[str, set[bytes]]) -> dict[int, list[Chunk]]:
+    """Chunks of each document that is new; whatever can't be chunked is named all at once."""
+    chunks: dict[int, list[Chunk]] = {}
     faults: list[Fault] = []
-    for position, document in new:
+    for position, document in enumerate(batch):
+        if documents.content_hash(document) in known.get(document.id, ()):
+            continue
         try:
-            chunks.append(shelf.chunker.split(document))
+            chunks[id(document)] = shelf.chunker.split(document)
         except InvalidDocuments as error:
             faults += [Fault(f"/documents/{position}{fault.pointer}", fault.detail) for fault in error.faults]
     if faults:

@@ -82,6 +82,7 @@ class Search:
         texts = [found.reads for found in proposal.found]
         with watch.stage("rerank") as lap:
             scores, pairs = await shelf.ranker.score(query.text, texts, self._threads, lap)
+        shelf.ranker.learn(pairs)
         final = blended(shelf.ranker.reranker.blend, scores, proposal.dense)
         hits = _ordered(proposal.found, final, {"dense": proposal.dense, "rerank": scores})
         return hits, sum(pair.truncated for pair in pairs)

@@ -31,6 +31,9 @@ logger = structlog.get_logger()
 REPLAY = 1024
 """Changes, or vectors of a rebuild, that are read and applied at once."""
 
+UNSAVED = 0
+"""The last change in the snapshot when there is none of this index: changes count from 1."""
+
 COMPACT_AT_LEAST = 1000
 """Fewer deleted chunks are not worth a rebuild, whatever their share."""
 
@@ -55,7 +58,7 @@ class View:
         self._metrics = metrics
         self._threads = threads
         self._stopping = stopping
-        self._saved = 0
+        self._saved = UNSAVED
         self._moved_at = monotonic()
         self._compaction: asyncio.Task[HnswIndex] | None = None
         self._ahead: list[int] = []
@@ -131,7 +134,7 @@ class View:
         fresh = compaction.result()
         while await self._in_thread(lambda: self._step(fresh)):
             pass
-        self.index = fresh
+        self.index, self._saved = fresh, UNSAVED
         logger.info("index compacted", collection=self._collection.name, chunks=len(fresh))
         await self.save()
 
@@ -144,7 +147,7 @@ class View:
         reason = "the log no longer reaches back to it" if isinstance(loaded, HnswIndex) else loaded.reason
         if self._read(changelog.head):
             logger.warning("index is rebuilt from the truth", collection=collection.name, reason=reason)
-        return self._rebuild(), 0
+        return self._rebuild(), UNSAVED
 
     def _rebuild(self) -> HnswIndex:
         fresh = self._empty()

@@ -10,7 +10,7 @@ from app.batcher import Batcher, Permit
 from app.telemetry import Lap, Metrics
 from models.types import Blend, Reranker, Scores, Tokens
 
-SMOOTHING = 0.05
+SMOOTHING = 0.3
 """Weight of the newest search in the running mean of tokens per pair."""
 
 
@@ -31,13 +31,13 @@ class Ranker:
         """The cross-encoder's own scores, in the order of the texts, and what it saw of each."""
         loop = asyncio.get_running_loop()
         pairs = await loop.run_in_executor(threads, self.reranker.tokenize, query, texts)
-        self._observe(pairs)
+        self._metrics.truncations.labels("rerank").inc(sum(pair.truncated for pair in pairs))
         ran = await self.batcher.run(pairs, "search")
         lap.queued += ran.queued
         return ran.values, pairs
 
-    def _observe(self, pairs: Sequence[Tokens]) -> None:
-        self._metrics.truncations.labels("rerank").inc(sum(pair.truncated for pair in pairs))
+    def learn(self, pairs: Sequence[Tokens]) -> None:
+        """What a search's pairs cost, for those to come."""
         if pairs:
             mean = sum(len(pair) for pair in pairs) / len(pairs)
             self._pair_tokens += SMOOTHING * (mean - self._pair_tokens)

@@ -67,9 +67,16 @@ class Database:
                 connection.close()
 
     def _transact(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Not `with connection`, which holds the GIL for as long as the disk takes to commit."""
         connection = self._connection(writes=True)
-        with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
             result = work(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
         return result
 
     def _connection(self, *, writes: bool = False) -> apsw.Connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import signal
 import socket
@@ -68,6 +69,7 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 async def _run(server: Server, app: FastAPI, settings: Settings, sockets: list[socket.socket]) -> None:
     async with opened(app, settings):
+        gc.freeze()  # models and modules stay: a full collection then has little to look at, and searches wait less
         if not server.should_exit:
             await server.serve(sockets)
 

@@ -301,10 +301,10 @@ async def test_a_share_of_nothing_leaves_ingest_the_pauses_only() -> None:
 
 
 async def test_overload_is_refused_before_any_work_and_says_when_to_come_back(device: Device, metrics: Metrics) -> None:
-    model = Model(seconds=0.02)
+    model = Model(seconds=0.2)
     batcher = serve(model, device, metrics, queue=1000)
     for _ in range(5):  # 1,000 tokens per second
-        await batcher.run([text(20)], "search")
+        await batcher.run([text(200)], "search")
     before = len(model.batches)
     with batcher.admit(900), pytest.raises(Overloaded) as refused:
         batcher.admit(101)
@@ -321,13 +321,21 @@ def test_the_time_to_come_back_is_never_nothing(device: Device, metrics: Metrics
 
 
 async def test_a_slow_model_lets_in_no_more_than_it_can_do_in_time(device: Device, metrics: Metrics) -> None:
-    slow = Model(seconds=0.05)
+    slow = Model(seconds=0.2)
     batcher = serve(slow, device, metrics, queue=10**6, patience=0.5)
-    for _ in range(20):
-        await batcher.run([text(50)], "search")
+    for _ in range(5):  # 1,000 tokens per second
+        await batcher.run([text(200)], "search")
     with batcher.admit(300), pytest.raises(Overloaded) as refused:
         batcher.admit(300)
     assert refused.value.retry_after >= 0.25
+
+
+async def test_a_batch_of_next_to_nothing_says_nothing_of_the_rate(device: Device, metrics: Metrics) -> None:
+    batcher = serve(Model(seconds=0.2), device, metrics, queue=10**6, patience=0.5)
+    for _ in range(5):
+        await batcher.run([text(2)], "search")
+    with batcher.admit(1000), batcher.admit(1000):
+        pass
 
 
 def test_a_request_larger_than_the_queue_is_let_in_alone(device: Device, metrics: Metrics) -> None:

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from app.api.schemas import DocumentReply
+from tests.app.serving import Service, body, documents, fakes, problem, serving
+
+IDS = [
+    "plain",
+    "a/b/c",
+    "/leading",
+    "trailing/",
+    "with spaces inside",
+    "größer als 日本語 🦜",
+    "100%",
+    "%2F",
+    "a%20b",
+    "a?b=c&d#e",
+    "a+b",
+    "quote\"s'",
+    "back\\slash",
+    "delete",
+    "../../etc/passwd",
+    "a//b",
+    "*",
+    "x" * 512,
+]
+
+
+def path(document: str) -> str:
+    return "/documents/" + quote(document, safe="")
+
+
+@pytest.mark.parametrize("document", IDS, ids=lambda name: name[:20])
+async def test_any_id_can_be_kept_got_found_and_deleted(service: Service, document: str) -> None:
+    await service.ingest({"id": document, "text": "some words"}, {"id": "other", "text": "more words"})
+    assert body(await service.client.get(path(document)))["id"] == document
+    assert await service.found("some words", top_k=1) == [document]
+    answer = await service.client.delete(path(document))
+    assert body(answer) == {"deleted": [document]}
+    problem(await service.client.get(path(document)), 404, "not-found")
+    assert await service.found("some words") == ["other"]
+
+
+async def test_a_document_comes_back_as_it_was_given(service: Service) -> None:
+    given = {
+        "id": "a",
+        "text": "  Ein Satz.\r\n\tNoch einer: größer 🦜\f " * 60,
+        "title": "Der Titel",
+        "metadata": {"n": 1.5, "big": 2**63, "list": [1, [2, {"x": None}]], "leer": {}, "é": "ü", "t": True},
+    }
+    await service.ingest(given)
+    answer = body(await service.client.get("/documents/a"))
+    reply = DocumentReply.model_validate(answer, strict=True)
+    assert {name: answer[name] for name in given} == given
+    assert (reply.state, reply.error, reply.collection) == ("live", None, "default")
+    pieces = [reply.text[chunk.start : chunk.end] for chunk in reply.chunks]
+    assert len(pieces) > 1
+    assert all(piece == piece.strip() and piece for piece in pieces)
+    shown = {hit["id"]: hit["text"] for hit in (await service.search("Satz", top_k=100))["hits"]}
+    assert shown == {chunk.id: piece for chunk, piece in zip(reply.chunks, pieces, strict=True)}
+
+
+async def test_the_newest_acknowledged_version_is_shown_whether_it_can_be_found_yet_or_not(service: Service) -> None:
+    await service.ingest(*documents(1, "the first version"))
+    for number in range(20):
+        document = {"id": "d0", "text": f"version {number} " + "and much more " * 300}
+        answer = await service.client.post("/ingest", json={"documents": [document], "wait": False})
+        assert answer.status_code == 202
+        shown = body(await service.client.get("/documents/d0"))
+        assert shown["text"] == document["text"]
+        assert shown["state"] in ("pending", "live")
+
+
+async def test_documents_are_deleted_by_ids(service: Service) -> None:
+    await service.ingest(*documents(6))
+    answer = await service.client.post("/documents/delete", json={"ids": ["d4", "none", "d1", "d1"]})
+    assert body(answer) == {"deleted": ["d1", "d4"]}
+    assert sorted(await service.found("topic")) == ["d0", "d2", "d3", "d5"]
+    again = await service.client.post("/documents/delete", json={"ids": ["d4", "d1"]})
+    assert body(again) == {"deleted": []}
+    assert body(await service.client.post("/documents/delete", json={"ids": []})) == {"deleted": []}
+
+
+async def test_documents_are_deleted_by_filter(service: Service) -> None:
+    await service.ingest(*documents(6))
+    answer = await service.client.post("/documents/delete", json={"filter": {"n": {"$gte": 4}}})
+    assert body(answer) == {"deleted": ["d4", "d5"]}
+    assert sorted(await service.found("topic")) == ["d0", "d1", "d2", "d3"]
+    problem(await service.client.post("/documents/delete", json={"filter": {"n": {"$x": 4}}}), 422, "invalid-filter")
+
+
+async def test_deleting_in_one_collection_leaves_the_others_alone(service: Service) -> None:
+    await service.client.post("/collections", json={"name": "other"})
+    await service.ingest(*documents(3))
+    await service.ingest(*documents(3), collection="other")
+    await service.client.delete("/documents/d0?collection=other")
+    await service.client.post("/documents/delete", json={"filter": {"n": 1}, "collection": "other"})
+    assert await service.found("topic", collection="other") == ["d2"]
+    assert sorted(await service.found("topic")) == ["d0", "d1", "d2"]
+
+
+async def test_what_is_deleted_is_never_found_again(tmp_path: Path) -> None:
+    """Not by searches that run beside the deletions, not after a restart, from a snapshot or without one."""
+    settings = fakes(tmp_path, snapshot_changes=40)
+    async with serving(settings) as service:
+        await service.ingest(*documents(200))
+        gone: set[str] = set()
+        over = False
+
+        async def look() -> None:
+            while not over:
+                before = set(gone)
+                assert not before & set(await service.found("topic of words", top_k=200, rerank=False))
+
+        lookers = [asyncio.create_task(look()) for _ in range(3)]
+        for start in range(0, 150, 10):
+            ids = [f"d{i}" for i in range(start, start + 10)]
+            await service.client.post("/documents/delete", json={"ids": ids})
+            gone |= set(ids)
+        over = True
+        await asyncio.gather(*lookers)
+        left = sorted(await service.found("topic", top_k=200))
+        assert left == sorted(f"d{i}" for i in range(150, 200))
+    async with serving(settings) as service:
+        for exact in (True, False):
+            assert sorted(await service.found("topic", top_k=200, exact=exact)) == left
+        await service.ingest({"id": "d3", "text": "back again on topic"})
+        assert "d3" in await service.found("topic", top_k=200)
+
+
+async def test_a_deleted_document_can_come_back_as_if_it_had_never_been(service: Service) -> None:
+    for _ in range(3):
+        reply = await service.ingest({"id": "a", "text": "here again"})
+        assert reply["documents"][0]["status"] == "created"
+        assert await service.found("here again") == ["a"]
+        await service.client.delete("/documents/a")
+        assert await service.found("here again") == []
+    described = body(await service.client.get("/collections/default"))
+    assert (described["documents"], described["chunks"], described["bytes"]) == (0, 0, 0)

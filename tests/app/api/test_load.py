@@ -1,0 +1,172 @@
+"""More than the service can do, callers who leave, and an event loop that never stands still."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import monotonic, perf_counter, sleep
+
+import httpx
+import orjson
+import pytest
+
+from tests.app.serving import Service, body, documents, fakes, listening, problem, serving
+
+JSON = {"content-type": "application/json"}
+BLINK = 0.25
+"""Seconds that the event loop may stand still; measured here: .02 with documents of 2 MB, .1 with bodies of 18 MB."""
+
+WORDS = [f"word{i}" for i in range(3000)]
+
+
+def words(amount: int, seed: int = 0) -> str:
+    return " ".join(random.Random(seed).choices(WORDS, k=amount))
+
+
+@asynccontextmanager
+async def never_still() -> AsyncIterator[list[float]]:
+    """The longest times that the loop stood still meanwhile, and a failure if one was too long."""
+    gaps = [0.0]
+
+    async def tick() -> None:
+        last = perf_counter()
+        while True:
+            await asyncio.sleep(0.001)
+            now = perf_counter()
+            gaps.append(now - last)
+            last = now
+
+    ticking = asyncio.create_task(tick())
+    await asyncio.sleep(0.01)
+    try:
+        yield gaps
+    finally:
+        ticking.cancel()
+    assert max(gaps) < BLINK, f"the event loop stood still for {max(gaps):.3f} s"
+
+
+async def test_a_long_document_is_taken_in_without_holding_up_the_loop(service: Service) -> None:
+    content = orjson.dumps({"documents": [{"id": "long", "text": words(60_000)}]})
+    async with never_still():
+        answer = await service.client.post("/ingest", content=content, headers=JSON)
+    assert answer.status_code == 200
+
+
+async def test_a_body_of_twenty_megabytes_is_read_without_holding_up_the_loop(service: Service) -> None:
+    text = words(600)
+    many = [{"id": f"d{i}", "text": text, "metadata": {"n": i, "tags": ["a", "b"]}} for i in range(4000)]
+    content = orjson.dumps({"documents": [*many, {"id": "bad", "text": ""}]})
+    assert len(content) > 18_000_000
+    async with never_still():
+        answer = await service.client.post("/ingest", content=content, headers=JSON)
+    assert body(answer)["errors"] == [{"pointer": "/documents/4000/text", "detail": "is empty: send some text"}]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"documents": [' + b'{"x":1},' * 500_000 + b"{}]}",
+        b'{"documents": [{' + b",".join(b'"k%d":1' % i for i in range(300_000)) + b"}]}",
+        b'{"documents": [{"text": "x"}], ' + b",".join(b'"k%d":1' % i for i in range(300_000)) + b"}",
+    ],
+    ids=["documents without sense", "fields of a document", "fields of the body"],
+)
+async def test_millions_of_faults_are_not_all_looked_for(service: Service, content: bytes) -> None:
+    began = perf_counter()
+    async with never_still():
+        answer = await service.client.post("/ingest", content=content, headers=JSON)
+    assert answer.status_code == 422
+    assert perf_counter() - began < 2
+
+
+async def test_searches_and_large_filters_do_not_hold_up_the_loop(service: Service) -> None:
+    await service.ingest(*documents(300))
+    many = {"n": {"$in": list(range(15_000))}}
+    async with never_still():
+        await asyncio.gather(*(service.search(f"topic {i}", filter=many if i % 20 == 0 else None) for i in range(60)))
+
+
+async def test_a_search_that_does_not_fit_is_refused_before_any_work(tmp_path: Path) -> None:
+    """Room for one search: of many at once some are served, the others are told when to come back."""
+    async with serving(fakes(tmp_path, queue_tokens=1024)) as service:
+        await service.ingest(*documents(20))
+        request = {"query": "topic", "candidates": 1000}
+        answers = await asyncio.gather(*(service.client.post("/search", json=request) for _ in range(30)))
+        served = [answer for answer in answers if answer.status_code == 200]
+        refused = [answer for answer in answers if answer.status_code != 200]
+        assert served
+        assert refused
+        for answer in refused:
+            problem(answer, 429, "overloaded")
+            assert int(answer.headers["retry-after"]) >= 1
+        assert service.sample("winnow_refusals_total", model="reranker:fake") == len(refused)
+        assert service.sample("winnow_queue_tokens", model="reranker:fake", lane="search") == 0
+        assert service.sample("winnow_stage_seconds_count", pipeline="search", stage="embed", part="compute") == len(
+            served
+        )
+        assert (await service.client.post("/search", json=request)).status_code == 200
+
+
+async def test_more_requests_than_allowed_are_refused_unread(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path, max_requests=2)) as service:
+        gate = asyncio.Event()
+
+        async def slowly() -> AsyncIterator[bytes]:
+            yield b'{"id": "a", '
+            await gate.wait()
+            yield b'"text": "finally"}'
+
+        async def feed() -> httpx.Response:
+            return await service.client.post(
+                "/ingest", content=slowly(), headers={"content-type": "application/x-ndjson"}
+            )
+
+        feeds = [asyncio.create_task(feed()) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        answer = await service.client.post("/search", content=b"not even JSON", headers=JSON)
+        problem(answer, 429, "overloaded")
+        assert answer.headers["retry-after"]
+        gate.set()
+        assert [each.status_code for each in await asyncio.gather(*feeds)] == [200, 200]
+        assert await service.found("finally") == ["a"]
+        assert service.sample("winnow_refusals_total", model="requests") == 1
+
+
+async def test_a_search_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path, search_timeout=0.0001)) as service:
+        await service.ingest(*documents(5))
+        answer = await service.client.post("/search", json={"query": "topic"})
+        problem(answer, 503, "timed-out")
+        assert answer.headers["retry-after"]
+
+
+def test_work_for_a_caller_who_left_is_dropped(tmp_path: Path) -> None:
+    """Each search holds a room that only one fits in: were it not given back, nobody would ever be served again."""
+    with listening(fakes(tmp_path, queue_tokens=1024, batch_tokens=256)) as server:
+        texts = [{"id": f"d{i}", "text": words(200, i)} for i in range(150)]
+        assert server.post("/ingest", json={"documents": texts}).status_code == 200
+        content = orjson.dumps({"query": words(100), "candidates": 150})
+        head = f"POST /search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+        abandoned, deadline = 0.0, monotonic() + 15
+        chance = random.Random(1)
+        while not abandoned:
+            assert monotonic() < deadline, "work was never dropped, whenever the caller left"
+            with socket.create_connection((server.base_url.host, server.base_url.port or 80)) as client:
+                client.sendall(head.encode() + b"\r\n\r\n" + content)
+                sleep(chance.uniform(0.005, 0.2))
+            abandoned = _sample(server.get("/metrics").text, 'winnow_abandoned_total{model="reranker:fake"}')
+        deadline = monotonic() + 5
+        while server.post("/search", json={"query": "word1", "candidates": 150}).status_code == 429:
+            assert monotonic() < deadline, "the room of those who left was never given back"
+            sleep(0.02)
+        page = server.get("/metrics").text
+        assert 'winnow_errors_total{kind="internal"} 1' not in page
+        assert _sample(page, 'winnow_errors_total{kind="caller-left"}') >= 1
+
+
+def _sample(page: str, name: str) -> float:
+    return next((float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name)), 0.0)

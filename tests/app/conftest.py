@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.app.serving import Service, fakes, listening, serving
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Service]:
+    """A service with fake models, ready, and its default collection empty."""
+    async with serving(fakes(tmp_path)) as running:
+        yield running
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[httpx.Client]:
+    """A client of a service on a real socket."""
+    with listening(fakes(tmp_path)) as client:
+        yield client

@@ -1,0 +1,170 @@
+"""What waits becomes searchable, whatever the model does meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+import apsw
+import pytest
+
+from app.batcher import Batcher, Device
+from app.errors import NotFound, WinnowError
+from app.service.indexer import Indexer
+from app.service.view import View
+from app.stages.embed import Embedder
+from app.stores import collections, documents, jobs
+from app.stores.sqlite import Database
+from app.telemetry import Metrics
+from app.types import Chunk, Collection, Document, Job, Recipe
+from models.fake import FakeEncoder
+from tests.app.serving import fakes, until
+
+
+def whole(document: Document) -> list[Chunk]:
+    """One chunk that is the document."""
+    return [Chunk(0, len(document.text), document.text, len(document.text.split()))]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """An indexer at work on a collection, without the service around it."""
+
+    database: Database
+    collection: Collection
+    encoder: FakeEncoder
+    view: View
+    indexer: Indexer
+
+    async def put(self, *given: Document) -> tuple[str, int]:
+        """The job, and the version through which to wait."""
+        number = self.collection.number
+        job, named = await self.database.write(lambda db: jobs.begin(db, number))
+
+        def put_all(db: apsw.Connection) -> int:
+            jobs.grow(db, job, len(given))
+            return max(documents.put(db, number, job, each, whole).version for each in given)
+
+        through = await self.database.write(put_all)
+        self.indexer.wake()
+        return named, through
+
+    async def job(self, named: str) -> Job:
+        found = await self.database.read(lambda db: jobs.find(db, named))
+        assert found is not None
+        return found
+
+    async def found(self) -> list[str]:
+        """The texts that a search meets."""
+        (vector,) = self.encoder.encode(self.encoder.tokenize(["words"], "query"))
+        near = self.view.index.search(vector, 9).chunks
+        return [
+            each.text for each in await self.database.read(lambda db: documents.load(db, self.collection.number, near))
+        ]
+
+
+@asynccontextmanager
+async def bench(folder: Path, encoder: FakeEncoder) -> AsyncIterator[Bench]:
+    metrics, settings = Metrics(), fakes(folder)
+    async with AsyncExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor(2))
+        database = Database(folder / "winnow.db")
+        stack.callback(database.close)
+        device = Device("test", 0.1)
+        stack.callback(device.close)
+        embedder = Embedder(encoder, Batcher("encoder", encoder.encode, device, metrics, 512, 512, 10_000, 60), metrics)
+        collection = await database.write(
+            lambda db: collections.insert(db, "default", "fake", "fake", Recipe(), encoder.dimensions, "print")
+        )
+        view = View(database, collection, folder / "index", settings, metrics, threads, Event())
+        await view.open()
+        indexer = Indexer(database, collection, embedder, view, metrics, threads)
+        indexer.start()
+        stack.push_async_callback(indexer.close)
+        yield Bench(database, collection, encoder, view, indexer)
+
+
+def numbered(amount: int, text: str = "document {0}") -> Sequence[Document]:
+    return [Document(f"d{i}", text.format(i)) for i in range(amount)]
+
+
+async def test_a_document_that_the_model_fails_on_keeps_no_other_from_being_found(tmp_path: Path) -> None:
+    async with bench(tmp_path, FakeEncoder(fail_on="poison")) as at:
+        named, through = await at.put(*numbered(20), Document("bad", "some poison here"), *numbered(5, "more {0}"))
+        await asyncio.wait_for(at.indexer.settled(through), 10)
+        job = await at.job(named)
+        assert (job.state, job.failed, job.pending) == ("failed", 1, 0)
+        assert job.error is not None
+        assert "poison" in job.error
+        assert len(at.view.index) == 20
+        stored = await at.database.read(lambda db: documents.find(db, at.collection.number, "bad"))
+        assert stored is not None
+        assert stored.state == "failed"
+        assert stored.error == job.error
+        assert at.indexer.trouble is None
+
+
+async def test_a_version_that_fails_leaves_the_one_before_it_to_be_found(tmp_path: Path) -> None:
+    async with bench(tmp_path, FakeEncoder(fail_on="poison")) as at:
+        for text in ("good words", "poison", "better words"):
+            _, through = await at.put(Document("a", text))
+            await asyncio.wait_for(at.indexer.settled(through), 10)
+            assert await at.found() == ["better words" if text.startswith("better") else "good words"]
+
+
+async def test_giving_a_failed_document_again_tries_it_again(tmp_path: Path) -> None:
+    async with bench(tmp_path, FakeEncoder(fail_on="poison")) as at:
+        for _ in range(2):
+            named, through = await at.put(Document("a", "poison"))
+            await asyncio.wait_for(at.indexer.settled(through), 10)
+            assert (await at.job(named)).state == "failed"
+        assert len(at.encoder.calls) == 2
+
+
+async def test_waiting_ends_when_what_it_waits_for_is_superseded_or_deleted(tmp_path: Path) -> None:
+    async with bench(tmp_path, FakeEncoder(delay=0.2)) as at:
+        await at.put(Document("first", "keeps the model busy"))
+        _, through = await at.put(Document("a", "one"), Document("b", "two"))
+        waiting = asyncio.create_task(at.indexer.settled(through))
+        await at.put(Document("a", "another"))
+        await at.database.write(lambda db: documents.delete(db, at.collection.number, ["b"]))
+        at.indexer.wake()
+        await asyncio.wait_for(waiting, 5)
+        await until(lambda: len(at.view.index) == 2)
+
+
+async def test_whoever_waits_when_it_ends_is_told_why(tmp_path: Path) -> None:
+    for why in (NotFound("dropped"), None):
+        folder = tmp_path / str(why)
+        await asyncio.to_thread(folder.mkdir)
+        async with bench(folder, FakeEncoder(delay=0.3)) as at:
+            _, through = await at.put(Document("a", "one"))
+            waiting = asyncio.create_task(at.indexer.settled(through))
+            await asyncio.sleep(0.05)
+            await at.indexer.close(why)
+            with pytest.raises(WinnowError, match="dropped" if why else "stopping"):
+                await asyncio.wait_for(waiting, 5)
+
+
+async def test_it_can_be_closed_at_the_very_moment_it_is_woken(tmp_path: Path) -> None:
+    """`asyncio.wait_for` would lose the cancellation, and closing would never end."""
+    async with bench(tmp_path, FakeEncoder()) as at:
+        for _ in range(50):
+            await asyncio.sleep(0.002)
+            at.indexer.wake()
+            await asyncio.wait_for(at.indexer.close(), 5)
+            at.indexer.start()
+
+
+async def test_deletions_are_followed_though_nothing_is_taken_in(tmp_path: Path) -> None:
+    async with bench(tmp_path, FakeEncoder()) as at:
+        _, through = await at.put(*numbered(10))
+        await at.indexer.settled(through)
+        await at.database.write(lambda db: documents.delete(db, at.collection.number, ["d1", "d2"]))
+        at.indexer.wake()
+        await until(lambda: len(at.view.index) == 8)
