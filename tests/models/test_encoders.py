@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models import catalog
 from models.catalog import open_encoder
 from models.types import BiEncoder, ModelOptions, Role, Tokens
 from tests.models import tiny
@@ -16,12 +14,8 @@ from tests.models import tiny
 EXACT = ModelOptions(precision="float32")
 TEXTS = [*tiny.TEXTS, "", "...", "\n", "🦜" * 7, "bank " * 9]
 
-_shipped = pytest.mark.skipif(
-    not Path(catalog.__file__).with_name("weights").joinpath("encoder").is_dir(), reason="not trained yet"
-)
 
-
-@pytest.fixture(scope="module", params=["fake", *tiny.FAMILIES, "minilm", pytest.param("embedded", marks=_shipped)])
+@pytest.fixture(scope="module", params=["fake", *tiny.FAMILIES, "minilm", "embedded"])
 def encoder(request: pytest.FixtureRequest, encoders: dict[str, str]) -> BiEncoder:
     return open_encoder(encoders[request.param], EXACT)
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models import catalog
 from models.catalog import open_reranker
 from models.types import ModelOptions, Reranker, Tokens
 from tests.models import tiny
@@ -17,12 +15,8 @@ EXACT = ModelOptions(precision="float32")
 QUERY = "which bank is near"
 TEXTS = [*tiny.TEXTS, "", "...", "\n", "🦜" * 7, "bank " * 9]
 
-_shipped = pytest.mark.skipif(
-    not Path(catalog.__file__).with_name("weights").joinpath("reranker").is_dir(), reason="not trained yet"
-)
 
-
-@pytest.fixture(scope="module", params=["fake", *tiny.FAMILIES, pytest.param("embedded", marks=_shipped)])
+@pytest.fixture(scope="module", params=["fake", *tiny.FAMILIES, "embedded"])
 def reranker(request: pytest.FixtureRequest, rerankers: dict[str, str]) -> Reranker:
     return open_reranker(rerankers[request.param], EXACT)
 

@@ -55,9 +55,7 @@ def tokens(text: str, names: tuple[str, str]) -> int:
     return max(len(model(name).tokenizer.encode(text, add_special_tokens=False).ids) for name in names)
 
 
-MODELS = [("fake", "fake"), ("minilm", "minilm"), ("minilm", "fake")]
-if (EMBEDDED / "tokenizer.json").is_file():
-    MODELS.append(("embedded", "embedded"))
+MODELS = [("fake", "fake"), ("minilm", "minilm"), ("minilm", "fake"), ("embedded", "embedded")]
 
 words = st.text("abcdefghijklmnopqrstuvwxyzäßéñ日本語🦜'-", min_size=1, max_size=12)
 glue = st.sampled_from([" ", " ", " ", "  ", "\n", "\n\n", ". ", ", ", "\t", "\r\n", "…", "! ", "\u00a0", " - "])

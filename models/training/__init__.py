@@ -1,0 +1,1 @@
+"""Trains the two shipped models, and yours, from pairs of questions and passages."""
