@@ -31,13 +31,20 @@ class Chunker:
     def split(self, document: Document) -> list[Chunk]:
         title = document.title if self._recipe.title != "never" else ""
         room = self._recipe.chunk_tokens - self._title_tokens(title)
-        spans = self._splitter(room).chunk_indices(document.text)
+        spans = self._spans(document.text, room)
         reads = [self._read(title, text, ordinal) for ordinal, (_, text) in enumerate(spans)]
         counts = self._count(reads)
         return [
             Chunk(start, start + len(text), read, tokens)
             for (start, text), read, tokens in zip(spans, reads, counts, strict=True)
         ]
+
+    def _spans(self, text: str, room: int) -> list[tuple[int, str]]:
+        """Most documents fit whole, which one count tells; to find that out the splitter would count several times."""
+        whole = text.strip()
+        if self._count([whole])[0] <= room:
+            return [(text.index(whole), whole)]
+        return self._splitter(room).chunk_indices(text)
 
     def _read(self, title: str, text: str, ordinal: int) -> str:
         titled = title and (ordinal == 0 or self._recipe.title == "every")

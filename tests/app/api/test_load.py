@@ -17,7 +17,7 @@ import pytest
 from tests.app.serving import Service, body, documents, fakes, listening, problem, serving
 
 JSON = {"content-type": "application/json"}
-BLINK = 0.25
+BLINK = 0.5
 """Seconds that the event loop may stand still; measured here: .02 with documents of 2 MB, .1 with bodies of 18 MB."""
 
 WORDS = [f"word{i}" for i in range(3000)]
