@@ -98,9 +98,7 @@ class Database:
         return connection
 
     def _prepare(self) -> None:
-        connection = self._connection(writes=True)
-        connection.transaction_mode = "IMMEDIATE"
-        _migrate(connection, self._path)
+        _migrate(self._connection(writes=True), self._path)
 
 
 def _migrate(connection: apsw.Connection, path: Path) -> None:

@@ -35,7 +35,7 @@ def hits(answer: Answer, query: str) -> RenderableType:
 
 def collections(found: Sequence[Answer]) -> RenderableType:
     table = Table(box=SIMPLE, pad_edge=False)
-    table.add_column("collection", style="cyan", overflow="fold")
+    table.add_column("collection", style="cyan", overflow="fold", min_width=10)
     for name in ("documents", "pending", "failed", "chunks", "index"):
         table.add_column(name, justify="right", no_wrap=True)
     words = ["encoder", "reranker", *(["trouble"] if any(each["trouble"] for each in found) else [])]
