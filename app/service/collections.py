@@ -173,6 +173,7 @@ class Collections:
 
     async def _open(self, collection: Collection) -> None:
         try:
+            collection = await self._with_reranker_asked_for(collection)
             embedder = await self._models.embedder(self._encoder_asked_for(collection))
             self._check_fingerprint(collection, embedder.encoder)
             ranker = await self._models.ranker(collection.reranker)
@@ -186,6 +187,15 @@ class Collections:
     def _encoder_asked_for(self, collection: Collection) -> str:
         """The default collection follows the setting, so that a changed setting is noticed rather than ignored."""
         return self._settings.encoder if collection.name == DEFAULT else collection.encoder
+
+    async def _with_reranker_asked_for(self, collection: Collection) -> Collection:
+        """The same for the reranker, which leaves no trace in vectors: the collection takes the new one."""
+        asked = self._settings.reranker
+        if collection.name != DEFAULT or collection.reranker == asked:
+            return collection
+        logger.info("reranker changed", collection=DEFAULT, before=collection.reranker, now=asked)
+        await self._database.write(lambda db: rows.set_reranker(db, collection.number, asked))
+        return replace(collection, reranker=asked)
 
     def _check_fingerprint(self, collection: Collection, encoder: BiEncoder) -> None:
         found = fingerprint(encoder, collection.recipe)

@@ -44,6 +44,10 @@ def every(db: apsw.Connection) -> list[Collection]:
     ]
 
 
+def set_reranker(db: apsw.Connection, collection: int, reranker: str) -> None:
+    db.execute("UPDATE collections SET reranker = ? WHERE number = ?", (reranker, collection))
+
+
 def exists(db: apsw.Connection, collection: int) -> bool:
     return bool(number(db, "SELECT count(*) FROM collections WHERE number = ?", (collection,)))
 

@@ -160,6 +160,17 @@ async def test_starting_with_another_encoder_refuses_to_mix_and_the_other_collec
         assert await service.found("topic") == ["d0"]
 
 
+async def test_starting_with_another_reranker_changes_that_of_the_default_collection_alone(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path)) as service:
+        await service.ingest(*documents(3))
+        await service.client.post("/collections", json={"name": "own"})
+    for _ in range(2):
+        async with serving(fakes(tmp_path, reranker="fake:8")) as service:
+            described = body(await service.client.get("/collections"))["collections"]
+            assert {each["name"]: each["reranker"] for each in described} == {"default": "fake:8", "own": "fake"}
+            assert sorted(await service.found("topic")) == ["d0", "d1", "d2"]
+
+
 async def test_going_back_to_the_first_encoder_brings_everything_back(tmp_path: Path) -> None:
     async with serving(fakes(tmp_path)) as service:
         await service.ingest(*documents(3))
