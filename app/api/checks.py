@@ -87,6 +87,8 @@ def _document_faults(body: DocumentBody, pointer: str, settings: Settings) -> It
 def _id_faults(pointer: str, given: str, settings: Settings) -> Iterator[Fault]:
     if not given or given != given.strip():
         yield Fault(pointer, "is empty or has spaces around it: send a name, or leave the field out")
+    if given in (".", ".."):
+        yield Fault(pointer, "is a step in a path, which no client would ask for under /documents: send another name")
     fault = text_fault(given, CONTROL)
     if fault:
         yield Fault(pointer, fault)

@@ -99,6 +99,7 @@ BAD_DOCUMENTS: dict[str, tuple[Json, str]] = {
     "an empty id": ({"text": "a", "id": ""}, "/id"),
     "spaces around the id": ({"text": "a", "id": " a"}, "/id"),
     "a line break in the id": ({"text": "a", "id": "a\nb"}, "/id"),
+    "a step up the path as id": ({"text": "a", "id": ".."}, "/id"),
     "an id of 10 kB": ({"text": "a", "id": "x" * 10_000}, "/id"),
     "a title of 10 kB": ({"text": "a", "title": "x" * 10_000}, "/title"),
     "a list as metadata": ({"text": "a", "metadata": []}, "/metadata"),
