@@ -321,7 +321,7 @@ class Batcher:
         """Run the model and tell the callers; whatever it raises is theirs and not the thread's."""
         try:
             batch.deal(self._values(batch))
-        except Exception as error:
+        except Exception as error:  # it goes to the callers of this batch; a thread that ends would strand all others
             self._settle(batch, error)
         except BaseException as error:  # a panic in a Rust extension is no Exception
             self._settle(batch, ModelError(f"{self.name} broke down: {error!r}"))

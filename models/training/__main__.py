@@ -100,7 +100,7 @@ def _mine(options: argparse.Namespace) -> None:
     every = read_pairs(options.pairs, take)
     extra = read_passages(options.extra, take) if options.extra else []
     groups = mine(sample(every, take, settings.seed), every, extra, load_encoder(options.encoder, settings), settings)
-    print(f"{write_groups(groups, options.output)} groups")  # noqa: T201
+    print(f"{write_groups(groups, options.output)} groups")  # noqa: T201  # a command's answer
 
 
 def _reranker(options: argparse.Namespace) -> None:

@@ -59,7 +59,7 @@ class AnchoredMatryoshkaLoss(MatryoshkaLoss):
             drifts.append(self._drift(features, output))
             return output
 
-        self.model.forward = watched  # type: ignore[method-assign, assignment]
+        self.model.forward = watched  # type: ignore[method-assign, assignment]  # the loss hides its vectors
         try:
             # Merged columns would pad short queries to the width of passages: twice the cost.
             with column_merging_disabled():

@@ -121,10 +121,10 @@ def fit_blend(reranker: CrossEncoder, encoder: SentenceTransformer, groups: Sequ
     def step() -> Tensor:
         search.zero_grad()
         loss = _list_loss(torch.split(logs[0].exp() * logits + logs[1].exp() * cosines, sizes))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return loss
 
-    search.step(step)  # type: ignore[no-untyped-call]
+    search.step(step)  # type: ignore[no-untyped-call]  # and this
     rerank, dense = logs.exp().tolist()
     return float(dense / rerank)
 

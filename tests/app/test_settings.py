@@ -70,4 +70,4 @@ def test_values_that_make_no_sense_are_refused(name: str, value: object) -> None
 
 def test_settings_do_not_change_once_they_are_read() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Settings().port = 1  # type: ignore[misc]
+        Settings().port = 1  # type: ignore[misc]  # mypy knows as well
