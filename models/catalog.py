@@ -24,7 +24,7 @@ def open_encoder(name: str, options: ModelOptions | None = None) -> BiEncoder:
     if fake := _FAKE.fullmatch(name):
         return FakeEncoder(int(fake[1] or 64))
     options = options or ModelOptions()
-    path = _locate(name, "encoder", options)
+    path = locate(name, "encoder", options)
     from models.torch_runtime import TorchEncoder
 
     return TorchEncoder(name, path, options)
@@ -35,13 +35,14 @@ def open_reranker(name: str, options: ModelOptions | None = None) -> Reranker:
     if _FAKE.fullmatch(name):
         return FakeReranker()
     options = options or ModelOptions()
-    path = _locate(name, "reranker", options)
+    path = locate(name, "reranker", options)
     from models.torch_runtime import TorchReranker
 
     return TorchReranker(name, path, options)
 
 
-def _locate(name: str, kind: Kind, options: ModelOptions) -> Path:
+def locate(name: str, kind: Kind, options: ModelOptions) -> Path:
+    """The folder of a model that is named as above, fetched from the hub where need be."""
     if name == "embedded":
         return _embedded(kind)
     folder = Path(name).expanduser()

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import PreTokenizer, Whitespace
 
-from models.types import Blend, ModelError, Role, Scores, Tokens, Vectors
+from models.types import Blends, ModelError, Role, Scores, Tokens, Vectors
 
 _WORDS: PreTokenizer = Whitespace()
 _START, _BETWEEN = 1, 2
@@ -69,11 +69,11 @@ class FakeReranker:
         max_tokens: int = 512,
         delay: float = 0.0,
         fail_on: str | None = None,
-        blend: Blend | None = None,
+        blends: Blends | None = None,
     ) -> None:
         self.name = "fake"
         self.fingerprint = _fingerprint(self.name, max_tokens)
-        self.blend = blend or Blend()
+        self.blends = blends or Blends()
         self.capacity = max_tokens - 2
         self.calls: list[int] = []
         self._delay = delay

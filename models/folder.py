@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from models.types import Blend, ModelError
+from models.types import Blend, Blends, ModelError
 
 Kind = Literal["encoder", "reranker"]
 
@@ -18,6 +18,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TRUSTED = ("sentence_transformers.", "torch.")
 _CONFIGS = ("modules.json", "config.json", "sentence_*_config.json", "tokenizer_config.json")
 _VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "*.model", "added_tokens.json", "special_tokens_map.json")
+_BLENDS = {"dense": {"rerank", "dense"}, "hybrid": {"rerank", "dense", "lexical"}}
 # They tell where and with what a model was saved, not what it computes.
 _VOLATILE = {"_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype"}
 
@@ -29,15 +30,18 @@ def check_folder(name: str, path: Path, kind: Kind) -> None:
     _check_weights(name, path)
 
 
-def read_blend(path: Path) -> Blend:
-    """The blend that a reranker was trained for; without one it decides alone."""
+def read_blends(path: Path) -> Blends:
+    """The blends that a reranker was trained for; without them it decides alone."""
     file = path / "blend.json"
     if not file.exists():
-        return Blend()
+        return Blends()
     content = _read(file)
-    if set(content) != {"rerank", "dense"} or not all(_is_weight(value) for value in content.values()):
-        raise ModelError(f'{file} must look like {{"rerank": 1.0, "dense": 11.2}}, with two finite numbers.')
-    return Blend(float(content["rerank"]), float(content["dense"]))
+    if {stage: _terms(weights) for stage, weights in content.items()} != _BLENDS:
+        raise ModelError(
+            f'{file} must look like {{"dense": {{"rerank": 1.0, "dense": 11.2}}, '
+            '"hybrid": {"rerank": 1.0, "dense": 9.8, "lexical": 3.1}}, with finite numbers that are not negative.'
+        )
+    return Blends(**{stage: Blend(**weights) for stage, weights in content.items()})
 
 
 def hash_folder(path: Path, facts: Mapping[str, Any]) -> str:
@@ -153,5 +157,11 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
+def _terms(weights: Any) -> set[str]:
+    """What a blend weighs, or nothing when a weight is no weight."""
+    sound = isinstance(weights, dict) and all(_is_weight(value) for value in weights.values())
+    return set(weights) if sound else set()
+
+
 def _is_weight(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0

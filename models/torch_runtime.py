@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from models.folder import check_folder, hash_folder, read_blend
+from models.folder import check_folder, hash_folder, read_blends
 from models.tokens import TOKENISATION, TextTokenizer
 from models.types import ModelError, ModelOptions, Role, Scores, Tokens, Vectors
 
@@ -88,7 +89,7 @@ class TorchReranker:
 
     def __init__(self, name: str, path: Path, options: ModelOptions) -> None:
         check_folder(name, path, "reranker")
-        self.blend = read_blend(path)
+        self.blends = read_blends(path)
         model = _load(CrossEncoder, name, path, options)
         _check_head(name, path, model)
         self.name = name
@@ -120,7 +121,7 @@ class TorchReranker:
             "limit": self._body.limit,
             "prompt": self._prompt,
             "activation": repr(self._activation),
-            "blend": [self.blend.rerank, self.blend.dense],
+            "blends": asdict(self.blends),
         }
 
 
@@ -162,7 +163,7 @@ class _Body:
 
 
 def _load(kind: type[_M], name: str, path: Path, options: ModelOptions) -> _M:
-    device = _device(options.device)
+    device = find_device(options.device)
     try:
         with _quiet():
             # In float32 first, whatever the file has: only the transformer may go to bfloat16 afterwards.
@@ -198,7 +199,8 @@ def _quiet() -> Iterator[None]:
             _TRANSFORMERS_LOG.enable_progress_bar()
 
 
-def _device(wanted: str) -> torch.device:
+def find_device(wanted: str) -> torch.device:
+    """The device of that name; with `auto` the best there is."""
     if wanted == "auto":
         found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(found)
@@ -211,8 +213,11 @@ def _device(wanted: str) -> torch.device:
 
 
 def _wants_bfloat16(options: ModelOptions, device: torch.device) -> bool:
-    if options.precision != "auto":
-        return options.precision == "bfloat16"
+    return has_bfloat16(device) if options.precision == "auto" else options.precision == "bfloat16"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware computes in bfloat16 by itself; emulated it is slower than single precision."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Newer than the oldest torch we take; without it we can't know and stay exact.
@@ -300,13 +305,14 @@ def _checked_transformer(name: str, module: Any) -> Any:
 
 
 def _limit(name: str, transformer: Any) -> int:
-    limit = min([transformer.max_seq_length or _LONGEST, *_positions(transformer.model)])
+    limit = min([transformer.max_seq_length or _LONGEST, *positions(transformer.model)])
     if limit >= _LONGEST:
         raise ModelError(f"{name} sets no limit to its input: write max_seq_length in sentence_bert_config.json.")
     return int(limit)
 
 
-def _positions(model: Any) -> Iterator[int]:
+def positions(model: Any) -> Iterator[int]:
+    """What limits the length of a transformer's input, as far as it says so."""
     yield from (size for size in [getattr(model.config, "max_position_embeddings", None)] if size and size > 0)
     for module in model.modules():
         table = getattr(module, "position_embeddings", None)

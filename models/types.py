@@ -60,10 +60,21 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """How a reranker's score and the first stage's cosine make the final score: a weighted sum, chosen in training."""
+    """How a reranker's score and the first stage's make the final score: a weighted sum, fitted to labels."""
 
     rerank: float = 1.0
     dense: float = 0.0
+    """Beside the cosine."""
+    lexical: float = 0.0
+    """Beside BM25, as the share (0 to 1) that a text has of the most its query can score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blends:
+    """A reranker's blends, one for each kind of first stage."""
+
+    dense: Blend = Blend()
+    hybrid: Blend = Blend()
 
 
 class BiEncoder(Protocol):
@@ -108,7 +119,7 @@ class Reranker(Protocol):
     def device(self) -> str: ...
 
     @property
-    def blend(self) -> Blend: ...
+    def blends(self) -> Blends: ...
 
     @property
     def capacity(self) -> int:

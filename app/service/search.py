@@ -83,7 +83,7 @@ class Search:
         with watch.stage("rerank") as lap:
             scores, pairs = await shelf.ranker.score(query.text, texts, self._threads, lap)
         shelf.ranker.learn(pairs)
-        final = blended(shelf.ranker.reranker.blend, scores, proposal.dense)
+        final = blended(shelf.ranker.reranker.blends.dense, scores, proposal.dense)
         hits = _ordered(proposal.found, final, {"dense": proposal.dense, "rerank": scores})
         return hits, sum(pair.truncated for pair in pairs)
 

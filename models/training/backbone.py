@@ -1,22 +1,57 @@
-"""What both trainings do to a model: hold part of it still, and write it down small."""
+"""What both trainings do to a model: open it, hold part of it still, and write it down small."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from torch import nn
 
+from models.catalog import locate
+from models.folder import Kind, check_folder, hash_folder
+from models.torch_runtime import positions
+from models.training.settings import RunSettings
+from models.types import ModelError, ModelOptions
+
 LONGEST = 512
-"""How many tokens the shipped models read."""
+"""Most tokens that a trained model reads, however many its base could."""
 
 STRAY_SETTINGS = frozenset(
     {"is_local", "local_files_only", "max_length", "pad_to_multiple_of", "pad_token_type_id", "stride"}
     | {"name_or_path", "padding_side", "truncation_side", "truncation_strategy"}
 )
 """Traces of the training run that transformers leaves in tokenizer_config.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The model that a training starts from."""
+
+    name: str
+    folder: Path
+    fingerprint: str
+
+    @classmethod
+    def find(cls, settings: RunSettings, kind: Kind) -> Base:
+        """The embedded model, a folder or a model of the hub; a reranker may start from an encoder too."""
+        folder = locate(settings.base, kind, ModelOptions())
+        try:
+            check_folder(settings.base, folder, kind)
+        except ModelError:
+            if kind == "encoder":
+                raise
+            check_folder(settings.base, folder, "encoder")
+        return cls(settings.base, folder, hash_folder(folder, {}))
+
+
+def limit(model: SentenceTransformer | CrossEncoder) -> int:
+    """How many tokens the trained model shall read."""
+    body: Any = model.transformers_model
+    return min([LONGEST, *positions(body)])
 
 
 def hold_steady(model: SentenceTransformer | CrossEncoder) -> None:
@@ -28,20 +63,15 @@ def hold_steady(model: SentenceTransformer | CrossEncoder) -> None:
         parameter.requires_grad_("embeddings." not in name)
 
 
-def refuse_to_overwrite(output: Path) -> None:
-    """Stops a run before it starts, not after an hour, when its place is taken."""
-    if output.exists():
-        raise FileExistsError(f"{output} exists: name a new folder or remove it")
-
-
 def write_model(model: SentenceTransformer | CrossEncoder, output: Path) -> None:
     """Writes half-precision weights that load in single precision, and a tokenizer that cuts nothing by itself."""
+    model.max_seq_length = limit(model)
     model.to(torch.float16).save_pretrained(str(output), create_model_card=False)
     for path in output.rglob("*.safetensors"):
         path.chmod(0o644)
     _edit(output / "config.json", dtype="float32")
     _edit(output / "tokenizer.json", truncation=None, padding=None)
-    _edit(output / "tokenizer_config.json", model_max_length=LONGEST)
+    _edit(output / "tokenizer_config.json", model_max_length=model.max_seq_length)
 
 
 def _edit(path: Path, **changes: object) -> None:

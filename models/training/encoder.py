@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 import random
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import torch
 from datasets import Dataset, DatasetDict
-from sentence_transformers import (
-    SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-)
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from sentence_transformers.base.losses.merged_forward import column_merging_disabled
 from sentence_transformers.base.sampler import BatchSamplers, MultiDatasetBatchSamplers
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
 from torch import Tensor, nn
 
-from models.training.backbone import LONGEST, hold_steady, refuse_to_overwrite, write_model
-from models.training.pairs import Pair, passage_text
+from models.training.backbone import hold_steady, limit, write_model
+from models.training.bench import Bench
+from models.training.card import Account, Report
+from models.training.held_out import APART, hold_out
+from models.training.judge import EncoderJudge, Metrics, Questions
+from models.training.pairs import Pair, answers, described, passage_text, read_pairs, sample, titles_tell_nothing
+from models.training.settings import EncoderSettings, RunSettings, caps, dimensions
+from models.training.trainer import EncoderTrainer, on_one_device
+from models.training.watch import Watch
 
-
-@dataclass(frozen=True, slots=True)
-class EncoderSettings:
-    """What a training run of the encoder can be told."""
-
-    dims: tuple[int, ...] = (384, 256, 128, 64)
-    epochs: float = 1.0
-    steps: int = -1
-    batch: int = 64
-    tokens: int = 192
-    rate: float = 5e-5
-    anchor: float = 10.0
-    share: float = 1.0
-    seed: int = 7
+BYSTANDERS = 2000
+"""Most passages that answer no held-out query but are there to be mistaken for answers."""
 
 
 class AnchoredMatryoshkaLoss(MatryoshkaLoss):
@@ -52,6 +44,13 @@ class AnchoredMatryoshkaLoss(MatryoshkaLoss):
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
         """The ranking loss plus the weighted mean distance from the base model."""
         drifts: list[Tensor] = []
+        # Merged columns would pad short queries to the width of passages: twice the cost.
+        with self._watched(drifts), column_merging_disabled():
+            ranking: Tensor = super().forward(sentence_features, labels)
+        return ranking + self.weight * torch.stack(drifts).mean() if drifts else ranking
+
+    @contextmanager
+    def _watched(self, drifts: list[Tensor]) -> Iterator[None]:
         plain = self.model.forward
 
         def watched(features: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -59,14 +58,12 @@ class AnchoredMatryoshkaLoss(MatryoshkaLoss):
             drifts.append(self._drift(features, output))
             return output
 
-        self.model.forward = watched  # type: ignore[method-assign, assignment]  # the loss hides its vectors
+        if self.weight:
+            self.model.forward = watched  # type: ignore[method-assign, assignment]  # the loss hides its vectors
         try:
-            # Merged columns would pad short queries to the width of passages: twice the cost.
-            with column_merging_disabled():
-                ranking: Tensor = super().forward(sentence_features, labels)
+            yield
         finally:
             self.model.forward = plain  # type: ignore[method-assign]
-        return ranking + self.weight * torch.stack(drifts).mean()
 
     def _drift(self, features: dict[str, Tensor], output: dict[str, Tensor]) -> Tensor:
         with torch.no_grad():
@@ -75,67 +72,127 @@ class AnchoredMatryoshkaLoss(MatryoshkaLoss):
         return (1 - nn.functional.cosine_similarity(ours, target)).mean()
 
 
-def train_encoder(base: Path, pairs: Mapping[str, Sequence[Pair]], output: Path, settings: EncoderSettings) -> None:
-    """Trains a copy of the base model and writes it as half-precision weights."""
-    refuse_to_overwrite(output)
-    torch.manual_seed(settings.seed)
-    model = SentenceTransformer(str(base), device="cpu", model_kwargs={"attn_implementation": "eager"})
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    model.max_seq_length = settings.tokens
-    hold_steady(model)
-    _fit(model, base, pairs, settings)
-    _step_back(model, before, settings.share)
-    model.max_seq_length = LONGEST
-    write_model(model, output)
+@dataclass(frozen=True, slots=True)
+class EncoderData:
+    """What is trained on, and what is judged by."""
+
+    pairs: Mapping[str, Sequence[Pair]]
+    questions: Questions | None
+    account: Account
 
 
-def _fit(
-    model: SentenceTransformer, base: Path, pairs: Mapping[str, Sequence[Pair]], settings: EncoderSettings
-) -> None:
-    anchor = SentenceTransformer(str(base), device="cpu", model_kwargs={"dtype": torch.bfloat16})
-    with tempfile.TemporaryDirectory() as scratch:
-        SentenceTransformerTrainer(
-            model=model,
-            args=_arguments(scratch, settings),
-            train_dataset=_datasets(pairs, settings.seed),
-            loss=AnchoredMatryoshkaLoss(model, anchor, settings.dims, settings.anchor),
-        ).train()
+def train_encoder(pairs: Path, output: Path, settings: EncoderSettings, watch: Watch) -> Report:
+    """Trains a copy of the base model and writes it as half-precision weights, with a card."""
+    bench = Bench.set_up("encoder", pairs, output, settings, watch)
+    data = prepare(read_pairs(pairs), settings)
+    watch.say(data.account.data)
+    model = _open(bench)
+    judge = EncoderJudge(data.questions, _dims(model, settings), bench.machine) if data.questions else None
+    before = bench.judge_base(judge, model)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    fitted = bench.fit(_trainer(model, data.pairs, judge, bench))
+
+    def write(folder: Path) -> Metrics:
+        _step_back(model, start, settings.share)
+        write_model(model, folder)
+        return judge(_opened(folder, bench)) if judge else {}
+
+    return bench.finish(write, data.account, before, fitted)
 
 
-def _arguments(scratch: str, settings: EncoderSettings) -> SentenceTransformerTrainingArguments:
-    return SentenceTransformerTrainingArguments(
-        scratch,
-        num_train_epochs=settings.epochs,
-        max_steps=settings.steps,
-        per_device_train_batch_size=settings.batch,
-        learning_rate=settings.rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=0.1,
-        bf16=True,
-        use_cpu=True,
-        seed=settings.seed,
-        batch_sampler=BatchSamplers.NO_DUPLICATES,
-        multi_dataset_batch_sampler=MultiDatasetBatchSamplers.PROPORTIONAL,
-        logging_steps=10,
-        save_strategy="no",
-        report_to="none",
+def prepare(pairs: Sequence[Pair], settings: RunSettings) -> EncoderData:
+    """Samples the pairs and keeps some apart."""
+    chosen = [pair for found in sample(pairs, caps(settings.take), settings.seed).values() for pair in found]
+    rest, held = hold_out(
+        chosen, lambda pair: pair.query, lambda pair: pair.passage.key, settings.held_out, settings.apart, settings.seed
     )
+    by_source = {source: list(found) for source, found in groupby(rest, lambda pair: pair.source)}
+    questions = _questions(held, rest, pairs, settings.seed) if held else None
+    return EncoderData(by_source, questions, _account(chosen, questions, settings))
 
 
-def _datasets(pairs: Mapping[str, Sequence[Pair]], seed: int) -> DatasetDict:
+def datasets(pairs: Mapping[str, Sequence[Pair]], negatives: int, seed: int) -> DatasetDict:
     """One data set a source, so that every batch is of one kind and its negatives are hard."""
     draw = random.Random(seed)
-    return DatasetDict(
-        {
-            source: Dataset.from_dict(
-                {
-                    "query": [pair.query for pair in found],
-                    "passage": [passage_text(pair, draw) for pair in found],
-                }
-            )
-            for source, found in pairs.items()
-        }
+    columns: dict[str, dict[str, list[str]]] = {}
+    for source, found in pairs.items():
+        for pair in found:
+            text, hard = passage_text(pair, draw), pair.negatives[:negatives]
+            name = f"{source} with {len(hard)} negatives" if hard else source
+            row = {"query": pair.query, "passage": text} | {f"negative_{at}": text for at, text in enumerate(hard)}
+            for column, value in row.items():
+                columns.setdefault(name, {}).setdefault(column, []).append(value)
+    return DatasetDict({name: Dataset.from_dict(rows) for name, rows in columns.items()})
+
+
+def _open(bench: Bench[EncoderSettings]) -> SentenceTransformer:
+    model = _opened(bench.base.folder, bench)
+    model.max_seq_length = min(bench.settings.tokens, limit(model))
+    hold_steady(model)
+    return model
+
+
+def _opened(folder: Path, bench: Bench[EncoderSettings]) -> SentenceTransformer:
+    return SentenceTransformer(str(folder), device=bench.machine.device, model_kwargs=bench.machine.attention)
+
+
+def _dims(model: SentenceTransformer, settings: EncoderSettings) -> tuple[int, ...]:
+    return dimensions(settings.dims, model.get_embedding_dimension() or 0)
+
+
+def _trainer(
+    model: SentenceTransformer,
+    pairs: Mapping[str, Sequence[Pair]],
+    judge: EncoderJudge | None,
+    bench: Bench[EncoderSettings],
+) -> EncoderTrainer:
+    settings = bench.settings
+    base = bench.machine.open_frozen(bench.base.folder)
+    arguments = SentenceTransformerTrainingArguments(
+        per_device_train_batch_size=settings.batch,
+        learning_rate=settings.rate,
+        warmup_steps=0.1,
+        batch_sampler=BatchSamplers.NO_DUPLICATES,
+        multi_dataset_batch_sampler=MultiDatasetBatchSamplers.PROPORTIONAL,
+        **bench.arguments(judge),
     )
+    return EncoderTrainer(
+        model=model,
+        args=on_one_device(arguments),
+        train_dataset=datasets(pairs, settings.negatives, settings.seed),
+        loss=AnchoredMatryoshkaLoss(model, base, _dims(model, settings), settings.anchor),
+        evaluator=judge,
+    )
+
+
+def _questions(held: Sequence[Pair], rest: Sequence[Pair], every: Sequence[Pair], seed: int) -> Questions:
+    """Held-out queries among their own answers and a sample of all other passages."""
+    others = {pair.passage.key: pair for pair in rest}
+    drawn = random.Random(seed).sample(sorted(others), min(BYSTANDERS, len(others)))
+    pool = {pair.passage.key: pair for pair in held} | {key: others[key] for key in drawn}
+    plain = {source for source in {pair.source for pair in held} if not titles_tell_nothing(_of(source, held))}
+    known = answers(every)
+    return Questions(
+        {pair.query: pair.query for pair in held},
+        {_name(key): pair.passage.text if key[0] in plain else pair.passage.titled for key, pair in pool.items()},
+        {pair.query: {_name(key) for key in known[pair.query.casefold()] if key in pool} for pair in held},
+    )
+
+
+def _of(source: str, pairs: Sequence[Pair]) -> list[Pair]:
+    return [pair for pair in pairs if pair.source == source]
+
+
+def _name(key: tuple[str, str]) -> str:
+    return "/".join(key)
+
+
+def _account(pairs: Sequence[Pair], questions: Questions | None, settings: RunSettings) -> Account:
+    data = described(pairs, "pairs")
+    if questions is None:
+        return Account(data, "")
+    judged_by = f"{len(questions.queries):,} queries were held out{APART[settings.apart]} and searched for"
+    return Account(data, f"{judged_by} among {len(questions.passages):,} passages, answers included.")
 
 
 def _step_back(model: SentenceTransformer, before: Mapping[str, Tensor], share: float) -> None:

@@ -1,48 +1,54 @@
-"""Finds passages that look like answers and are not: the negatives a model learns most from."""
+"""Finds passages that look like answers and are not: the negatives a model learns most from.
+
+`sentence_transformers.util.mine_hard_negatives` finds them by vectors alone. This finds them by BM25 too, source by
+source, leaves out what says the same as the answer, keeps both scores for the reranker, and can be interrupted.
+"""
 
 from __future__ import annotations
 
-import json
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import bm25s
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from sentence_transformers import SentenceTransformer
 
-from models.training.pairs import Pair, Passage, open_text
+from models.catalog import locate
+from models.folder import check_folder, hash_folder
+from models.training.groups import Group
+from models.training.lexicon import Lexicon
+from models.training.machine import Machine
+from models.training.pairs import (
+    Pair,
+    Passage,
+    answers,
+    described,
+    given_negative,
+    read_pairs,
+    read_passages,
+    sample,
+    titles_tell_nothing,
+)
+from models.training.run import Plan, Run
+from models.training.settings import MiningSettings, caps
+from models.training.vectors import Floats, VectorFiles
+from models.training.watch import Watch
+from models.types import ModelOptions
 
-Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class MiningSettings:
-    """How hard, how many and how surely wrong the negatives are."""
+@dataclass(slots=True)
+class MiningTally:
+    """What became of the candidates."""
 
-    dense: int = 4
-    lexical: int = 2
-    window: int = 30
-    margin: float = 0.05
-    twin: float = 0.95
-    distractors: int = 4000
-    tokens: int = 256
-    seed: int = 7
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """A query with its answer first, its negatives behind, and each one's cosine."""
-
-    source: str
-    query: str
-    passages: list[str]
-    dense: list[float]
+    groups: int = 0
+    without: int = 0
+    """Pairs that no negative was left for."""
+    negatives: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,115 +58,145 @@ class Corpus:
     rows: Mapping[tuple[str, str], int]
     texts: Sequence[str]
     vectors: Floats
-    lexical: bm25s.BM25
+    lexicon: Lexicon
 
 
-def load_encoder(folder: Path, settings: MiningSettings) -> SentenceTransformer:
-    """An encoder in the half precision that embeds a corpus several times faster."""
-    encoder = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.bfloat16})
-    encoder.max_seq_length = settings.tokens
-    return encoder
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A query's view of a corpus."""
+
+    pair: Pair
+    scores: Floats
+    shares: Floats
+    answers: frozenset[int]
+    positive: int
 
 
-def mine(
-    sampled: Mapping[str, Sequence[Pair]],
-    every: Sequence[Pair],
-    extra: Iterable[Passage],
-    encoder: SentenceTransformer,
-    settings: MiningSettings,
-) -> Iterator[Group]:
-    """One group for each sampled pair that has negatives, source by source."""
-    pool: dict[str, dict[tuple[str, str], Passage]] = defaultdict(dict)
-    for passage in [*(pair.passage for pair in every), *extra]:
-        pool[passage.source].setdefault(passage.key, passage)
-    for source, pairs in sampled.items():
-        passages = _around(pairs, pool[source].values(), settings)
-        corpus = _corpus(passages, _titles_tell_nothing(pairs), encoder)
-        yield from _groups(pairs, _answers(every, corpus), corpus, encoder, settings)
+def mine_file(corpus: Path, pairs: Path, output: Path, settings: MiningSettings, watch: Watch) -> MiningTally:
+    """Mines negatives for a file of pairs and writes a group a line."""
+    machine = Machine.find(settings.device, settings.threads)
+    folder = locate(settings.encoder, "encoder", ModelOptions())
+    check_folder(settings.encoder, folder, "encoder")
+    plan = Plan.of("mine", [corpus, pairs], {settings.encoder: hash_folder(folder, {})}, settings)
+    run = Run(output, plan)
+    every, wanted = read_pairs(pairs), caps(settings.take)
+    watch.say(described(every, "pairs"))
+    encoder = machine.open_frozen(folder)
+    encoder.max_seq_length = min(settings.tokens, encoder.max_seq_length or settings.tokens)
+    vectors = VectorFiles(encoder, run.folder / "vectors", watch)
+    mining = Mining(vectors, settings, watch)
+    extra, chosen = read_passages(corpus), sample(every, wanted, settings.seed)
+    run.finish(lambda file: _write(mining.mine(chosen, every, extra), file))
+    return mining.tally
 
 
-def write_groups(groups: Iterable[Group], output: Path) -> int:
-    """Writes a group a line, for the reranker's training, and says how many there are."""
-    written = 0
-    with output.open("x", encoding="utf-8") as lines:
-        for group in groups:
-            lines.write(json.dumps(asdict(group), ensure_ascii=False) + "\n")
-            written += 1
-    return written
+class Mining:
+    """Mines, and keeps account of it."""
+
+    def __init__(self, vectors: VectorFiles, settings: MiningSettings, watch: Watch) -> None:
+        self._vectors = vectors
+        self._settings = settings
+        self._watch = watch
+        self.tally = MiningTally()
+
+    def mine(
+        self, sampled: Mapping[str, Sequence[Pair]], every: Sequence[Pair], extra: Iterable[Passage]
+    ) -> Iterator[Group]:
+        """One group for each sampled pair that has negatives, source by source."""
+        pool: dict[str, dict[tuple[str, str], Passage]] = defaultdict(dict)
+        for passage in [*(pair.passage for pair in every), *_owned(extra, sampled)]:
+            pool[passage.source].setdefault(passage.key, passage)
+        for source, pairs in sampled.items():
+            passages = self._around(pairs, pool[source].values())
+            corpus = self._corpus(source, passages, titled=titles_tell_nothing(pairs))
+            yield from self._groups(source, pairs, _answer_rows(every, corpus), corpus)
+
+    def _around(self, pairs: Sequence[Pair], passages: Iterable[Passage]) -> list[Passage]:
+        kept = {pair.passage.key: pair.passage for pair in pairs}
+        given = [given_negative(pair.source, text) for pair in pairs for text in pair.negatives]
+        others = [passage for passage in passages if passage.key not in kept]
+        count = min(len(others), self._settings.distractors)
+        drawn = random.Random(self._settings.seed).sample(others, count)
+        return list({passage.key: passage for passage in [*kept.values(), *drawn, *given]}.values())
+
+    def _corpus(self, source: str, passages: Sequence[Passage], *, titled: bool) -> Corpus:
+        texts = [passage.titled if titled else passage.text for passage in passages]
+        rows = {passage.key: row for row, passage in enumerate(passages)}
+        return Corpus(rows, texts, self._vectors.embed(f"{source} passages", texts, "document"), Lexicon(texts))
+
+    def _groups(
+        self, source: str, pairs: Sequence[Pair], known: Mapping[str, frozenset[int]], corpus: Corpus
+    ) -> Iterator[Group]:
+        draw = random.Random(self._settings.seed)
+        vectors = self._vectors.embed(f"{source} queries", [pair.query for pair in pairs], "query")
+        for done, (pair, vector) in enumerate(zip(pairs, vectors, strict=True), 1):
+            scores, shares = corpus.vectors @ vector, corpus.lexicon.shares(pair.query)
+            seen = Seen(pair, scores, shares, known[pair.query.casefold()], corpus.rows[pair.passage.key])
+            group = self._group(seen, corpus, draw)
+            self._count(group)
+            if group:
+                yield group
+            self._watch.advance(f"mining {source}", done, len(pairs))
+
+    def _group(self, seen: Seen, corpus: Corpus, draw: random.Random) -> Group | None:
+        settings = self._settings
+        near, alike = (self._window(ranked) for ranked in (seen.scores, seen.shares))
+        wrong = self._surely_wrong(seen, corpus, {*near.tolist(), *alike.tolist()})
+        wrong = {row for row in wrong if corpus.texts[row] not in seen.pair.negatives}
+        given = [corpus.rows[given_negative(seen.pair.source, text).key] for text in dict.fromkeys(seen.pair.negatives)]
+        given = [row for row in given if row not in seen.answers]
+        first = _pick(near, wrong, settings.dense, draw)
+        second = _pick(alike, wrong - set(first), settings.lexical, draw)
+        rows = [seen.positive, *given, *first, *second]
+        if len(rows) == 1:
+            return None
+        dense, lexical = ([round(float(numbers[row]), 5) for row in rows] for numbers in (seen.scores, seen.shares))
+        return Group(seen.pair.source, seen.pair.query, [corpus.texts[row] for row in rows], dense, lexical)
+
+    def _window(self, scores: Floats) -> Rows:
+        skipped = self._settings.skip_first
+        return np.argsort(-scores)[skipped : skipped + self._settings.window]
+
+    def _surely_wrong(self, seen: Seen, corpus: Corpus, candidates: set[int]) -> set[int]:
+        """Rows that neither answer the query, nor outscore the answer by the margin, nor say the same as it."""
+        likeness = corpus.vectors @ corpus.vectors[seen.positive]
+        outscoring = seen.scores > seen.scores[seen.positive] + self._settings.margin
+        twins = likeness >= self._settings.twin
+        others = candidates - seen.answers
+        self.tally.refused["answers"] += len(candidates) - len(others) - (seen.positive in candidates)
+        self.tally.refused["margin"] += sum(bool(outscoring[row]) for row in others)
+        self.tally.refused["twin"] += sum(bool(twins[row] and not outscoring[row]) for row in others)
+        return {row for row in others if not outscoring[row] and not twins[row]}
+
+    def _count(self, group: Group | None) -> None:
+        self.tally.groups += group is not None
+        self.tally.without += group is None
+        self.tally.negatives += len(group.passages) - 1 if group else 0
 
 
-def read_groups(path: Path) -> list[Group]:
-    """The groups of a mined file."""
-    with open_text(path) as lines:
-        return [Group(**json.loads(line)) for line in lines]
+def _owned(passages: Iterable[Passage], sources: Iterable[str]) -> Iterator[Passage]:
+    """A passage that names no source is in every source's pool."""
+    owners = list(sources)
+    for passage in passages:
+        yield from [passage] if passage.source else (replace(passage, source=source) for source in owners)
 
 
-def _around(pairs: Iterable[Pair], passages: Iterable[Passage], settings: MiningSettings) -> list[Passage]:
-    kept = {pair.passage.key: pair.passage for pair in pairs}
-    others = [passage for passage in passages if passage.key not in kept]
-    count = min(len(others), settings.distractors)
-    return [*kept.values(), *random.Random(settings.seed).sample(others, count)]
-
-
-def _titles_tell_nothing(pairs: Sequence[Pair]) -> bool:
-    # Where a query repeats the title (headings, paper titles), passages under titles would give the answer away.
-    return 2 * sum(pair.title_in_query for pair in pairs) < len(pairs)
-
-
-def _corpus(passages: Sequence[Passage], titled: bool, encoder: SentenceTransformer) -> Corpus:
-    texts = [passage.titled if titled else passage.text for passage in passages]
-    lexical = bm25s.BM25()
-    lexical.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)
-    rows = {passage.key: row for row, passage in enumerate(passages)}
-    return Corpus(rows, texts, _embed(encoder, texts), lexical)
-
-
-def _embed(encoder: SentenceTransformer, texts: Sequence[str]) -> Floats:
-    vectors: Floats = encoder.encode(list(texts), batch_size=64, normalize_embeddings=True, show_progress_bar=False)
-    return vectors.astype(np.float32)
-
-
-def _groups(
-    pairs: Sequence[Pair],
-    answers: Mapping[str, set[int]],
-    corpus: Corpus,
-    encoder: SentenceTransformer,
-    settings: MiningSettings,
-) -> Iterator[Group]:
-    draw = random.Random(settings.seed)
-    queries = [pair.query for pair in pairs]
-    window = min(settings.window, len(corpus.texts))
-    tokens = bm25s.tokenize(queries, show_progress=False)
-    lexical, _ = corpus.lexical.retrieve(tokens, k=window, show_progress=False)
-    for pair, vector, near in zip(pairs, _embed(encoder, queries), lexical, strict=True):
-        scores = corpus.vectors @ vector
-        positive = corpus.rows[pair.passage.key]
-        wrong = _surely_wrong(positive, answers[pair.query.casefold()], scores, corpus, settings)
-        first = _pick(np.argsort(-scores)[:window], wrong, settings.dense, draw)
-        second = _pick(near, wrong - set(first), settings.lexical, draw)
-        if chosen := [*first, *second]:
-            rows = [positive, *chosen]
-            dense = [round(float(scores[row]), 5) for row in rows]
-            yield Group(pair.source, pair.query, [corpus.texts[row] for row in rows], dense)
-
-
-def _answers(pairs: Iterable[Pair], corpus: Corpus) -> dict[str, set[int]]:
-    found: dict[str, set[int]] = defaultdict(set)
-    for pair in pairs:
-        if (row := corpus.rows.get(pair.passage.key)) is not None:
-            found[pair.query.casefold()].add(row)
-    return found
-
-
-def _surely_wrong(
-    positive: int, answers: set[int], scores: Floats, corpus: Corpus, settings: MiningSettings
-) -> set[int]:
-    """Rows that neither outscore the answer by the margin nor say the same as it."""
-    likeness = corpus.vectors @ corpus.vectors[positive]
-    allowed = (scores <= scores[positive] + settings.margin) & (likeness < settings.twin)
-    return set(np.flatnonzero(allowed).tolist()) - answers
+def _answer_rows(pairs: Iterable[Pair], corpus: Corpus) -> dict[str, frozenset[int]]:
+    """For each query the rows of its answers, and of passages with the very same text."""
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, text in enumerate(corpus.texts):
+        rows_of[text].append(row)
+    return {
+        query: frozenset(row for key in keys if key in corpus.rows for row in rows_of[corpus.texts[corpus.rows[key]]])
+        for query, keys in answers(pairs).items()
+    }
 
 
 def _pick(ranked: Rows, allowed: set[int], count: int, draw: random.Random) -> list[int]:
     candidates = [int(row) for row in ranked if int(row) in allowed]
     return draw.sample(candidates, min(count, len(candidates)))
+
+
+def _write(groups: Iterable[Group], file: Path) -> None:
+    with file.open("x", encoding="utf-8") as lines:
+        lines.writelines(group.line for group in groups)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
-import json
+import hashlib
 import random
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TypeVar
+
+from models.training.beir import beir_corpus, beir_rows, is_beir
+from models.training.errors import TrainingError
+from models.training.groups import Group, parse_group
+from models.training.lines import files_of, read_lines, stem
+
+TEXTS = ("query", "positive", "positive_id", "title", "source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +40,11 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A query and a passage that answers it."""
+    """A query and a passage that answers it, and perhaps some that do not."""
 
     query: str
     passage: Passage
+    negatives: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:
@@ -50,26 +57,34 @@ class Pair:
         return self.passage.title.casefold() in self.query.casefold()
 
 
-def read_pairs(folder: Path, sources: Iterable[str]) -> list[Pair]:
-    """The pairs of the named sources, in the order of the files."""
-    return [_pair(row) for name in sources for row in _rows(_named(folder, name))]
+Example = TypeVar("Example", Pair, Group)
 
 
-def read_passages(path: Path, sources: Iterable[str]) -> list[Passage]:
-    """Passages that answer no pair: more to pick hard negatives from."""
-    wanted = frozenset(sources)
-    return [
-        Passage(row["source"], row["id"], row.get("title", ""), row["text"])
-        for row in _rows(path)
-        if row["source"] in wanted
-    ]
+def read_pairs(path: Path) -> list[Pair]:
+    """The pairs of a file or folder, each once, in the order of the files; mined groups and judgements count too."""
+    pairs: dict[tuple[str, tuple[str, str]], Pair] = {}
+    for place, row, source in _every_row(path):
+        pair = _pair(row, place, source)
+        pairs.setdefault((pair.query, pair.passage.key), pair)
+    if not pairs:
+        raise TrainingError(f"There are no pairs in {path}: each line needs a `query` and a `positive`.")
+    return list(pairs.values())
 
 
-def sample(pairs: Iterable[Pair], caps: Mapping[str, int], seed: int) -> dict[str, list[Pair]]:
-    """At most the capped number of pairs of each source, drawn at random."""
-    by_source: dict[str, list[Pair]] = defaultdict(list)
-    for pair in pairs:
-        by_source[pair.source].append(pair)
+def read_passages(path: Path) -> list[Passage]:
+    """Passages of a corpus: more to pick hard negatives from. Without `source` they belong to every source."""
+    files = [beir_corpus(path)] if is_beir(path) else files_of(path)
+    return [_passage(row, place) for file in files for place, row in read_lines(file)]
+
+
+def sample(examples: Iterable[Example], caps: Mapping[str, int], seed: int) -> dict[str, list[Example]]:
+    """The examples by source: all, or of the named sources, in their order, at most so many drawn at random."""
+    by_source: dict[str, list[Example]] = {source: [] for source in caps}
+    for each in examples:
+        if not caps or each.source in caps:
+            by_source.setdefault(each.source, []).append(each)
+    if missing := [source for source, found in by_source.items() if not found]:
+        raise TrainingError(f"--take names {missing[0]!r}, of which there is nothing to train on.")
     draw = random.Random(seed)
     return {
         source: draw.sample(found, min(len(found), caps.get(source, len(found)))) for source, found in by_source.items()
@@ -81,22 +96,80 @@ def passage_text(pair: Pair, draw: random.Random) -> str:
     return pair.passage.text if pair.title_in_query or draw.random() < 0.5 else pair.passage.titled
 
 
-def open_text(path: Path) -> TextIO:
-    """A text file, unpacked on the way when its name ends in .gz."""
-    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open("r", encoding="utf-8")
+def titles_tell_nothing(pairs: Sequence[Pair]) -> bool:
+    """False where most queries repeat the title (headings, paper titles): it would give the answer away."""
+    return 2 * sum(pair.title_in_query for pair in pairs) < len(pairs)
 
 
-def _named(folder: Path, name: str) -> Path:
-    plain = folder / f"{name}.jsonl"
-    return plain if plain.exists() else plain.with_suffix(".jsonl.gz")
+def given_negative(source: str, text: str) -> Passage:
+    """A passage of which only the text is known."""
+    return Passage(source, _content_id(text), "", text)
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    with open_text(path) as lines:
-        for line in lines:
-            yield json.loads(line)
+def answers(pairs: Iterable[Pair]) -> dict[str, set[tuple[str, str]]]:
+    """Every passage known to answer a query, whatever the query's case."""
+    found: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for pair in pairs:
+        found[pair.query.casefold()].add(pair.passage.key)
+    return found
 
 
-def _pair(row: Mapping[str, str]) -> Pair:
-    passage = Passage(row["source"], row["positive_id"], row.get("title", ""), row["positive"])
-    return Pair(row["query"], passage)
+def described(examples: Sequence[Pair | Group], noun: str) -> str:
+    """The data in a line: `1,200 pairs of 1,100 queries: faq 1,000, tickets 200`."""
+    counts = Counter(each.source for each in examples)
+    sources = ", ".join(f"{source or 'no source'} {count:,}" for source, count in counts.items())
+    return f"{len(examples):,} {noun} of {len({each.query for each in examples}):,} queries: {sources}"
+
+
+def _every_row(path: Path) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Each row with its place, and the source it is of unless it says another."""
+    if is_beir(path):
+        yield from ((place, row, path.resolve().name) for place, row in beir_rows(path))
+        return
+    for file in files_of(path):
+        yield from ((place, row, stem(file)) for place, row in _rows(file, alone=path.is_file()))
+
+
+def _rows(file: Path, *, alone: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, (place, row) in enumerate(read_lines(file)):
+        if number == 0 and not alone and "text" in row and "query" not in row:
+            return  # a corpus that lies beside the pairs
+        yield place, row
+
+
+def _pair(row: Mapping[str, Any], place: str, file: str) -> Pair:
+    if "passages" in row:
+        group = parse_group(row, place)
+        passage = Passage(group.source or file, _content_id(group.answer), "", group.answer)
+        return Pair(group.query, passage, tuple(group.passages[1:]))
+    texts = {name: _text(row, name, place) for name in TEXTS}
+    for name in ("query", "positive"):
+        if not texts[name].strip():
+            raise TrainingError(f"{place} has no `{name}`: every pair needs a query and a positive that answers it.")
+    negatives = row.get("negatives") or []
+    if not isinstance(negatives, list) or not all(isinstance(each, str) for each in negatives):
+        raise TrainingError(f"{place} has `negatives` that are not a list of texts.")
+    number = texts["positive_id"] or _content_id(texts["positive"])
+    passage = Passage(texts["source"] or file, number, texts["title"], texts["positive"])
+    return Pair(texts["query"], passage, tuple(negatives))
+
+
+def _passage(row: Mapping[str, Any], place: str) -> Passage:
+    named = {"id": row.get("_id", row.get("id"))} | {name: row.get(name) for name in ("source", "title", "text")}
+    texts = {name: _text(named, name, place) for name in named}
+    if not texts["text"].strip():
+        raise TrainingError(f"{place} has no `text`: a passage needs one, and may have `_id` and `title`.")
+    return Passage(texts["source"], texts["id"] or _content_id(texts["text"]), texts["title"], texts["text"])
+
+
+def _text(row: Mapping[str, Any], name: str, place: str) -> str:
+    value = row.get(name)
+    if isinstance(value, int) and not isinstance(value, bool) and name.endswith("id"):
+        return str(value)
+    if value is not None and not isinstance(value, str):
+        raise TrainingError(f"{place} has a `{name}` that is not a text.")
+    return value or ""
+
+
+def _content_id(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -2,57 +2,48 @@
 
 from __future__ import annotations
 
-import json
-import math
-import random
-import tempfile
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from datasets import Dataset
-from sentence_transformers import CrossEncoder, SentenceTransformer
-from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+from sentence_transformers import CrossEncoder
+from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments
 from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 
-from models.training.backbone import LONGEST, hold_steady, refuse_to_overwrite, write_model
-from models.training.mine import Group
+from models.folder import read_blends
+from models.training.backbone import hold_steady, limit, write_model
+from models.training.bench import Bench
+from models.training.blend import BLEND_FILE, START, beside, fit_blend, list_loss, split, write_blends
+from models.training.card import Account, Report
+from models.training.groups import Group, read_groups
+from models.training.held_out import APART
+from models.training.judge import Metrics, RerankerJudge, Weights
+from models.training.pairs import described, sample
+from models.training.settings import RerankerSettings, caps
+from models.training.trainer import RerankerTrainer, on_one_device
+from models.training.watch import Watch
+
+FITTING = 400
+"""Groups of the training data that the blend is fitted on when none are held out."""
 
 
-@dataclass(frozen=True, slots=True)
-class RerankerSettings:
-    """What a training run of the reranker can be told."""
+class ResidualLoss(nn.Module):
+    """Scores passages by logit plus weighted cosine plus weighted BM25 share; both weights are learned."""
 
-    epochs: float = 1.0
-    steps: int = -1
-    batch: int = 16
-    width: int = 16
-    tokens: int = 256
-    rate: float = 8e-5
-    dense: float = 15.0
-    dense_rate: float = 2e-2
-    held_out: int = 400
-    seed: int = 7
-
-
-@dataclass(frozen=True, slots=True)
-class BlendSettings:
-    """Which groups the blend is fitted on: those the reranker never saw, given the same two numbers."""
-
-    held_out: int = 400
-    seed: int = 7
-
-
-class ResidualListLoss(nn.Module):
-    """Cross-entropy of the answer among its group, scored by logit plus weighted cosine."""
-
-    def __init__(self, model: CrossEncoder, dense: float, width: int) -> None:
+    def __init__(self, model: CrossEncoder, weights: Weights, width: int) -> None:
         super().__init__()
         self.model = model
         self.width = width
-        self.dense_weight = nn.Parameter(torch.tensor(dense))
+        self.first_stage = nn.Parameter(torch.tensor(weights))
+
+    @property
+    def weights(self) -> Weights:
+        """Of cosine and BM25 share, as learned so far."""
+        dense, lexical = self.first_stage.tolist()
+        return dense, lexical
 
     def forward(
         self,
@@ -61,12 +52,17 @@ class ResidualListLoss(nn.Module):
         prompt: str | None = None,
         task: str | None = None,
     ) -> Tensor:
-        """The mean over groups; each label holds the group's cosines, the answer's first."""
+        """The mean over groups; each label holds the group's cosines and BM25 shares, the answer's first."""
         queries, passages = inputs
         pairs = [(query, text) for query, texts in zip(queries, passages, strict=True) for text in texts]
         logits = self._logits(pairs, prompt, task)
-        scores = logits + self.dense_weight * torch.cat(labels).to(logits.device)
-        return _list_loss(torch.split(scores, [len(texts) for texts in passages]))
+        known = torch.cat([label.view(2, -1) for label in labels], dim=1).to(logits.device)
+        scores = logits + self.first_stage @ known
+        return self.judge(torch.split(scores, [len(texts) for texts in passages]))
+
+    @abstractmethod
+    def judge(self, groups: Sequence[Tensor]) -> Tensor:
+        """How wrong scores are that ought to put the first of each group first."""
 
     def _logits(self, pairs: Sequence[tuple[str, str]], prompt: str | None, task: str | None) -> Tensor:
         # Neighbours in length share a forward pass: little of it is padding.
@@ -76,98 +72,122 @@ class ResidualListLoss(nn.Module):
             chosen = [pairs[at] for at in order[start : start + self.width]]
             features = self.model.preprocess(chosen, prompt=prompt, task=task)
             parts.append(self.model(batch_to_device(features, self.model.device))["scores"].view(-1))
-        return torch.cat(parts).float()[torch.tensor(order).argsort()]
+        logits = torch.cat(parts).float()
+        return logits[torch.tensor(order, device=logits.device).argsort()]
 
 
-def train_reranker(base: Path, groups: Sequence[Group], output: Path, settings: RerankerSettings) -> None:
-    """Trains a cross-encoder on top of the base model and writes it with the blend that was learned beside it."""
-    refuse_to_overwrite(output)
-    torch.manual_seed(settings.seed)
-    model = CrossEncoder(
-        str(base),
+class ResidualListLoss(ResidualLoss):
+    """Cross-entropy of the answer among its group."""
+
+    def judge(self, groups: Sequence[Tensor]) -> Tensor:
+        return list_loss(groups)
+
+
+class ResidualBinaryLoss(ResidualLoss):
+    """Each passage on its own: does it answer? The library's BinaryCrossEntropyLoss knows no first stage."""
+
+    def __init__(self, model: CrossEncoder, weights: Weights, width: int) -> None:
+        super().__init__(model, weights, width)
+        self.threshold = nn.Parameter(torch.tensor(weights[0] / 2))  # as if a cosine of a half were even
+
+    def judge(self, groups: Sequence[Tensor]) -> Tensor:
+        labels = torch.cat([torch.eye(1, len(group))[0] for group in groups])
+        scores = torch.cat(list(groups)) - self.threshold
+        return nn.functional.binary_cross_entropy_with_logits(scores, labels.to(scores.device))
+
+
+LOSSES = {"listwise": ResidualListLoss, "binary": ResidualBinaryLoss}
+
+
+def train_reranker(groups: Path, output: Path, settings: RerankerSettings, watch: Watch) -> Report:
+    """Trains a cross-encoder on top of the base model and writes it with its blend and a card."""
+    bench = Bench.set_up("reranker", groups, output, settings, watch)
+    rest, held_out = split(read_groups(groups), settings)
+    trained = _chosen(rest, settings)
+    account = _account(trained, held_out, settings)
+    watch.say(account.data)
+    model = _open(bench)
+    loss = LOSSES[settings.loss](model, _start(bench), settings.width)
+    judge = RerankerJudge(held_out, lambda: loss.weights, bench.machine) if held_out else None
+    before = bench.judge_base(judge, model)
+    fitted = bench.fit(_trainer(model, trained, loss, judge, bench))
+    to_fit_on = held_out or trained[:FITTING]
+    return bench.finish(lambda folder: _write(model, to_fit_on, bench, folder), account, before, fitted)
+
+
+def _chosen(groups: Sequence[Group], settings: RerankerSettings) -> Sequence[Group]:
+    """Those to train on: each source is drawn by itself, so that leaving one out changes no other."""
+    if not settings.take:
+        return groups
+    takes = caps(settings.take).items()
+    return [each for source, most in takes for each in sample(groups, {source: most}, settings.seed)[source]]
+
+
+def _open(bench: Bench[RerankerSettings]) -> CrossEncoder:
+    model: CrossEncoder = CrossEncoder(
+        str(bench.base.folder),
         num_labels=1,
         activation_fn=nn.Identity(),
-        device="cpu",
-        model_kwargs={"attn_implementation": "eager"},
+        device=bench.machine.device,
+        model_kwargs=bench.machine.attention,
     )
-    model.max_seq_length = settings.tokens
+    model.max_seq_length = min(bench.settings.tokens, limit(model))
     hold_steady(model)
-    loss = ResidualListLoss(model, settings.dense, settings.width)
-    with tempfile.TemporaryDirectory() as scratch:
-        CrossEncoderTrainer(
-            model=model, args=_arguments(scratch, settings), train_dataset=_dataset(groups), loss=loss
-        ).train()
-    model.max_seq_length = LONGEST
-    write_model(model, output)
-    write_blend(output, loss.dense_weight.item())
+    return model
 
 
-def split(groups: Sequence[Group], held_out: int, seed: int) -> tuple[list[Group], list[Group]]:
-    """Groups to train on, and groups of other queries to fit and judge with."""
-    queries = sorted({group.query for group in groups})
-    held = frozenset(random.Random(seed).sample(queries, min(held_out, max(1, len(queries) // 10))))
-    return [group for group in groups if group.query not in held], [group for group in groups if group.query in held]
+def _start(bench: Bench[RerankerSettings]) -> Weights:
+    """The first stage's weights to begin with: as asked for, or as the base has them."""
+    folder, asked = bench.base.folder, (bench.settings.dense, bench.settings.lexical)
+    usual = beside(read_blends(folder).hybrid) if (folder / BLEND_FILE).exists() else START
+    dense, lexical = (given if given is not None else own for given, own in zip(asked, usual, strict=True))
+    return dense, lexical
 
 
-def fit_blend(reranker: CrossEncoder, encoder: SentenceTransformer, groups: Sequence[Group]) -> float:
-    """The weight of this encoder's cosine beside this reranker's logit that explains the groups best."""
-    sizes = [len(group.passages) for group in groups]
-    logits = torch.cat([_predict(reranker, group) for group in groups])
-    cosines = torch.cat([_cosines(encoder, group) for group in groups])
-    # Logarithms, so that neither weight can turn negative.
-    logs = torch.tensor([0.0, math.log(15)], requires_grad=True)
-    search = torch.optim.LBFGS([logs], max_iter=100, line_search_fn="strong_wolfe")
-
-    def step() -> Tensor:
-        search.zero_grad()
-        loss = _list_loss(torch.split(logs[0].exp() * logits + logs[1].exp() * cosines, sizes))
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        return loss
-
-    search.step(step)  # type: ignore[no-untyped-call]  # and this
-    rerank, dense = logs.exp().tolist()
-    return float(dense / rerank)
-
-
-def write_blend(folder: Path, dense: float) -> None:
-    """How a service adds the two scores: one logit to so much cosine."""
-    blend = {"rerank": 1.0, "dense": round(dense, 4)}
-    (folder / "blend.json").write_text(json.dumps(blend) + "\n", encoding="utf-8")
-
-
-def _list_loss(groups: Sequence[Tensor]) -> Tensor:
-    return torch.stack([-group.log_softmax(0)[0] for group in groups]).mean()
-
-
-def _predict(reranker: CrossEncoder, group: Group) -> Tensor:
-    scores = reranker.predict([(group.query, text) for text in group.passages], show_progress_bar=False)
-    return torch.as_tensor(scores)
-
-
-def _cosines(encoder: SentenceTransformer, group: Group) -> Tensor:
-    query, *passages = encoder.encode([group.query, *group.passages], normalize_embeddings=True)
-    return torch.stack([torch.as_tensor(passage @ query) for passage in passages])
+def _trainer(
+    model: CrossEncoder,
+    groups: Sequence[Group],
+    loss: ResidualLoss,
+    judge: RerankerJudge | None,
+    bench: Bench[RerankerSettings],
+) -> RerankerTrainer:
+    settings = bench.settings
+    arguments = CrossEncoderTrainingArguments(
+        per_device_train_batch_size=settings.batch,
+        learning_rate=settings.rate,
+        learning_rate_mapping={"first_stage|threshold": settings.weights_rate},
+        warmup_steps=0.08,
+        **bench.arguments(judge),
+    )
+    return RerankerTrainer(
+        model=model, args=on_one_device(arguments), train_dataset=_dataset(groups), loss=loss, evaluator=judge
+    )
 
 
 def _dataset(groups: Sequence[Group]) -> Dataset:
-    rows = [{"query": group.query, "passages": group.passages, "label": group.dense} for group in groups]
+    rows = [
+        {"query": group.query, "passages": group.passages, "label": [*group.dense, *group.lexical]} for group in groups
+    ]
     return Dataset.from_list(rows)
 
 
-def _arguments(scratch: str, settings: RerankerSettings) -> CrossEncoderTrainingArguments:
-    return CrossEncoderTrainingArguments(
-        scratch,
-        num_train_epochs=settings.epochs,
-        max_steps=settings.steps,
-        per_device_train_batch_size=settings.batch,
-        learning_rate=settings.rate,
-        learning_rate_mapping={"dense_weight": settings.dense_rate},
-        lr_scheduler_type="cosine",
-        warmup_steps=0.08,
-        bf16=True,
-        use_cpu=True,
-        seed=settings.seed,
-        logging_steps=10,
-        save_strategy="no",
-        report_to="none",
-    )
+def _account(groups: Sequence[Group], held_out: Sequence[Group], settings: RerankerSettings) -> Account:
+    data = described(groups, "groups")
+    if not held_out:
+        return Account(data, "")
+    queries = f"{len({group.query for group in held_out}):,} queries with {len(held_out):,} groups"
+    judged_by = f"{queries} were held out{APART[settings.apart]}; each group is put in order."
+    return Account(data, f"{judged_by} The blend's weights were fitted on them too.")
+
+
+def _write(model: CrossEncoder, to_fit_on: Sequence[Group], bench: Bench[RerankerSettings], folder: Path) -> Metrics:
+    """Writes model and blend, and judges them as a service will use them."""
+    write_model(model, folder)
+    stored: CrossEncoder = CrossEncoder(str(folder), device=bench.machine.device, model_kwargs=bench.machine.attention)
+    stored.max_seq_length = bench.settings.tokens
+    blends = fit_blend(stored, to_fit_on, bench.machine)
+    write_blends(blends, folder)
+    if not bench.settings.held_out:
+        return {}
+    bench.watch.say("Judging the trained model.")
+    return RerankerJudge(to_fit_on, lambda: beside(blends.hybrid), bench.machine)(stored)

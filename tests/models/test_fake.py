@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.fake import FakeEncoder, FakeReranker
-from models.types import Blend, ModelError
+from models.types import Blend, Blends, ModelError
 
 
 def test_texts_that_share_more_words_are_nearer() -> None:
@@ -48,10 +48,10 @@ def test_it_can_be_told_to_be_short_slow_and_broken_and_keeps_a_record() -> None
 
 
 def test_the_reranker_takes_the_same_orders() -> None:
-    reranker = FakeReranker(max_tokens=6, fail_on="poison", blend=Blend(0.5, 2.0))
+    reranker = FakeReranker(max_tokens=6, fail_on="poison", blends=Blends(dense=Blend(0.5, 2.0)))
     (tokens,) = reranker.tokenize("a b c d e", ["one two"])
     assert (len(tokens), tokens.total) == (6, 9)
-    assert reranker.blend == Blend(0.5, 2.0)
+    assert reranker.blends.dense == Blend(0.5, 2.0)
     with pytest.raises(ModelError, match="poison"):
         reranker.score(reranker.tokenize("poison", ["one"]))
     assert reranker.calls == [1]

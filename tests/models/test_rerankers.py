@@ -107,4 +107,4 @@ def test_the_tokenizer_neither_cuts_nor_pads(reranker: Reranker) -> None:
 def test_opening_a_model_again_gives_the_same_fingerprint(reranker: Reranker) -> None:
     again = open_reranker(reranker.name, ModelOptions(precision="bfloat16"))
     assert again.fingerprint == reranker.fingerprint
-    assert again.blend == reranker.blend
+    assert again.blends == reranker.blends

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from models.catalog import open_encoder, open_reranker
-from models.types import Blend, ModelError, ModelOptions, Role, Tokens
+from models.types import Blend, Blends, ModelError, ModelOptions, Role, Tokens
 from tests.models import tiny
 from tests.models.folders import edit
 
@@ -170,16 +170,30 @@ def test_whatever_shapes_a_vector_changes_the_fingerprint(tmp_path: Path, encode
     assert open_encoder(str(other)).fingerprint != open_encoder(str(encoder_folder)).fingerprint
 
 
-def test_a_reranker_brings_the_blend_that_it_was_trained_for(tmp_path: Path, reranker_folder: Path) -> None:
+def test_a_reranker_brings_the_blends_that_it_was_trained_for(tmp_path: Path, reranker_folder: Path) -> None:
     folder = shutil.copytree(reranker_folder, tmp_path / "r")
-    (folder / "blend.json").write_text('{"rerank": 1.0, "dense": 11.2}')
-    assert open_reranker(str(folder)).blend == Blend(1.0, 11.2)
-    assert open_reranker(str(reranker_folder)).blend == Blend()
+    (folder / "blend.json").write_text(
+        '{"dense": {"rerank": 1, "dense": 11.2}, "hybrid": {"rerank": 1, "dense": 9.8, "lexical": 3.1}}'
+    )
+    assert open_reranker(str(folder)).blends == Blends(Blend(1.0, 11.2), Blend(1.0, 9.8, 3.1))
+    assert open_reranker(str(reranker_folder)).blends == Blends()
     assert open_reranker(str(folder)).fingerprint != open_reranker(str(reranker_folder)).fingerprint
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"rerank": 1}', '{"rerank": 1, "dense": "2"}', '{"rerank": NaN, "dense": 1}']
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"rerank": 1, "dense": 2}',
+        '{"dense": {"rerank": 1, "dense": 2}}',
+        '{"dense": 2, "hybrid": {"rerank": 1, "dense": 9, "lexical": 3}}',
+        '{"dense": {"rerank": 1}, "hybrid": {"rerank": 1, "dense": 9, "lexical": 3}}',
+        '{"dense": {"rerank": 1, "dense": "2"}, "hybrid": {"rerank": 1, "dense": 9, "lexical": 3}}',
+        '{"dense": {"rerank": 1, "dense": -2}, "hybrid": {"rerank": 1, "dense": 9, "lexical": 3}}',
+        '{"dense": {"rerank": 1, "dense": NaN}, "hybrid": {"rerank": 1, "dense": 9, "lexical": 3}}',
+    ],
 )
 def test_a_malformed_blend_is_an_error(tmp_path: Path, reranker_folder: Path, content: str) -> None:
     folder = shutil.copytree(reranker_folder, tmp_path / "r")

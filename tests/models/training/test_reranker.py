@@ -1,0 +1,180 @@
+"""Training a reranker as a correction to the first stage, and fitting how the two add up."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import CrossEncoder
+
+from models.catalog import open_reranker
+from models.folder import read_blends
+from models.training.blend import blend_file, fit_blend
+from models.training.card import Report
+from models.training.errors import Interrupted, TrainingError
+from models.training.groups import Group
+from models.training.judge import RerankerJudge
+from models.training.machine import Machine
+from models.training.reranker import ResidualBinaryLoss, ResidualListLoss, ResidualLoss, train_reranker
+from models.training.settings import BlendSettings, RerankerSettings
+from models.types import Blends
+from tests.models.training.conftest import ANIMALS, Witness
+
+QUICK = {"steps": 4, "batch": 4, "held_out": 4, "apart": "queries", "device": "cpu"}
+HERE = Machine("cpu", bfloat16=False)
+TEXTS = [f"the {animal} eats at night" for animal in ANIMALS]
+
+
+def _settings(base: Path, **more: object) -> RerankerSettings:
+    return RerankerSettings(**{"base": str(base)} | QUICK | more)  # type: ignore[arg-type]  # of many types
+
+
+@pytest.fixture(scope="module")
+def untrained(base: Path) -> CrossEncoder:
+    torch.manual_seed(3)
+    model: CrossEncoder = CrossEncoder(str(base), num_labels=1, activation_fn=torch.nn.Identity(), device="cpu")
+    return model
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory, base: Path, groups: Path) -> Report:
+    """Of a training without a break."""
+    return train_reranker(groups, tmp_path_factory.mktemp("trained") / "reranker", _settings(base), Witness())
+
+
+@pytest.fixture(scope="module")
+def trained(report: Report) -> Path:
+    return report.output
+
+
+def test_it_gives_raw_logits_and_stands_beside_its_blends(trained: Path) -> None:
+    model = CrossEncoder(str(trained), device="cpu")
+
+    assert isinstance(model.activation_fn, torch.nn.Identity)
+    assert (model.num_labels, model.max_seq_length) == (1, 512)
+    assert read_blends(trained) != Blends()
+
+
+def test_a_service_can_open_it(trained: Path) -> None:
+    reranker = open_reranker(str(trained))
+
+    scores = reranker.score(reranker.tokenize("what does the otter do ?", TEXTS))
+
+    assert np.isfinite(scores).all()
+    assert reranker.blends == read_blends(trained)
+
+
+def test_interrupted_and_run_again_it_ends_with_the_weights_of_an_uninterrupted_run(
+    trained: Path, base: Path, groups: Path, tmp_path: Path
+) -> None:
+    class Interrupter(Witness):
+        def advance(self, what: str, done: int, total: int, note: str = "") -> None:
+            if (what, done) == ("training", 2):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="Stopped after step 2 of 4"):
+        train_reranker(groups, tmp_path / "reranker", _settings(base), Interrupter())
+    train_reranker(groups, tmp_path / "reranker", _settings(base), Witness())
+
+    first, second = (load_file(folder / "model.safetensors") for folder in (trained, tmp_path / "reranker"))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert read_blends(tmp_path / "reranker") == read_blends(trained)
+
+
+def test_the_next_training_starts_where_the_last_one_ended(report: Report, groups: Path, tmp_path: Path) -> None:
+    again = _settings(report.output, steps=1, loss="binary")
+
+    further = train_reranker(groups, tmp_path / "further", again, Witness())
+
+    assert further.before == pytest.approx(report.after)
+
+
+@pytest.mark.parametrize("kind", [ResidualListLoss, ResidualBinaryLoss])
+def test_it_is_trained_on_what_the_first_stage_leaves_undone(untrained: CrossEncoder, kind: type[ResidualLoss]) -> None:
+    loss = kind(untrained, (50.0, 10.0), 2)
+    inputs = (["what does the otter do ?"], [["the otter eats at night", "the heron hides from rain"]])
+
+    settled = loss(inputs, [torch.tensor([0.9, 0.1, 0.5, 0.0])])
+    mistaken = loss(inputs, [torch.tensor([0.1, 0.9, 0.0, 0.5])])
+
+    assert settled.item() < 0.01 < 10 < mistaken.item()
+
+
+@pytest.mark.parametrize("kind", [ResidualListLoss, ResidualBinaryLoss])
+def test_the_first_stages_weights_are_learned(untrained: CrossEncoder, kind: type[ResidualLoss]) -> None:
+    loss = kind(untrained, (5.0, 1.0), 2)
+    inputs = (["what does the otter do ?"], [["the otter eats at night", "the heron hides from rain"]])
+
+    loss(inputs, [torch.tensor([0.1, 0.9, 0.5, 0.0])]).backward()
+
+    gradient = loss.first_stage.grad
+    assert gradient is not None
+    assert gradient[0] > 0 > gradient[1]  # the cosine misled, BM25 did not
+
+
+def test_training_puts_answers_first_that_the_first_stage_did_not(base: Path, groups: Path, tmp_path: Path) -> None:
+    report = train_reranker(
+        groups, tmp_path / "reranker", _settings(base, steps=30, rate=3e-3, evaluate_every=10), Witness()
+    )
+
+    assert report.after["ndcg@10 with first stage"] > report.before["ndcg@10 with first stage"]
+    assert report.before["ndcg@10 first stage"] == report.after["ndcg@10 first stage"]
+
+
+def test_the_judge_adds_the_first_stage_as_a_service_does(untrained: CrossEncoder) -> None:
+    group = Group("wild", "what does the otter do ?", TEXTS, [0.1] * 8, [0.0] * 8)
+    sure = replace(group, lexical=[1.0] + [0.0] * 7)
+
+    alone, both = (RerankerJudge([each], lambda: (0.0, 1000.0), HERE)(untrained) for each in (group, sure))
+
+    assert both["mrr@10 with first stage"] == 1
+    assert both["mrr@10 alone"] == alone["mrr@10 alone"] == alone["mrr@10 with first stage"]
+
+
+def test_a_blend_leans_on_each_score_as_far_as_it_is_right(untrained: CrossEncoder) -> None:
+    right, wrong = [0.6, *[0.5] * 7], [0.5, *[0.6] * 7]
+    groups = [Group("wild", text, [text, *TEXTS[:at], *TEXTS[at + 1 :]], [], []) for at, text in enumerate(TEXTS)]
+    mostly = [right, right, right, right, right, right, right, wrong]
+
+    def fit(dense: list[list[float]], lexical: list[list[float]]) -> Blends:
+        scored = zip(groups, dense, lexical, strict=True)
+        return fit_blend(untrained, [replace(group, dense=one, lexical=other) for group, one, other in scored], HERE)
+
+    dense, lexical = fit(mostly, [wrong] * 8), fit([wrong] * 8, mostly)
+
+    assert dense.hybrid.dense > 5 * dense.hybrid.lexical
+    assert lexical.hybrid.lexical > 5 * lexical.hybrid.dense
+    assert dense.dense.dense > lexical.dense.dense
+
+
+def test_a_blend_is_fitted_for_another_encoder_in_a_copy(
+    trained: Path, base: Path, groups: Path, tmp_path: Path
+) -> None:
+    settings = BlendSettings(encoder=str(base), reranker=str(trained), held_out=0, device="cpu")
+
+    blends = blend_file(groups, tmp_path / "blended", settings, Witness())
+
+    assert open_reranker(str(tmp_path / "blended")).blends == read_blends(tmp_path / "blended")
+    assert read_blends(tmp_path / "blended").hybrid.dense == pytest.approx(blends.hybrid.dense, abs=1e-4)
+    with pytest.raises(TrainingError, match="exists"):
+        blend_file(groups, tmp_path / "blended", settings, Witness())
+
+
+def test_plain_pairs_are_refused_with_the_way_to_mine_them(pairs: Path, base: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="Run `winnow mine` first"):
+        train_reranker(pairs, tmp_path / "reranker", _settings(base), Witness())
+
+
+def test_the_card_says_how_it_was_judged(trained: Path) -> None:
+    card = (trained / "README.md").read_text()
+
+    assert "A cross-encoder that corrects a first stage's order, trained by Winnow" in card
+    assert "queries with" in card
+    assert "| ndcg@10 with first stage |" in card
+    assert "winnow train reranker" in card
