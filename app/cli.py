@@ -1,4 +1,4 @@
-"""The command line: `winnow serve | ingest | search | collections`. All but serve speak HTTP by terminal/client.py."""
+"""The command line. What a service does speaks HTTP by terminal/client.py; the rest works with models and files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from app.settings import CONFIG_VARIABLE, Settings
-from app.terminal import tables
+from app.settings import CONFIG_VARIABLE
+from app.terminal import judge, tables
 from app.terminal.client import REFUSED, UNREACHABLE, UNUSABLE, Failure, Target, connect, read_json, read_settings
 from app.terminal.client import stderr as err
+from app.terminal.evaluate import evaluate
+from app.terminal.options import DataDir, Url, setting
 from app.terminal.sources import Found, Unusable, find
+from app.terminal.synthesize import synthesize
+from app.terminal.train import mine, train_blend, train_encoder, train_head, train_reranker
 from app.terminal.upload import NAMED, Screen, Tally, Upload
 
 STOPPED = 130
@@ -34,25 +38,16 @@ app = typer.Typer(
 )
 collections = typer.Typer()
 app.add_typer(collections, name="collections")
+train = typer.Typer(no_args_is_help=True, help="Fit the models to your own domain.")
+app.add_typer(train, name="train")
+labelling = typer.Typer(no_args_is_help=True, help="Make a dataset of your own questions by labelling answers.")
+app.add_typer(labelling, name="judge")
 
 
 def main() -> None:
     app()
 
 
-def setting(name: str) -> Any:
-    """A flag for a setting, with the setting's own words; what is not given is left to environment and file."""
-    field = Settings.model_fields[name]
-    return typer.Option(help=field.description, show_default=f"WINNOW_{name.upper()}, or {field.default}")
-
-
-Url = Annotated[
-    str | None,
-    typer.Option(
-        help="Address of a running service (or WINNOW_URL); without one the data directory is opened right here."
-    ),
-]
-DataDir = Annotated[Path | None, setting("data_dir")]
 Name = Annotated[str, typer.Argument(help="The collection's name.")]
 InCollection = Annotated[str, typer.Option("--collection", "-c", help="Which collection.")]
 
@@ -176,6 +171,18 @@ def search(
     with in_plain_words():
         response = asyncio.run(_ask(Target(url, data_dir), "POST", "/search", json=given))
         typer.echo(response.text) if as_json else _print(tables.hits(read_json(response), query))
+
+
+app.command()(in_plain_words()(evaluate))
+app.command()(in_plain_words()(synthesize))
+app.command()(in_plain_words()(mine))
+train.command("encoder")(in_plain_words()(train_encoder))
+train.command("head")(in_plain_words()(train_head))
+train.command("reranker")(in_plain_words()(train_reranker))
+train.command("blend")(in_plain_words()(train_blend))
+labelling.command("pool")(in_plain_words()(judge.pool))
+labelling.command("read")(in_plain_words()(judge.read))
+labelling.command("status")(in_plain_words()(judge.status))
 
 
 @collections.callback(invoke_without_command=True)

@@ -1,0 +1,1 @@
+"""Judges searches against labels."""

@@ -1,0 +1,241 @@
+"""The offline system under test: a service's stages without the service, and every arm of it measured side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from app.quality import curve, dense, lexical
+from app.quality.arms import arms
+from app.quality.blend import SECOND, Features, blend_of, weights
+from app.quality.corpus import Corpus, split
+from app.quality.embedding import embed
+from app.quality.first_stages import FIRST, RERANKED, FirstStages, Proposal
+from app.quality.fusion import K
+from app.quality.lexical import Lexicon
+from app.quality.measures import DEPTH, NDCG, measure
+from app.quality.scoring import Pairs, Scorer, Timing
+from app.quality.statistics import Table, estimates
+from app.quality.types import Ceiling, Curve, Dataset, Evaluation, Latency, Option, Run
+from app.quality.variants import Setup
+from app.quality.workbench import Workbench
+from app.types import Candidates, ChunkIds
+from models.types import BiEncoder, Reranker
+
+FEW = 100
+"""Below so many queries the intervals are wide and a mean is mostly luck."""
+
+DEEP = 1000
+"""Chunks that first-stage rankings, and so fusion, go down to; more where that is less than 100 documents."""
+
+AGAIN = 10
+"""Queries whose pairs are scored once more when only their time is not known."""
+
+SERVED = "dense+blend"
+"""The arm that the service answers by."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stand:
+    """A variant on a dataset, ready to be asked."""
+
+    dataset: Dataset
+    setup: Setup
+    encoder: BiEncoder
+    reranker: Reranker
+    corpus: Corpus
+    stages: FirstStages
+    proposals: list[Proposal]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """What the cross-encoder made of the candidates, by query."""
+
+    pairs: list[Pairs]
+    timings: list[Timing]
+
+
+def evaluate(dataset: Dataset, setup: Setup, bench: Workbench, seed: int) -> tuple[Evaluation, list[Run]]:
+    """Everything there is to measure, and the runs that it was measured on."""
+    stand = _prepare(dataset, setup, bench)
+    judged = _judge(stand, bench) if setup.rerank else None
+    runs = _runs(stand, judged)
+    tables = {run.arm: [measure(run, dataset.judgements, dataset.queries)] for run in runs}
+    evaluation = Evaluation(
+        dataset=dataset.name,
+        split=dataset.split,
+        variant=setup.name,
+        settings=_settings(stand, bench),
+        documents=len(dataset.documents),
+        chunks=len(stand.corpus.texts),
+        queries=dataset.queries,
+        served=SERVED if judged else "dense",
+        arms=arms(tables, seed),
+        ceilings=tuple(_ceiling(stand, first, seed) for first in FIRST),
+        latencies=tuple(_latencies(stand, judged)),
+        curves=tuple(_curves(stand, judged, seed)) if judged and len(setup.candidates) > 1 else (),
+        warnings=tuple(_warnings(stand, judged)),
+    )
+    return evaluation, runs
+
+
+def runs(dataset: Dataset, setup: Setup, bench: Workbench) -> list[Run]:
+    """What every way through the stages finds, for questions that nobody has judged yet."""
+    stand = _prepare(dataset, setup, bench)
+    return _runs(stand, _judge(stand, bench) if setup.rerank else None)
+
+
+def _prepare(dataset: Dataset, setup: Setup, bench: Workbench) -> Stand:
+    encoder, reranker = bench.encoder(setup.encoder), bench.reranker(setup.reranker)
+    corpus = split(dataset, setup.recipe, encoder, reranker, bench)
+    vectors = embed(bench, encoder, corpus.texts, "document", f"{dataset.name}: embed chunks")
+    texts = [query.text for query in dataset.queries]
+    asked = embed(bench, encoder, texts, "query", f"{dataset.name}: embed queries")
+    depth = max(DEEP, setup.depth, corpus.depth(DEPTH))
+    stages = FirstStages(dense.cut(vectors, setup.dims), Lexicon(corpus.texts, setup.language), depth)
+    proposals = list(stages.propose(dataset.queries, dense.cut(asked, setup.dims), setup.depth))
+    cut = sum(tokens.truncated for tokens in encoder.tokenize(texts, "query"))
+    notes = (*dataset.notes, *corpus.notes, *_some(cut, "queries are longer than the encoder reads"))
+    return Stand(dataset, setup, encoder, reranker, corpus, stages, proposals, notes)
+
+
+def _judge(stand: Stand, bench: Workbench) -> Judged:
+    """Score every candidate of every arm, once."""
+    scorer, judged = Scorer(stand.reranker, bench), Judged([], [])
+    total = sum(len(proposal.pool) for proposal in stand.proposals)
+    with bench.track(f"{stand.dataset.name}: rerank", total) as advance:
+        for number, (query, proposal) in enumerate(zip(stand.dataset.queries, stand.proposals, strict=True)):
+            served = proposal.rankings[_first(SERVED)].chunks[: stand.setup.depth]
+            timing = scorer.time(query.text, _texts(stand, served), again=number < AGAIN)
+            judged.timings.extend([timing] if timing else [])
+            judged.pairs.append(scorer.score(query.text, _texts(stand, proposal.pool)))
+            advance(len(proposal.pool))
+    return judged
+
+
+def _runs(stand: Stand, judged: Judged | None) -> list[Run]:
+    queries = stand.dataset.queries
+    rankings = {first: [proposal.rankings[first] for proposal in stand.proposals] for first in FIRST}
+    if judged:
+        for first in RERANKED:
+            for second in SECOND:
+                rankings[f"{first}+{second}"] = list(_reranked(stand, judged, first, second, stand.setup.depth))
+    return [
+        Run(arm, {query.id: stand.corpus.ranked(each, DEPTH) for query, each in zip(queries, ranked, strict=True)})
+        for arm, ranked in rankings.items()
+    ]
+
+
+def _reranked(stand: Stand, judged: Judged, first: str, second: str, depth: int) -> Iterator[Candidates]:
+    """The candidates of a first stage in the order of a second one; equals stay in the order of the first."""
+    weighed = weights(stand.reranker, first, second)
+    for proposal, pairs in zip(stand.proposals, judged.pairs, strict=True):
+        places = proposal.places(first, depth)
+        features = Features(pairs.scores[places], proposal.cosines[places], proposal.shares[places])
+        final = features.weighed(weighed)
+        order = np.argsort(-final, kind="stable")
+        yield Candidates(proposal.pool[places][order], final[order])
+
+
+def _ceiling(stand: Stand, first: str, seed: int) -> Ceiling:
+    recall, ndcg = estimates([_reachable(stand, first, stand.setup.depth)], seed)
+    return Ceiling(first, stand.setup.depth, recall, ndcg)
+
+
+def _reachable(stand: Stand, first: str, depth: int) -> Table:
+    """The candidates' recall, and their nDCG@10 in the best order, of every query."""
+    best: dict[str, dict[str, float]] = {}
+    for query, proposal in zip(stand.dataset.queries, stand.proposals, strict=True):
+        ranking = proposal.rankings[first]
+        held = stand.corpus.ranked(Candidates(ranking.chunks[:depth], ranking.scores[:depth]), depth)
+        best[query.id] = {name: float(stand.dataset.judgements[query.id].get(name, 0)) for name in held}
+    return measure(Run(first, best), stand.dataset.judgements, stand.dataset.queries, (f"recall@{depth}", NDCG))
+
+
+def _curves(stand: Stand, judged: Judged, seed: int) -> Iterator[Curve]:
+    """Of the blended arms."""
+    for first in RERANKED:
+        quality = {depth: _quality(stand, judged, first, depth) for depth in stand.setup.candidates}
+        cost = {depth: _cost(stand, judged, first, depth) for depth in stand.setup.candidates}
+        yield curve.draw(f"{first}+blend", quality, cost, seed)
+
+
+def _quality(stand: Stand, judged: Judged, first: str, depth: int) -> Table:
+    """nDCG@10 after reranking so many, and their recall, of every query."""
+    ranked = zip(stand.dataset.queries, _reranked(stand, judged, first, "blend", depth), strict=True)
+    run = Run(first, {query.id: stand.corpus.ranked(candidates, DEPTH) for query, candidates in ranked})
+    ndcg = measure(run, stand.dataset.judgements, stand.dataset.queries, (NDCG,))
+    return np.column_stack([ndcg[:, 0], _reachable(stand, first, depth)[:, 0]])
+
+
+def _cost(stand: Stand, judged: Judged, first: str, depth: int) -> tuple[float, float | None]:
+    """Tokens that the cross-encoder reads for one query, and the milliseconds that they take by the measured rate."""
+    both = zip(stand.proposals, judged.pairs, strict=True)
+    read = [pairs.tokens[proposal.places(first, depth)].sum() for proposal, pairs in both]
+    tokens, timed = float(np.mean(read)), sum(timing.tokens for timing in judged.timings)
+    rate = sum(timing.seconds for timing in judged.timings) / timed if timed else None
+    return tokens, None if rate is None else 1000 * tokens * rate
+
+
+def _latencies(stand: Stand, judged: Judged | None) -> Iterator[Latency]:
+    for stage, seconds in stand.stages.time(stand.encoder, stand.setup.dims, stand.dataset.queries).items():
+        yield latency(stage, seconds)
+    if judged and judged.timings:
+        stored = sum(timing.stored for timing in judged.timings)
+        yield latency("rerank", [timing.seconds for timing in judged.timings], stored)
+
+
+def latency(stage: str, seconds: Sequence[float], stored: int = 0) -> Latency:
+    p50, p95 = np.percentile(seconds, (50, 95)) * 1000
+    return Latency(stage, float(p50), float(p95), len(seconds), stored)
+
+
+def _warnings(stand: Stand, judged: Judged | None) -> Iterator[str]:
+    yield from few(stand.dataset)
+    yield from stand.notes
+    if judged:
+        cut = sum(pairs.truncated for pairs in judged.pairs)
+        yield from _some(cut, "pairs of query and chunk are longer than the reranker reads")
+
+
+def few(dataset: Dataset) -> Iterator[str]:
+    if (amount := len(dataset.queries)) < FEW:
+        yield f"{amount} queries are few: differences smaller than the intervals mean nothing. {FEW} or more tell more."
+
+
+def _some(count: int, what: str) -> tuple[str, ...]:
+    return (f"{count:,} {what}.",) if count else ()
+
+
+def _first(arm: str) -> str:
+    return arm.partition("+")[0]
+
+
+def _texts(stand: Stand, chunks: ChunkIds) -> list[str]:
+    return [stand.corpus.texts[chunk] for chunk in chunks]
+
+
+def _settings(stand: Stand, bench: Workbench) -> Mapping[str, Option]:
+    setup = stand.setup
+    shown = {name: getattr(setup, name) for name in ("encoder", "reranker", "language", "rerank")}
+    blends = {f"{first}_blend": str(blend_of(stand.reranker, first)) for first in RERANKED}
+    options = bench.options
+    return {
+        **shown,
+        **asdict(setup.recipe),
+        **blends,
+        "device": stand.encoder.device,
+        "precision": options.precision,
+        "threads": options.threads,
+        "dims": min(setup.dims or stand.encoder.dimensions, stand.encoder.dimensions),
+        "candidates": setup.depth,
+        "encoder_fingerprint": stand.encoder.fingerprint,
+        "reranker_fingerprint": stand.reranker.fingerprint,
+        "ranking_depth": stand.stages.depth,
+        "fusion_k": K,
+        "bm25": f"{lexical.METHOD}, k1={lexical.K1}, b={lexical.B}",
+    }

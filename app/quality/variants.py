@@ -1,0 +1,91 @@
+"""What is evaluated: models, recipe and depths; and variants of it, as `--compare` names them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from app.errors import WinnowError
+from app.quality.lexical import LANGUAGES
+from app.quality.types import BASE
+from app.types import Recipe
+
+TITLES = ("first", "every", "never")
+
+SHORTEST = 16
+"""Tokens of a chunk, as the settings have it."""
+
+KEYS = (
+    "encoder", "reranker", "dims", "chunk_tokens", "overlap_tokens", "title", "candidates", "language", "collection",
+)  # fmt: skip
+OF_COLLECTIONS = ("collection", "candidates")
+"""What a running service lets one choose; the rest is settled in the collection."""
+
+
+class BadSetup(WinnowError):
+    """Settings that can't be evaluated; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """One variant."""
+
+    encoder: str
+    reranker: str
+    recipe: Recipe = field(default_factory=Recipe)
+    dims: int | None = None
+    """First numbers of each vector that are used; None: all."""
+    candidates: tuple[int, ...] = (50,)
+    """How many chunks the cross-encoder reads; with several, a curve is drawn and the arms are those of the deepest."""
+    language: str = "english"
+    rerank: bool = True
+    collection: str | None = None
+    """A collection of a running service, which then has the models and the recipe."""
+    name: str = BASE
+
+    @property
+    def depth(self) -> int:
+        return max(self.candidates)
+
+
+def vary(base: Setup, text: str) -> Setup:
+    """The base with what the text changes: `encoder=./mine,dims=128`."""
+    given = dict(_pair(part, base) for part in text.split(","))
+    recipe = {name: given.pop(name) for name in ("chunk_tokens", "overlap_tokens", "title") if name in given}
+    varied: Mapping[str, Any] = given | {"recipe": replace(base.recipe, **recipe), "name": text}
+    return checked(replace(base, **varied))
+
+
+def checked(setup: Setup) -> Setup:
+    """Refuse what no model has to be asked for."""
+    if setup.language not in LANGUAGES:
+        raise BadSetup(f"There is no language '{setup.language}': choose one of {', '.join(LANGUAGES)}.")
+    if setup.recipe.title not in TITLES:
+        raise BadSetup(f"title={setup.recipe.title} is not possible: choose one of {', '.join(TITLES)}.")
+    if setup.depth < 1 or min(setup.candidates) < 1 or (setup.dims is not None and setup.dims < 1):
+        raise BadSetup("candidates and dims must be at least 1.")
+    if setup.recipe.chunk_tokens < SHORTEST:
+        raise BadSetup(f"chunk_tokens must be at least {SHORTEST}.")
+    return setup
+
+
+def depths(text: str) -> tuple[int, ...]:
+    """`10,20,50` in rising order."""
+    return tuple(sorted({_number("candidates", part) for part in text.split(",")}))
+
+
+def _pair(text: str, base: Setup) -> tuple[str, Any]:
+    name, given, value = (part.strip() for part in text.partition("="))
+    allowed = OF_COLLECTIONS if base.collection else tuple(name for name in KEYS if name != "collection")
+    if not given or not value or name not in allowed:
+        raise BadSetup(f"--compare {text!r} says nothing: write key=value, with one of {', '.join(allowed)} for a key.")
+    if name == "candidates":
+        return name, (_number(name, value),)
+    return name, _number(name, value) if name in ("dims", "chunk_tokens", "overlap_tokens") else value
+
+
+def _number(name: str, text: str) -> int:
+    if not text.strip().isdecimal():
+        raise BadSetup(f"{name} is {text!r}, which is not a whole number.")
+    return int(text)

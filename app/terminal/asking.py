@@ -1,0 +1,122 @@
+"""The questions of a dataset, asked of a running service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from rich.markup import escape
+
+from app.quality.asking import Answers, evaluation, questions
+from app.quality.first_stages import TIMED
+from app.quality.types import Dataset, Evaluation, Option, Query, Run
+from app.quality.variants import Setup
+from app.quality.workbench import Track
+from app.terminal.client import Client, Failure, Refused, Target, connect, read_json, stderr
+
+AT_ONCE = 4
+"""Requests under way together: enough to keep an accelerator busy, few enough to leave others their turn."""
+
+Item = TypeVar("Item")
+Reply = TypeVar("Reply")
+
+
+async def ask(
+    target: Target, datasets: Sequence[Dataset], setups: Sequence[Setup], track: Track, seed: int
+) -> list[tuple[Evaluation, list[Run]]]:
+    """Every dataset with every setup, over one connection."""
+    async with connect(target) as client:
+        return [await _Inquiry(client, dataset, setup, track).run(seed) for dataset in datasets for setup in setups]
+
+
+class _Inquiry:
+    """One dataset, asked of one collection."""
+
+    def __init__(self, client: Client, dataset: Dataset, setup: Setup, track: Track) -> None:
+        self._client = client
+        self._dataset = dataset
+        self._setup = setup
+        self._track = track
+
+    async def run(self, seed: int) -> tuple[Evaluation, list[Run]]:
+        facts = await self._client.get(f"/collections/{quote(str(self._setup.collection), safe='')}")
+        notes = [*await self._missing(), *_unlike(facts, self._dataset)]
+        answers = await self._answers()
+        return evaluation(self._dataset, self._setup, answers, _settings(facts, self._setup), notes, seed)
+
+    async def _answers(self) -> Answers:
+        """The first ones one at a time, for the clock; the others as fast as the service likes."""
+        queries = self._dataset.queries
+        with self._track(f"{self._dataset.name}: ask", len(queries)) as advance:
+            alone = [await self._both(query, advance) for query in queries[:TIMED]]
+            others = await _bounded(lambda query: self._both(query, advance), queries[TIMED:])
+        first, second = zip(*alone, *others, strict=True)
+        return Answers(first, second, len(alone))
+
+    async def _both(self, query: Query, advance: Callable[[int], object]) -> tuple[Any, Any]:
+        first, second = [await self._search(body) for body in questions(query, self._setup)]
+        advance(1)
+        return first, second
+
+    async def _search(self, body: dict[str, Any]) -> Any:
+        return read_json(await self._client.patiently("POST", "/search", _say, json=body))
+
+    async def _missing(self) -> list[str]:
+        """Relevant documents that the collection does not have; without any of them there is nothing to measure."""
+        wanted = {name for grades in self._dataset.judgements.values() for name, grade in grades.items() if grade > 0}
+        with self._track(f"{self._dataset.name}: look for documents", len(wanted)) as advance:
+            held = await _bounded(lambda name: self._holds(name, advance), wanted)
+        missing = len(wanted) - sum(held)
+        if missing == len(wanted):
+            raise Failure(
+                f"Collection '{self._setup.collection}' holds none of the relevant documents of {self._dataset.name}. "
+                f"Ingest them first: winnow ingest corpus.jsonl --collection {self._setup.collection}"
+            )
+        many = f"{missing:,} of {len(wanted):,} relevant documents"
+        return [f"{many} are not searchable in '{self._setup.collection}' and count as not found."] if missing else []
+
+    async def _holds(self, document: str, advance: Callable[[int], object]) -> bool:
+        path = f"/documents/{quote(document, safe='')}"
+        try:
+            found = read_json(
+                await self._client.patiently("GET", path, _say, params={"collection": self._setup.collection})
+            )
+        except Refused as refusal:
+            if refusal.status != 404:
+                raise
+            return False
+        finally:
+            advance(1)
+        return bool(found["state"] == "live")
+
+
+async def _bounded(does: Callable[[Item], Awaitable[Reply]], items: Iterable[Item]) -> list[Reply]:
+    """A few at a time, in order."""
+    turn = asyncio.Semaphore(AT_ONCE)
+
+    async def one(item: Item) -> Reply:
+        async with turn:
+            return await does(item)
+
+    return list(await asyncio.gather(*(one(item) for item in items)))
+
+
+def _unlike(facts: dict[str, Any], dataset: Dataset) -> list[str]:
+    held, meant = facts["documents"], len(dataset.documents)
+    if held == meant:
+        return []
+    return [
+        f"'{facts['name']}' holds {held:,} documents and {dataset.name} has {meant:,}: the numbers are of the former."
+    ]
+
+
+def _settings(facts: dict[str, Any], setup: Setup) -> dict[str, Option]:
+    shown = {name: facts[name] for name in ("encoder", "reranker", "fingerprint", "dimensions")}
+    asked = {"collection": setup.collection, "candidates": setup.depth, "documents_held": facts["documents"]}
+    return {**shown, **facts["recipe"], **asked}
+
+
+def _say(message: str) -> None:
+    stderr.print(f"[yellow]{escape(message)}[/]", soft_wrap=True)

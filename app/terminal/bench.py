@@ -1,0 +1,78 @@
+"""What commands that run models themselves share: a workbench, bars while it works, and sentences when it can't."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import apsw
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from app.errors import Invalid, WinnowError
+from app.quality.cache import Cache
+from app.quality.workbench import Workbench
+from app.service.models import ACCELERATOR_BATCH, CPU_BATCH
+from app.settings import Settings
+from app.terminal.client import UNUSABLE, Failure, stderr
+from models.types import ModelError, ModelOptions
+
+NEEDED = ("bm25s", "ir_measures", "jinja2", "Stemmer")
+
+
+@contextmanager
+def opened(settings: Settings, cache: Path | None) -> Iterator[Workbench]:
+    """A workbench by the settings; without a folder nothing is kept."""
+    options = ModelOptions(
+        device=settings.device,
+        precision=settings.precision,
+        threads=settings.threads,
+        cache=settings.model_cache,
+        offline=settings.offline,
+    )
+
+    def batch_tokens(device: str) -> int:
+        return settings.batch_tokens or (CPU_BATCH if device == "cpu" else ACCELERATOR_BATCH)
+
+    kept = Cache(cache)
+    try:
+        yield Workbench(options, kept, track, batch_tokens, settings.query_reserve)
+    finally:
+        kept.close()
+
+
+@contextmanager
+def track(what: str, total: int) -> Iterator[Callable[[int], object]]:
+    """A bar while something takes its time, gone when it is done."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(
+        *columns, TimeRemainingColumn(), console=stderr, transient=True, disable=not stderr.is_terminal
+    ) as bars:
+        task = bars.add_task(what, total=total)
+        yield lambda steps: bars.advance(task, steps)
+
+
+@contextmanager
+def as_failures(cache: Path | None = None) -> Iterator[None]:
+    """Let whatever a user can have got wrong end the command with a sentence."""
+    try:
+        yield
+    except Invalid as error:
+        faults = [f"  {fault.pointer} {fault.detail}" for fault in error.faults]
+        raise Failure("\n".join([str(error), *faults]), UNUSABLE) from error
+    except (WinnowError, ModelError) as error:
+        raise Failure(str(error), UNUSABLE) from error
+    except apsw.Error as error:
+        raise Failure(
+            f"The cache in {cache} can't be used: {error}. Name another folder, or use none.", UNUSABLE
+        ) from error
+    except OSError as error:
+        raise Failure(f"{error.filename or 'A file'} can't be read or written: {error.strerror}.", UNUSABLE) from error
+
+
+def check_extra() -> None:
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise Failure(
+            f"This needs {', '.join(missing)}, which are not installed: pip install 'winnow[evaluate]'", UNUSABLE
+        )

@@ -1,0 +1,185 @@
+"""`winnow judge` at work: questions are searched for in every way, the finds pooled, and labels read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from app.quality import judge, label_page, labels, questions
+from app.quality.blend import SECOND
+from app.quality.first_stages import FIRST, RERANKED
+from app.quality.judge import Unlabelled
+from app.quality.labels import Row
+from app.quality.pipeline import runs
+from app.quality.types import Dataset, Query, Run
+from app.quality.variants import Setup, vary
+from app.settings import Settings
+from app.terminal import sources
+from app.terminal.bench import as_failures, check_extra, opened
+from app.terminal.client import UNUSABLE, Failure, stderr
+from app.types import Document
+
+NAMED = 20
+WRITTEN = {"corpus.jsonl", "queries.jsonl", "qrels"}
+"""What a dataset folder may hold already, to be written anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be pooled and where it goes."""
+
+    questions: Path
+    corpus: Sequence[Path]
+    output: Path
+    html: Path | None
+    depth: int
+    seed: int
+    base: Setup
+    variants: Sequence[str]
+    cache: Path | None
+
+
+def pool(order: Order, settings: Settings) -> None:
+    """Search in every way, and add what is found to the file."""
+    check_extra()
+    with as_failures(order.cache):
+        labels.check_name(order.output)
+        old = labels.read(order.output) if order.output.exists() else []
+        queries = questions.read(order.questions)
+        documents = _documents(order.corpus)
+        setups = [order.base, *(vary(order.base, text) for text in order.variants)]
+        _announce(queries, len(documents), setups, order.depth)
+        runs = _runs(queries, documents.values(), setups, order, settings)
+        every = judge.merge(old, judge.rows(queries, documents, judge.pool(runs, order.depth)), order.seed)
+        _write(every, order)
+    _report(old, every, order)
+
+
+def read(path: Path, corpus: Sequence[Path], output: Path, unlabelled: Unlabelled) -> None:
+    """Labels to a dataset."""
+    with as_failures():
+        every = labels.read(path)
+        documents = _documents(corpus)
+        judge.check(every, documents, unlabelled)
+        _check_folder(output)
+        judge.save(output, documents.values(), every, unlabelled)
+    waiting = sum(row.relevance is None for row in every)
+    treated = "count as 0" if unlabelled == "zero" else "are left out"
+    _print(f"{output}: {len(documents):,} documents, {_labelled(every)}.")
+    if waiting:
+        _print(f"{waiting:,} rows have no label and {treated}.")
+    _print(f"Next: winnow evaluate {output}")
+
+
+def status(path: Path) -> None:
+    """How far the labelling is."""
+    with as_failures():
+        every = labels.read(path)
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column("question", overflow="fold")
+    for name in ("rows", "labelled", "relevant"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in judge.progress(every):
+        table.add_row(Text(each.query.text), *(f"{count:,}" for count in (each.rows, each.labelled, each.relevant)))
+    Console(highlight=False).print(table)
+    _print(f"{_labelled(every)}. {judge.effort(sum(row.relevance is None for row in every))}.")
+
+
+def _runs(
+    queries: Sequence[Query], documents: Iterable[Document], setups: Iterable[Setup], order: Order, settings: Settings
+) -> Iterator[Run]:
+    """What `winnow evaluate` would measure, with nothing to measure it by yet."""
+    dataset = Dataset("pool", "none", tuple(documents), tuple(queries), {query.id: {} for query in queries})
+    with opened(settings, order.cache) as bench:
+        for setup in setups:
+            yield from runs(dataset, setup, bench)
+
+
+def _announce(queries: Sequence[Query], documents: int, setups: Sequence[Setup], depth: int) -> None:
+    ways = len(setups) * (len(FIRST) + len(RERANKED) * len(SECOND))
+    least = len(queries) * min(depth, documents)
+    most = len(queries) * min(depth * ways, documents)
+    stderr.print(
+        f"{len(queries):,} questions, {documents:,} documents, {ways} ways to search: the first {depth} of each are "
+        f"{least:,} to {most:,} rows to label.",
+        soft_wrap=True,
+    )
+
+
+def _documents(paths: Sequence[Path]) -> dict[str, Document]:
+    """All that `winnow ingest` would take from these paths; labels need every one of them to have an id."""
+    found, faults = dict[str, Document](), list[str]()
+    for record in _records(paths):
+        document = record.fault or _document(record.line)
+        if isinstance(document, Document) and document.id not in found:
+            found[document.id] = document
+        else:
+            fault = document if isinstance(document, str) else f"has the id {document.id!r}, which was there before"
+            faults.append(f"{record.place} {fault}")
+    if faults:
+        more = [f"… and {len(faults) - NAMED:,} more"] if len(faults) > NAMED else []
+        raise Failure("\n".join([*faults[:NAMED], *more]), UNUSABLE)
+    if not found:
+        raise Failure("There are no documents: name .jsonl, .txt or .md files, or folders of them.", UNUSABLE)
+    return found
+
+
+def _records(paths: Sequence[Path]) -> Iterator[sources.Record]:
+    try:
+        for batch in sources.batches(sources.find(paths).sources):
+            yield from (*batch.good, *batch.bad)
+    except sources.Unusable as error:
+        raise Failure(str(error), UNUSABLE) from error
+
+
+def _document(line: bytes) -> Document | str:
+    """The document, or what is wrong with it."""
+    fields: dict[str, Any] = orjson.loads(line)
+    for name in ("id", "text", "title"):
+        if not isinstance(fields.setdefault(name, ""), str):
+            return f"has a {name} that is not a string"
+    if not fields["id"]:
+        return "has no id: give it one, for labels to name it by"
+    if not (text := fields["text"] if fields["text"].strip() else fields["title"]).strip():
+        return "has no text: remove it, or write it"
+    return Document(fields["id"], text, fields["title"] if text is fields["text"] else "")
+
+
+def _write(every: Sequence[Row], order: Order) -> None:
+    for path in filter(None, (order.output, order.html)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    labels.write(order.output, every)
+    if order.html:
+        order.html.write_text(label_page.render(every, order.output), "utf-8")
+
+
+def _report(old: Sequence[Row], every: Sequence[Row], order: Order) -> None:
+    waiting = sum(row.relevance is None for row in every)
+    kept = f", {len(every) - len(old):,} of them new, and every label kept" if old else ""
+    _print(f"{order.output}: {len(every):,} rows{kept}.")
+    _print(f"{judge.effort(waiting)}: {'; '.join(f'{grade} {means}' for grade, means in labels.GRADES.items())}.")
+    if order.html:
+        _print(f"{order.html}: the same to label in a browser.")
+
+
+def _labelled(every: Sequence[Row]) -> str:
+    done = [row.relevance for row in every if row.relevance is not None]
+    return f"{len(done):,} of {len(every):,} rows are labelled, {sum(grade > 0 for grade in done):,} of them relevant"
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and (strange := sorted({each.name for each in folder.iterdir()} - WRITTEN)):
+        raise Failure(f"{folder} holds {strange[0]}, which is not of a dataset: name a new folder.", UNUSABLE)
+
+
+def _print(told: str) -> None:
+    Console(highlight=False).print(escape(told), soft_wrap=True)

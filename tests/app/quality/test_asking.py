@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.quality.dataset import read
+from app.quality.measures import NDCG
+from app.quality.pipeline import evaluate
+from app.quality.types import Evaluation, Run
+from app.quality.variants import Setup
+from app.terminal.asking import ask
+from app.terminal.client import Failure, Target
+from app.types import Recipe
+from tests.app.quality.folders import ANIMALS, bench, silent, write
+
+ARMS = ["dense", "dense+rerank", "dense+blend"]
+
+
+def take_in(server: httpx.Client, names: list[str], collection: str = "default") -> None:
+    documents = [{"id": name, "text": ANIMALS[name]} for name in names]
+    server.post("/ingest", json={"documents": documents, "collection": collection}).raise_for_status()
+
+
+def asked(server: httpx.Client, folder: Path, *setups: Setup) -> list[tuple[Evaluation, list[Run]]]:
+    target = Target(str(server.base_url))
+    return asyncio.run(ask(target, [read(folder)], setups, silent, 0))
+
+
+def of(collection: str, **more: object) -> Setup:
+    return Setup("fake", "fake", collection=collection, **more)  # type: ignore[arg-type]
+
+
+def test_a_service_answers_as_the_models_do_offline(server: httpx.Client, tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    take_in(server, list(ANIMALS))
+    ((online, runs),) = asked(server, folder, of("default"))
+    offline, others = evaluate(read(folder), Setup("fake", "fake", Recipe()), bench(), 0)
+    assert [arm.name for arm in online.arms] == ARMS
+    for name in ARMS:
+        (one,), (other,) = ([run.scores for run in each if run.arm == name] for each in (runs, others))
+        assert {query: pytest.approx(scores, abs=1e-5) for query, scores in one.items()} == other
+        assert online.arm(name).measures == offline.arm(name).measures
+    assert online.ceilings[0].recall.mean == 1
+    assert online.served == offline.served == "dense+blend"
+
+
+def test_latencies_are_the_services_own(server: httpx.Client, tmp_path: Path) -> None:
+    take_in(server, list(ANIMALS))
+    ((evaluation, _),) = asked(server, write(tmp_path / "set"), of("default"))
+    stages = {each.stage: each for each in evaluation.latencies}
+    assert list(stages) == ["embed", "filter", "retrieve", "load", "rerank", "total"]
+    assert all(each.queries == 4 for each in stages.values())
+    assert stages["total"].p50 >= stages["rerank"].p50
+
+
+def test_many_queries_are_all_asked_and_kept_in_order(server: httpx.Client, tmp_path: Path) -> None:
+    queries = {f"q{number}": f"who makes honey or hunts mice {number}" for number in range(70)}
+    grades = {name: {"bee" if number % 2 else "owl": 1} for number, name in enumerate(queries)}
+    folder = write(tmp_path / "set", queries=queries, answers=grades)
+    take_in(server, list(ANIMALS))
+    ((evaluation, runs),) = asked(server, folder, of("default"))
+    assert list(runs[0].scores) == list(queries)
+    assert evaluation.latencies[0].queries == 50
+    assert evaluation.arm("dense").measure("recall@5").estimate.mean == 1
+
+
+def test_missing_documents_are_counted(server: httpx.Client, tmp_path: Path) -> None:
+    take_in(server, ["owl", "bee"])
+    ((evaluation, _),) = asked(server, write(tmp_path / "set"), of("default"))
+    told = " ".join(evaluation.warnings)
+    assert "3 of 5 relevant documents are not searchable in 'default' and count as not found." in told
+    assert "'default' holds 2 documents and set has 5" in told
+    assert evaluation.arm("dense").measure("recall@100").estimate.mean == pytest.approx((1 / 2 + 0 + 1 + 0) / 4)
+
+
+def test_a_collection_without_any_of_them_is_refused(server: httpx.Client, tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    with pytest.raises(Failure, match="holds none of the relevant documents of set"):
+        asked(server, folder, of("default"))
+    with pytest.raises(Failure, match="nowhere"):
+        asked(server, folder, of("nowhere"))
+
+
+def test_collections_and_candidates_are_compared(server: httpx.Client, tmp_path: Path) -> None:
+    recipe = {"chunk_tokens": 16, "overlap_tokens": 0}
+    server.post("/collections", json={"name": "short", "recipe": recipe}).raise_for_status()
+    take_in(server, list(ANIMALS))
+    take_in(server, list(ANIMALS), "short")
+    setups = of("default"), of("short", name="collection=short"), of("default", candidates=(1,), name="candidates=1")
+    found = asked(server, write(tmp_path / "set"), *setups)
+    (whole, _), (short, _), (one, runs) = found
+    assert (whole.settings["chunk_tokens"], short.settings["chunk_tokens"]) == (256, 16)
+    assert one.settings["candidates"] == one.ceilings[0].candidates == 1
+    assert all(len(scores) == 1 for run in runs[1:] for scores in run.scores.values())
+    assert one.arm("dense").measure(NDCG) == whole.arm("dense").measure(NDCG)
+
+
+@pytest.mark.parametrize("place", [0, 60])
+def test_a_query_that_the_service_refuses_ends_it_with_the_services_words(
+    server: httpx.Client, tmp_path: Path, place: int
+) -> None:
+    queries = {f"q{number}": "who makes honey" if number != place else "honey " * 5000 for number in range(70)}
+    folder = write(tmp_path / "set", queries=queries, answers={name: {"bee": 1} for name in queries})
+    take_in(server, list(ANIMALS))
+    with pytest.raises(Failure, match="/query"):
+        asked(server, folder, of("default"))

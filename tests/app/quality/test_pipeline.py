@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.quality.dataset import read
+from app.quality.measures import NDCG
+from app.quality.pipeline import evaluate
+from app.quality.types import Evaluation, Run
+from app.quality.variants import Setup
+from app.types import Recipe
+from models.fake import FakeEncoder, FakeReranker
+from models.types import Blend, Blends
+from tests.app.quality.folders import bench, write
+
+FAKES = Setup("fake", "fake", Recipe(32, 8))
+ARMS = ["dense", "lexical", "fused", "dense+rerank", "dense+blend", "fused+rerank", "fused+blend"]
+
+# To the fake encoder every word weighs the same: many common words are nearer than one rare one in a long text.
+RARE = {
+    "zoo": "among elephants giraffes monkeys penguins parrots snakes tigers lions bears wolves foxes lives zebra",
+    **{f"where{number}": f"where is the way to it {number}" for number in range(60)},
+}
+
+
+def mean(evaluation: Evaluation, arm: str, name: str = NDCG) -> float:
+    return evaluation.arm(arm).measure(name).estimate.mean
+
+
+def answers(runs: list[Run], arm: str, query: str) -> list[str]:
+    (scores,) = (run.scores[query] for run in runs if run.arm == arm)
+    return sorted(scores, key=lambda name: -scores[name])
+
+
+def test_every_stage_is_measured_side_by_side(tmp_path: Path) -> None:
+    evaluation, runs = evaluate(read(write(tmp_path)), FAKES, bench(), 0)
+    assert [arm.name for arm in evaluation.arms] == [run.arm for run in runs] == ARMS
+    assert mean(evaluation, "dense+rerank") > 0.8
+    assert (evaluation.documents, evaluation.chunks, len(evaluation.queries)) == (5, 5, 4)
+    assert {each.first for each in evaluation.ceilings} == {"dense", "lexical", "fused"}
+    assert [each.stage for each in evaluation.latencies] == ["embed", "dense", "lexical", "fuse", "rerank"]
+    assert all(0 < each.p50 <= each.p95 and each.queries == 4 for each in evaluation.latencies)
+    assert any("4 queries are few" in warning for warning in evaluation.warnings)
+    assert all(len(arm.versus_dense) == (0 if arm.name == "dense" else 3) for arm in evaluation.arms)
+
+
+def test_what_dense_misses_lexical_finds_and_fusion_has(tmp_path: Path) -> None:
+    dataset = read(write(tmp_path, RARE, {"q": "where is the zebra to it"}, {"q": {"zoo": 1}}))
+    evaluation, runs = evaluate(dataset, replace(FAKES, candidates=(20,)), bench(), 0)
+    assert answers(runs, "lexical", "q")[0] == "zoo"
+    assert "zoo" not in answers(runs, "dense", "q")[:20]
+    assert mean(evaluation, "lexical") == 1
+    assert mean(evaluation, "dense+rerank", "recall@100") == 0
+    assert mean(evaluation, "fused+rerank", "recall@100") == 1
+    assert {each.first: each.recall.mean for each in evaluation.ceilings} == {"dense": 0, "lexical": 1, "fused": 1}
+
+
+def test_each_first_stage_has_its_own_blend(tmp_path: Path) -> None:
+    """With all weight on one feature, a blend is the order by that feature alone."""
+    blends = Blends(dense=Blend(rerank=0.0, dense=1.0), hybrid=Blend(rerank=0.0, lexical=1.0))
+    rest = " ".join(f"other{number}" for number in range(24))
+    documents = {"near": "makes honey", "whole": f"who makes honey {rest}", "rare": f"who {rest}", "far": "a train"}
+    dataset = read(write(tmp_path, documents, {"q": "who makes honey"}, {"q": {"whole": 1}}))
+    _, runs = evaluate(dataset, FAKES, bench(rerankers={"fake": FakeReranker(blends=blends)}), 0)
+    assert answers(runs, "dense+rerank", "q")[:3] == ["whole", "near", "rare"]
+    assert answers(runs, "dense+blend", "q") == answers(runs, "dense", "q")
+    assert answers(runs, "dense", "q")[:2] == ["near", "whole"]
+    worded = answers(runs, "lexical", "q")
+    assert worded[:3] == answers(runs, "fused+blend", "q")[:3] != answers(runs, "fused+rerank", "q")[:3]
+
+
+def test_a_document_counts_with_its_best_chunk(tmp_path: Path) -> None:
+    long = ". ".join(f"some other sentence about topic {number}" for number in range(20))
+    documents = {"long": f"{long}. honey is made by bees. {long}", "short": "trains run late"}
+    dataset = read(write(tmp_path, documents, {"q": "who makes honey"}, {"q": {"long": 1}}))
+    evaluation, runs = evaluate(dataset, FAKES, bench(), 0)
+    assert evaluation.chunks > 10
+    assert answers(runs, "dense+rerank", "q")[0] == "long"
+    assert len(answers(runs, "dense", "q")) == 2
+
+
+def test_reranking_goes_no_deeper_than_the_candidates(tmp_path: Path) -> None:
+    reranker = FakeReranker()
+    dataset = read(write(tmp_path, RARE, {"q": "where is the way"}, {"q": {"where1": 1}}))
+    _, runs = evaluate(dataset, replace(FAKES, candidates=(7,)), bench(rerankers={"fake": reranker}), 0)
+    assert len(answers(runs, "dense+blend", "q")) == 7
+    assert len(answers(runs, "dense", "q")) == 61
+    assert 7 <= sum(reranker.calls) <= 14
+
+
+@pytest.mark.parametrize("depth", [3, 10])
+def test_a_curve_has_a_point_for_every_depth_and_agrees_with_the_arms(tmp_path: Path, depth: int) -> None:
+    dataset = read(write(tmp_path))
+    evaluation, _ = evaluate(dataset, replace(FAKES, candidates=(1, 2, depth)), bench(), 0)
+    assert [curve.arm for curve in evaluation.curves] == ["dense+blend", "fused+blend"]
+    for curve in evaluation.curves:
+        assert [point.candidates for point in curve.points] == [1, 2, depth]
+        assert curve.points[-1].ndcg == evaluation.arm(curve.arm).measure(NDCG).estimate
+        tokens = [point.tokens for point in curve.points]
+        assert tokens == sorted(tokens)
+        assert all(point.milliseconds is not None and point.milliseconds > 0 for point in curve.points)
+        assert curve.knee in (1, 2, depth)
+    dense = next(each for each in evaluation.ceilings if each.first == "dense")
+    assert evaluation.curves[0].points[-1].recall == dense.recall
+
+
+def test_a_second_run_asks_no_model_for_what_the_first_one_learned(tmp_path: Path) -> None:
+    dataset = read(write(tmp_path / "set"))
+    first_reranker, second_reranker = FakeReranker(), FakeReranker()
+    encoder = FakeEncoder()
+    first, _ = evaluate(dataset, FAKES, bench(tmp_path / "cache", rerankers={"fake": first_reranker}), 0)
+    second, _ = evaluate(
+        dataset, FAKES, bench(tmp_path / "cache", encoders={"fake": encoder}, rerankers={"fake": second_reranker}), 0
+    )
+    assert sum(first_reranker.calls) >= 20
+    assert second_reranker.calls == []
+    assert encoder.calls == [1] * 5, "queries are embedded one by one to time it, and no chunk is"
+    assert second.arms == first.arms
+    rerank = second.latencies[-1]
+    assert (rerank.queries, rerank.stored) == (4, 4)
+    assert rerank.p50 == pytest.approx(first.latencies[-1].p50)
+
+
+def test_another_model_recipe_or_text_is_not_taken_from_the_cache(tmp_path: Path) -> None:
+    dataset = read(write(tmp_path / "set"))
+    evaluate(dataset, FAKES, bench(tmp_path / "cache"), 0)
+    other = FakeReranker(max_tokens=400)
+    evaluate(dataset, FAKES, bench(tmp_path / "cache", rerankers={"fake": other}), 0)
+    assert sum(other.calls) >= 20
+    encoder = FakeEncoder()
+    changed = replace(
+        dataset, documents=(replace(dataset.documents[0], text="an entirely new text"), *dataset.documents[1:])
+    )
+    evaluate(changed, FAKES, bench(tmp_path / "cache", encoders={"fake": encoder}), 0)
+    assert len(encoder.calls) == 6, "the new chunk beside the five queries that are timed"
+
+
+def test_a_deeper_second_run_scores_only_what_is_new_beside_what_it_times(tmp_path: Path) -> None:
+    queries = {f"q{number}": f"where is the way {number}" for number in range(30)}
+    dataset = read(write(tmp_path / "set", RARE, queries, {name: {"where1": 1} for name in queries}))
+    evaluate(dataset, replace(FAKES, candidates=(20,)), bench(tmp_path / "cache"), 0)
+    reranker = FakeReranker()
+    deeper, _ = evaluate(
+        dataset, replace(FAKES, candidates=(21,)), bench(tmp_path / "cache", rerankers={"fake": reranker}), 0
+    )
+    assert deeper.latencies[-1].queries == 10
+    assert sum(reranker.calls) <= 10 * 21 + 30 * 2
+
+
+def test_fewer_dimensions_are_searched_by_fewer_dimensions(tmp_path: Path) -> None:
+    dataset = read(write(tmp_path))
+    whole, _ = evaluate(dataset, FAKES, bench(), 0)
+    short, _ = evaluate(dataset, replace(FAKES, dims=2), bench(), 0)
+    assert (whole.settings["dims"], short.settings["dims"]) == (64, 2)
+    assert mean(short, "dense") < mean(whole, "dense")
+    assert short.arm("lexical") == replace(whole.arm("lexical"), versus_dense=short.arm("lexical").versus_dense)
+
+
+def test_without_reranking_there_are_first_stages_alone(tmp_path: Path) -> None:
+    reranker = FakeReranker()
+    evaluation, _ = evaluate(
+        read(write(tmp_path)), replace(FAKES, rerank=False), bench(rerankers={"fake": reranker}), 0
+    )
+    assert [arm.name for arm in evaluation.arms] == ["dense", "lexical", "fused"]
+    assert evaluation.served == "dense"
+    assert reranker.calls == []
+
+
+def test_titles_that_fill_a_chunk_become_text_and_are_counted(tmp_path: Path) -> None:
+    dataset = read(write(tmp_path))
+    title = " ".join(f"word{number}" for number in range(40))
+    titled = replace(dataset, documents=(replace(dataset.documents[0], title=title), *dataset.documents[1:]))
+    evaluation, _ = evaluate(titled, FAKES, bench(), 0)
+    assert any("1 documents have a title too long for a chunk" in warning for warning in evaluation.warnings)
+
+
+def test_first_stages_reach_a_hundred_documents_however_many_chunks_they_have(tmp_path: Path) -> None:
+    long = " ".join(f"where word{number}" for number in range(400))
+    documents = {f"d{number}": long if number < 3 else f"nothing of the kind {number}" for number in range(130)}
+    dataset = read(write(tmp_path, documents, {"q": "where"}, {"q": {"d129": 1}}))
+    evaluation, runs = evaluate(dataset, FAKES, bench(), 0)
+    assert evaluation.chunks > 130
+    assert len(answers(runs, "dense", "q")) == 100
+
+
+def test_what_a_model_could_not_read_whole_is_told(tmp_path: Path) -> None:
+    words = " ".join(f"word{number}" for number in range(600))
+    dataset = read(write(tmp_path, queries={"q": f"honey {words}"}, answers={"q": {"bee": 1}}))
+    evaluation, _ = evaluate(dataset, FAKES, bench(), 0)
+    told = " ".join(evaluation.warnings)
+    assert "1 queries are longer than the encoder reads." in told
+    assert "5 pairs of query and chunk are longer than the reranker reads." in told
+
+
+def test_the_embedded_models_rank_sensibly(tmp_path: Path) -> None:
+    queries = {"q": "Which insect produces the sweet stuff people put on bread?", "p": "ship of the desert"}
+    dataset = read(write(tmp_path, queries=queries, answers={"q": {"bee": 1}, "p": {"camel": 1}}))
+    made = bench()
+    made.rerankers.clear()
+    evaluation, runs = evaluate(dataset, Setup("embedded", "embedded"), made, 0)
+    assert answers(runs, evaluation.served, "q")[0] == "bee"
+    assert answers(runs, evaluation.served, "p")[0] == "camel"
+    assert np.isfinite([measure.estimate.mean for arm in evaluation.arms for measure in arm.measures]).all()
