@@ -233,7 +233,7 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values, default=0.0), max(values, default=1.0)
     if high - low > 1e-9 * max(abs(low), abs(high), 1e-3):
         return low, high
-    return (low, low * 2) if low > 0 else (low - 0.5, high + 0.5)
+    return (low, high * 2) if low > 0 else (low - 0.5, high + 0.5)
 
 
 def _step(low: float, high: float) -> float:

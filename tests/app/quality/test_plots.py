@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from xml.etree.ElementTree import Element, fromstring
 
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from app.quality import plots
@@ -29,7 +29,8 @@ def lines(draw: st.DrawFn) -> Line:
     return Line(draw(texts), tuple(points), draw(st.integers(0, 20)))
 
 
-@given(st.lists(rows(), min_size=1, max_size=9), st.booleans())
+@given(drawn=st.lists(rows(), min_size=1, max_size=9), zero=st.booleans())
+@example(drawn=[Row("as good as equal", 1e-38, 1e-294, 1e-38)], zero=False)
 def test_an_interval_contains_its_point_and_both_stay_in_the_frame(drawn: list[Row], zero: bool) -> None:
     plot = fromstring(plots.intervals([Group("group", tuple(drawn))], "axis", "alt", zero=zero))
     spans, marks = _of(plot, "span"), [_place(mark) for mark in _of(plot, "mark")]

@@ -19,6 +19,9 @@ ANIMALS = ("badger", "heron", "otter", "weasel", "lizard", "falcon", "salmon", "
 FACTS = ("eats at night", "sleeps in the reeds", "swims under ice", "hides from rain")
 WORDS = sorted({word for phrase in (*ANIMALS, *FACTS, "what does the do where it ?") for word in phrase.split()})
 
+ONE_CORE = {"device": "cpu", "threads": 1}
+"""Where the same steps give the same bits: another number of threads adds up in another order."""
+
 
 class Witness:
     """Remembers what it was told."""

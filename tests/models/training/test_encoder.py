@@ -20,9 +20,9 @@ from models.training.errors import Interrupted, TrainingError
 from models.training.pairs import Pair, Passage
 from models.training.settings import EncoderSettings
 from models.types import ModelError
-from tests.models.training.conftest import Witness
+from tests.models.training.conftest import ONE_CORE, Witness
 
-QUICK = {"steps": 6, "batch": 4, "rate": 0.01, "held_out": 4, "apart": "queries", "dims": "32,16", "device": "cpu"}
+QUICK = {"steps": 6, "batch": 4, "rate": 0.01, "held_out": 4, "apart": "queries", "dims": "32,16"} | ONE_CORE
 
 
 def _settings(base: Path | str, **more: object) -> EncoderSettings:
@@ -100,7 +100,7 @@ def test_interrupted_and_run_again_it_ends_with_the_weights_of_an_uninterrupted_
     assert not output.exists()
 
     witness = Witness()
-    train_encoder(groups, output, _settings(base, minutes=60, threads=1), witness)
+    train_encoder(groups, output, _settings(base, minutes=60, threads=0), witness)
 
     assert f"Going on from step {step}." in witness.said
     assert _same(trained, output)

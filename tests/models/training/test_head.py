@@ -17,9 +17,9 @@ from models.catalog import open_encoder
 from models.training.errors import TrainingError
 from models.training.head import Examples, Head, distillation, fit_head, train_head
 from models.training.settings import HeadSettings
-from tests.models.training.conftest import Witness
+from tests.models.training.conftest import ONE_CORE, Witness
 
-QUICK = {"steps": 20, "batch": 8, "hidden": 96, "held_out": 4, "apart": "queries", "dims": "32,8", "device": "cpu"}
+QUICK = {"steps": 20, "batch": 8, "hidden": 96, "held_out": 4, "apart": "queries", "dims": "32,8"} | ONE_CORE
 
 
 def _settings(**more: object) -> HeadSettings:

@@ -24,9 +24,9 @@ from models.training.machine import Machine
 from models.training.reranker import ResidualBinaryLoss, ResidualListLoss, ResidualLoss, train_reranker
 from models.training.settings import BlendSettings, RerankerSettings
 from models.types import Blends
-from tests.models.training.conftest import ANIMALS, Witness
+from tests.models.training.conftest import ANIMALS, ONE_CORE, Witness
 
-QUICK = {"steps": 4, "batch": 4, "held_out": 4, "apart": "queries", "device": "cpu"}
+QUICK = {"steps": 4, "batch": 4, "held_out": 4, "apart": "queries"} | ONE_CORE
 HERE = Machine("cpu", bfloat16=False)
 TEXTS = [f"the {animal} eats at night" for animal in ANIMALS]
 
