@@ -100,6 +100,21 @@ def test_a_passage_that_says_the_same_as_the_answer_is_no_negative(
     assert mining.tally.refused["twin"] == len(TEXTS) - 1 - len(expected)
 
 
+def test_a_negative_by_both_rankings_is_outdone_in_neither_or_only_in_one(
+    encoder: SentenceTransformer, tmp_path: Path
+) -> None:
+    pair = Pair(TEXTS[0], Passage("wild", "1", "", TEXTS[0]))
+    others = [Passage("wild", str(at), "", text) for at, text in enumerate(TEXTS[1:], 2)]
+
+    (every,), _ = _mined(encoder, tmp_path / "vectors", [pair], others, dense=40, lexical=0, window=40)
+    (both,), _ = _mined(encoder, tmp_path / "vectors", [pair], others, dense=0, lexical=0, fused=1, window=2)
+
+    (found,) = both.passages[1:]
+    near, alike = both.dense[1], both.lexical[1]
+    rivals = zip(every.passages[1:], every.dense[1:], every.lexical[1:], strict=True)
+    assert not [text for text, dense, lexical in rivals if text != found and dense > near and lexical > alike]
+
+
 def test_the_first_ranks_can_be_left_out(encoder: SentenceTransformer, tmp_path: Path) -> None:
     pair = Pair("where does the otter eat ?", Passage("wild", "1", "", "where does the otter hides ?"))
     others = [Passage("wild", str(at), "", text) for at, text in enumerate(TEXTS, 2)]
