@@ -21,6 +21,7 @@ from app.terminal import judge, tables
 from app.terminal.client import REFUSED, UNREACHABLE, UNUSABLE, Failure, Target, connect, read_json, read_settings
 from app.terminal.client import stderr as err
 from app.terminal.evaluate import evaluate
+from app.terminal.models import models
 from app.terminal.options import DataDir, Url, setting
 from app.terminal.sources import Found, Unusable, find
 from app.terminal.synthesize import synthesize
@@ -173,6 +174,7 @@ def search(
         typer.echo(response.text) if as_json else _print(tables.hits(read_json(response), query))
 
 
+app.command()(in_plain_words()(models))
 app.command()(in_plain_words()(evaluate))
 app.command()(in_plain_words()(synthesize))
 app.command()(in_plain_words()(mine))

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from models.cards import known_as, refuse
 from models.fake import FakeEncoder, FakeReranker
-from models.folder import Kind
-from models.types import BiEncoder, ModelError, ModelOptions, Reranker
+from models.folder import Kind, is_late
+from models.types import NO_PROMPTS, BiEncoder, ModelError, ModelOptions, Reranker
 
 _WEIGHTS = Path(__file__).parent / "weights"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FAKE = re.compile(r"fake(?::([1-9]\d*))?")
-_WANTED_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_WANTED_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "artifact.metadata"]
 _UNWANTED_FILES = ["onnx/*", "openvino/*"]
 
 
@@ -24,10 +25,11 @@ def open_encoder(name: str, options: ModelOptions | None = None) -> BiEncoder:
     if fake := _FAKE.fullmatch(name):
         return FakeEncoder(int(fake[1] or 64))
     options = options or ModelOptions()
-    path = locate(name, "encoder", options)
+    path = _known(name, "encoder", options)
+    card = known_as(name, path)
     from models.torch_runtime import TorchEncoder
 
-    return TorchEncoder(name, path, options)
+    return TorchEncoder(name, path, options, card.prompts if card else NO_PROMPTS)
 
 
 def open_reranker(name: str, options: ModelOptions | None = None) -> Reranker:
@@ -35,7 +37,11 @@ def open_reranker(name: str, options: ModelOptions | None = None) -> Reranker:
     if _FAKE.fullmatch(name):
         return FakeReranker()
     options = options or ModelOptions()
-    path = locate(name, "reranker", options)
+    path = _known(name, "reranker", options)
+    if is_late(path):
+        from models.late import LateReranker
+
+        return LateReranker(name, path, options)
     from models.torch_runtime import TorchReranker
 
     return TorchReranker(name, path, options)
@@ -53,6 +59,13 @@ def locate(name: str, kind: Kind, options: ModelOptions) -> Path:
     raise ModelError(
         f"There is no {kind} {name!r}: name an existing folder, a hub model (organisation/name) or `embedded`."
     )
+
+
+def _known(name: str, kind: Kind, options: ModelOptions) -> Path:
+    """The same for a model that is to be opened: what is known to stand in the way is said before it is fetched."""
+    if not Path(name).expanduser().is_dir():
+        refuse(name, kind)
+    return locate(name, kind, options)
 
 
 def _embedded(kind: Kind) -> Path:

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import PreTokenizer, Whitespace
 
-from models.types import Blends, ModelError, Role, Scores, Tokens, Vectors
+from models.types import NO_PROMPTS, Blends, ModelError, Role, Scores, Tokens, Vectors
 
 _WORDS: PreTokenizer = Whitespace()
 _START, _BETWEEN = 1, 2
@@ -26,6 +26,7 @@ class FakeEncoder:
     """A text is the sum of its words, and a word is a fixed random direction."""
 
     device = "cpu"
+    prompts = NO_PROMPTS
 
     def __init__(
         self, dimensions: int = 64, *, max_tokens: int = 512, delay: float = 0.0, fail_on: str | None = None
@@ -62,6 +63,7 @@ class FakeReranker:
     """The share of the query's words that a text has, and a little more where they stand in the same order."""
 
     device = "cpu"
+    prompts = NO_PROMPTS
 
     def __init__(
         self,

@@ -13,10 +13,14 @@ from models.types import Blend, Blends, ModelError
 
 Kind = Literal["encoder", "reranker"]
 
+_LATE = "MultiVectorEncoder"
 _CLASSES: Mapping[Kind, str] = {"encoder": "SentenceTransformer", "reranker": "CrossEncoder"}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TRUSTED = ("sentence_transformers.", "torch.")
-_CONFIGS = ("modules.json", "config.json", "sentence_*_config.json", "tokenizer_config.json")
+# PyLate's name for a module that sentence-transformers has too, and takes from there.
+_RENAMED = "pylate.models.Dense.Dense"
+_SETTINGS = "config_sentence_transformers.json"
+_CONFIGS = ("modules.json", "config.json", "sentence_*_config.json", "tokenizer_config.json", "artifact.metadata")
 _VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "*.model", "added_tokens.json", "special_tokens_map.json")
 _BLENDS = {"dense": {"rerank", "dense"}, "hybrid": {"rerank", "dense", "lexical"}}
 # They tell where and with what a model was saved, not what it computes.
@@ -26,8 +30,43 @@ _VOLATILE = {"_name_or_path", "name_or_path", "transformers_version", "torch_dty
 def check_folder(name: str, path: Path, kind: Kind) -> None:
     """Refuses, before anything is loaded, what is of another kind or can only be opened by running its code."""
     _check_kind(name, path, kind)
+    check_content(name, path)
+
+
+def check_content(name: str, path: Path) -> None:
+    """The same for a folder whose kind is known."""
     _check_code(name, path)
     _check_weights(name, path)
+
+
+def is_late(path: Path) -> bool:
+    """Whether a folder holds a model of late interaction, which compares a query and a text token by token."""
+    return class_of(path) == _LATE
+
+
+def class_of(path: Path) -> str | None:
+    """Which class of sentence-transformers opens a folder, as far as it says so."""
+    settings = _read(path / _SETTINGS)
+    if settings.get("model_type") == "ColBERT" or "query_prefix" in settings:
+        return _LATE
+    if declared := settings.get("model_type"):
+        return str(declared)
+    if (path / "modules.json").exists():
+        return "SentenceTransformer"
+    architectures = _read(path / "config.json").get("architectures") or []
+    if "HF_ColBERT" in architectures:
+        return _LATE
+    return "CrossEncoder" if any(one.endswith("ForSequenceClassification") for one in architectures) else None
+
+
+def named_prompts(path: Path) -> frozenset[str]:
+    """The names of the prompts that were saved with a model, be they empty or not."""
+    return frozenset(_read(path / _SETTINGS).get("prompts") or ())
+
+
+def wants_end(path: Path) -> bool:
+    """Whether a tokenizer's configuration asks for an end token behind every text."""
+    return _read(_module_folders(path)[0] / "tokenizer_config.json").get("add_eos_token") is True
 
 
 def read_blends(path: Path) -> Blends:
@@ -55,7 +94,7 @@ def hash_folder(path: Path, facts: Mapping[str, Any]) -> str:
 
 
 def _check_kind(name: str, path: Path, kind: Kind) -> None:
-    found = _class_of(path)
+    found = class_of(path)
     if found is None:
         raise ModelError(
             f"{name} is no sentence-transformers model: {path} has neither modules.json (an encoder) nor the "
@@ -67,19 +106,9 @@ def _check_kind(name: str, path: Path, kind: Kind) -> None:
         )
 
 
-def _class_of(path: Path) -> str | None:
-    declared = _read(path / "config_sentence_transformers.json").get("model_type")
-    if declared:
-        return str(declared)
-    if (path / "modules.json").exists():
-        return "SentenceTransformer"
-    architectures = _read(path / "config.json").get("architectures") or []
-    return "CrossEncoder" if any(one.endswith("ForSequenceClassification") for one in architectures) else None
-
-
 def _check_code(name: str, path: Path) -> None:
     for reference in _class_references(path):
-        if not reference.startswith(_TRUSTED):
+        if not reference.startswith(_TRUSTED) and reference != _RENAMED:
             raise ModelError(
                 f"{name} needs code of its own ({reference}), which is never run: choose a model that is made of "
                 "the standard modules of sentence-transformers."
@@ -88,7 +117,7 @@ def _check_code(name: str, path: Path) -> None:
 
 def _class_references(path: Path) -> Iterator[str]:
     config = _read(path / "config.json")
-    saved = [_read(path / "config_sentence_transformers.json"), config.get("sentence_transformers") or {}]
+    saved = [_read(path / _SETTINGS), config.get("sentence_transformers") or {}]
     saved += [_read(folder / "config.json") for folder in _module_folders(path)]
     named = [entry.get(key) for entry in saved for key in ("activation_fn", "activation_function")]
     named += [config.get("sbert_ce_default_activation_function")]

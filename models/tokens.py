@@ -56,10 +56,16 @@ class TextTokenizer:
         self._local = threading.local()
         self._single = _frame(self._own().encode("a"))
         self._double = _frame(self._own().encode("a", "a"))
+        self.limit = limit
         self.text_room = limit - len(self._single)
         self.pair_room = limit - len(self._double)
         if min(self.text_room, self.pair_room) < 2:
             raise ModelError(f"A limit of {limit} tokens leaves no room for text: give the model a longer one.")
+
+    @property
+    def ends(self) -> bool:
+        """Whether a special token stands behind every text."""
+        return len(self._single.gaps[-1].ids) > 0
 
     def clone(self) -> Tokenizer:
         """A tokenizer of the caller's own, with truncation and padding off."""

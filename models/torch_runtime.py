@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.base import BaseModel
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from models.folder import check_folder, hash_folder, read_blends
+from models.folder import check_folder, hash_folder, named_prompts, read_blends, wants_end
 from models.tokens import TOKENISATION, TextTokenizer
-from models.types import ModelError, ModelOptions, Role, Scores, Tokens, Vectors
+from models.types import NO_PROMPTS, ModelError, ModelOptions, Prompts, Role, Scores, Tokens, Vectors
 
 _LOAD_ERRORS = (
     OSError,
@@ -38,32 +39,37 @@ _LONGEST = 10**6
 
 _TRANSFORMERS_LOG: Any = logging
 
-_Model = SentenceTransformer | CrossEncoder
-_M = TypeVar("_M", SentenceTransformer, CrossEncoder)
+_M = TypeVar("_M", bound=BaseModel)
+
+_PROMPT_NAMES: Mapping[Role, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
 class TorchEncoder:
     """A SentenceTransformer: the same vectors as its `encode_query` and `encode_document`, always of unit length."""
 
-    def __init__(self, name: str, path: Path, options: ModelOptions) -> None:
+    def __init__(self, name: str, path: Path, options: ModelOptions, prompts: Prompts = NO_PROMPTS) -> None:
+        """With what its authors put in front of texts, for a folder that says nothing of it."""
         check_folder(name, path, "encoder")
-        model = _load(SentenceTransformer, name, path, options)
-        self._prompts = _prompts(model)
-        _check_pooling(name, model, self._prompts)
+        model = load(SentenceTransformer, name, path, options)
+        self.prompts = _completed(read_prompts(model), prompts, named_prompts(path))
+        _check_pooling(name, model, self.prompts)
         self.name = name
         self.dimensions = _dimensions(name, model)
-        self._body = _Body(name, model, options)
+        self._body = Body(name, model, options)
+        self._text = self._body.plain_text()
+        if wants_end(path) and not self._text.ends:
+            _check_last(name, model)
         self.device = self._body.device
-        self.capacity = self._body.text.text_room - self._body.text.count(self._prompts["document"])
+        self.capacity = self._text.text_room - self._text.count(self.prompts["document"])
         self.fingerprint = hash_folder(path, self._facts())
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return self._body.text.clone()
+        return self._text.clone()
 
     def tokenize(self, texts: Sequence[str], role: Role) -> list[Tokens]:
-        prompt = self._prompts[role]
-        return self._body.text.texts([prompt + text for text in texts])
+        prompt = self.prompts[role]
+        return self._text.texts([prompt + text for text in texts])
 
     def encode(self, batch: Sequence[Tokens]) -> Vectors:
         """One forward pass over the whole batch, however large it is."""
@@ -72,13 +78,13 @@ class TorchEncoder:
         with torch.inference_mode():
             raw = self._body.run(batch)["sentence_embedding"][:, : self.dimensions]
             unit = raw / raw.norm(dim=1, keepdim=True)
-        return _finite(self.name, unit)
+        return finite(self.name, unit)
 
     def _facts(self) -> dict[str, Any]:
         return {
             "tokenisation": TOKENISATION,
-            "limit": self._body.limit,
-            "prompts": self._prompts,
+            "limit": self._text.limit,
+            "prompts": self.prompts,
             "dimensions": self.dimensions,
             "normalised": True,
         }
@@ -90,22 +96,23 @@ class TorchReranker:
     def __init__(self, name: str, path: Path, options: ModelOptions) -> None:
         check_folder(name, path, "reranker")
         self.blends = read_blends(path)
-        model = _load(CrossEncoder, name, path, options)
+        model = load(CrossEncoder, name, path, options)
         _check_head(name, path, model)
         self.name = name
-        self._prompt = model.prompts.get(model.default_prompt_name or "") or ""
+        self.prompts: Prompts = {"query": model.prompts.get(model.default_prompt_name or "") or "", "document": ""}
         self._activation: Callable[[Tensor], Tensor] = model.activation_fn
-        self._body = _Body(name, model, options)
+        self._body = Body(name, model, options)
+        self._text = self._body.plain_text()
         self.device = self._body.device
-        self.capacity = self._body.text.pair_room - self._body.text.count(self._prompt)
+        self.capacity = self._text.pair_room - self._text.count(self.prompts["query"])
         self.fingerprint = hash_folder(path, self._facts())
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return self._body.text.clone()
+        return self._text.clone()
 
     def tokenize(self, query: str, texts: Sequence[str]) -> list[Tokens]:
-        return self._body.text.pairs(self._prompt + query, texts)
+        return self._text.pairs(self.prompts["query"] + query, texts)
 
     def score(self, batch: Sequence[Tokens]) -> Scores:
         """One forward pass over the whole batch, however large it is."""
@@ -113,44 +120,58 @@ class TorchReranker:
             return np.zeros(0, np.float32)
         with torch.inference_mode():
             scores = self._activation(self._body.run(batch)["scores"])
-        return _finite(self.name, scores.reshape(len(batch)))
+        return finite(self.name, scores.reshape(len(batch)))
 
     def _facts(self) -> dict[str, Any]:
         return {
             "tokenisation": TOKENISATION,
-            "limit": self._body.limit,
-            "prompt": self._prompt,
+            "limit": self._text.limit,
+            "prompt": self.prompts["query"],
             "activation": repr(self._activation),
             "blends": asdict(self.blends),
         }
 
 
-class _Body:
-    """What both kinds share: a transformer in the chosen precision, modules after it in float32, and a tokenizer."""
+class Body:
+    """What all kinds share: a transformer in the chosen precision, modules after it in float32, and a tokenizer."""
 
-    def __init__(self, name: str, model: _Model, options: ModelOptions) -> None:
+    def __init__(self, name: str, model: BaseModel, options: ModelOptions) -> None:
+        self._name = name
         self._modules: list[Any] = list(model.eval().children())
-        transformer = _checked_transformer(name, self._modules[0])
+        self.transformer = _checked_transformer(name, self._modules[0])
         self._device = model.device
         self.device = str(model.device)
         if options.threads:
             torch.set_num_threads(options.threads)
         if _wants_bfloat16(options, self._device):
-            _to_bfloat16(transformer.model)
-        tokenizer: Any = transformer.tokenizer
-        self.limit = _limit(name, transformer)
-        self.text = TextTokenizer(tokenizer.backend_tokenizer, self.limit)
-        self._padding = tokenizer.pad_token_id or 0
-        self._takes_types = "token_type_ids" in tokenizer.model_input_names
+            _to_bfloat16(self.transformer.model)
+        self.tokenizer: Any = self.transformer.tokenizer
+        self._padding = self.tokenizer.pad_token_id or 0
+        self._takes_types = "token_type_ids" in self.tokenizer.model_input_names
+
+    def plain_text(self) -> TextTokenizer:
+        """For a model to which all texts are alike."""
+        module = self.transformer
+        if any([module.query_length, module.document_length, module.query_expansion]):
+            raise ModelError(f"{self._name} gives queries another length than documents: choose another model.")
+        return self.text(None)
+
+    def text(self, longest: int | None) -> TextTokenizer:
+        """Texts of so many tokens at most, or of as many as the model says that it reads."""
+        return TextTokenizer(self.tokenizer.backend_tokenizer, _limit(self._name, self.transformer, longest))
 
     def run(self, batch: Sequence[Tokens]) -> dict[str, Tensor]:
         """All modules, one after the other."""
-        features: dict[str, Any] = self._inputs(batch)
+        return self.forward(self.inputs(batch), None)
+
+    def forward(self, features: dict[str, Any], task: Role | None) -> dict[str, Any]:
+        """The same for inputs that are made; some modules treat queries and documents differently."""
         for module in self._modules:
-            features = _in_float32(module(features))
+            told = {"task": task} if task and "task" in module.forward_kwargs else {}
+            features = _in_float32(module(features, **told))
         return features
 
-    def _inputs(self, batch: Sequence[Tokens]) -> dict[str, Tensor]:
+    def inputs(self, batch: Sequence[Tokens]) -> dict[str, Tensor]:
         # Padded at the end, so that a text's positions don't depend on its neighbours.
         shape = len(batch), max(len(tokens) for tokens in batch)
         ids, types, mask = np.full(shape, self._padding), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
@@ -162,7 +183,8 @@ class _Body:
         return {key: torch.from_numpy(array).to(self._device) for key, array in arrays.items()}
 
 
-def _load(kind: type[_M], name: str, path: Path, options: ModelOptions) -> _M:
+def load(kind: type[_M], name: str, path: Path, options: ModelOptions) -> _M:
+    """The model in a folder that was checked; what keeps it from loading becomes a sentence."""
     device = find_device(options.device)
     try:
         with _quiet():
@@ -247,18 +269,28 @@ def _is_narrow(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
 
 
-def _finite(name: str, output: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+def finite(name: str, output: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """What a model gave, unless it is not made of numbers."""
     numbers: np.ndarray[Any, np.dtype[np.float32]] = output.float().cpu().numpy()
     if not np.isfinite(numbers).all():
         raise ModelError(f"{name} gave numbers that are not finite: its weights are damaged, or try float32 precision.")
     return numbers
 
 
-def _prompts(model: SentenceTransformer) -> dict[Role, str]:
+def read_prompts(model: BaseModel) -> Prompts:
     """What encode_query and encode_document put in front of a text."""
     default = model.prompts.get(model.default_prompt_name or "") or ""
-    documents = [model.prompts[key] for key in ("document", "passage", "corpus") if key in model.prompts]
-    return {"query": model.prompts.get("query", default) or "", "document": [*documents, default][0] or ""}
+    return {role: _first(model.prompts, names, default) for role, names in _PROMPT_NAMES.items()}
+
+
+def _first(prompts: Mapping[str, str | None], names: Sequence[str], default: str) -> str:
+    return next((prompts[name] for name in names if name in prompts), default) or ""
+
+
+def _completed(own: Prompts, known: Prompts, named: Set[str]) -> Prompts:
+    """A model's own prompts, and where it was saved without one that which its authors make known elsewhere."""
+    silent = {role for role, names in _PROMPT_NAMES.items() if named.isdisjoint(names) and not own[role]}
+    return {role: (known if role in silent else own)[role] for role in _PROMPT_NAMES}
 
 
 def _dimensions(name: str, model: SentenceTransformer) -> int:
@@ -268,10 +300,19 @@ def _dimensions(name: str, model: SentenceTransformer) -> int:
     return int(dimensions)
 
 
-def _check_pooling(name: str, model: SentenceTransformer, prompts: dict[Role, str]) -> None:
+def _check_pooling(name: str, model: SentenceTransformer, prompts: Prompts) -> None:
     poolings = [module for module in model.children() if isinstance(module, Pooling)]
     if any(prompts.values()) and not all(pooling.include_prompt for pooling in poolings):
         raise ModelError(f"{name} leaves its prompts out of pooling, which is not supported: choose another encoder.")
+
+
+def _check_last(name: str, model: SentenceTransformer) -> None:
+    """Refuses to pool the last token where the end token is lost: transformers 5 no longer adds it by itself."""
+    if any(isinstance(module, Pooling) and "lasttoken" in module.pooling_mode for module in model.children()):
+        raise ModelError(
+            f"{name} pools the end token, which its tokenizer.json leaves out although its configuration asks for it: "
+            "add the token to the post-processor of tokenizer.json, or choose another encoder."
+        )
 
 
 def _check_head(name: str, path: Path, model: CrossEncoder) -> None:
@@ -298,14 +339,14 @@ def _checked_transformer(name: str, module: Any) -> Any:
     """Refuses what sentence-transformers would tokenise otherwise than we do."""
     if not isinstance(module, Transformer) or getattr(module.tokenizer, "backend_tokenizer", None) is None:
         raise ModelError(f"{name} does not begin with a transformer and its fast tokenizer: choose a model that does.")
-    special = [module.query_length, module.document_length, module.query_expansion, module.processing_kwargs]
-    if "text" not in module.modality_config or "message" in module.modality_config or any(special):
+    plain = "text" in module.modality_config and "message" not in module.modality_config
+    if not plain or module.processing_kwargs:
         raise ModelError(f"{name} reads chat messages or texts of fixed length, not plain text: choose another model.")
     return module
 
 
-def _limit(name: str, transformer: Any) -> int:
-    limit = min([transformer.max_seq_length or _LONGEST, *positions(transformer.model)])
+def _limit(name: str, transformer: Any, longest: int | None) -> int:
+    limit = min([longest or transformer.max_seq_length or _LONGEST, *positions(transformer.model)])
     if limit >= _LONGEST:
         raise ModelError(f"{name} sets no limit to its input: write max_seq_length in sentence_bert_config.json.")
     return int(limit)

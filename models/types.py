@@ -6,7 +6,7 @@ of them the model will see; `encode` and `score` are dear and take whatever batc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -23,6 +23,11 @@ Scores = NDArray[np.float32]
 
 Role = Literal["query", "document"]
 """Which side of the search a text is on: many encoders put another prompt in front of each."""
+
+Prompts = Mapping[Role, str]
+"""What stands in front of texts on each side, or nothing."""
+
+NO_PROMPTS: Prompts = {"query": "", "document": ""}
 
 
 class ModelError(Exception):
@@ -94,6 +99,9 @@ class BiEncoder(Protocol):
     def device(self) -> str: ...
 
     @property
+    def prompts(self) -> Prompts: ...
+
+    @property
     def capacity(self) -> int:
         """Tokens of a document's text that fit beside its prompt and the special tokens."""
 
@@ -122,8 +130,12 @@ class Reranker(Protocol):
     def blends(self) -> Blends: ...
 
     @property
+    def prompts(self) -> Prompts: ...
+
+    @property
     def capacity(self) -> int:
-        """Tokens of a query and a text together that fit beside the special tokens."""
+        """Tokens that fit beside prompts and special tokens: of query and text together, or, where each has room of
+        its own, of the text."""
 
     @property
     def tokenizer(self) -> Tokenizer: ...

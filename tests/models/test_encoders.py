@@ -15,7 +15,7 @@ EXACT = ModelOptions(precision="float32")
 TEXTS = [*tiny.TEXTS, "", "...", "\n", "🦜" * 7, "bank " * 9]
 
 
-@pytest.fixture(scope="module", params=["fake", *tiny.FAMILIES, "minilm", "embedded"])
+@pytest.fixture(scope="module", params=["fake", *tiny.ENCODERS, "minilm", "embedded"])
 def encoder(request: pytest.FixtureRequest, encoders: dict[str, str]) -> BiEncoder:
     return open_encoder(encoders[request.param], EXACT)
 
@@ -67,6 +67,14 @@ def test_a_cut_is_counted_and_keeps_the_special_tokens(encoder: BiEncoder) -> No
     assert len(long) == len(longer) >= encoder.capacity
     assert (long.ids[0], long.ids[-1]) == (short.ids[0], short.ids[-1])
     assert encoder.encode([long]) == pytest.approx(encoder.encode([longer]))
+
+
+def test_the_capacity_is_exact_up_to_a_blank_that_text_and_prompt_share(encoder: BiEncoder) -> None:
+    text = "bank " * 600
+    (tokens,) = encoder.tokenize([text], "document")
+    content = len(encoder.tokenizer.encode(text, add_special_tokens=False).ids)
+    blank = int(encoder.prompts["document"].endswith(" "))
+    assert content - encoder.capacity - blank <= tokens.total - len(tokens) <= content - encoder.capacity
 
 
 def test_threads_tokenize_side_by_side(encoder: BiEncoder) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
@@ -22,6 +24,7 @@ TEXTS = [
 LIMIT = 64
 
 FAMILIES = ("bert", "xlm-roberta", "modernbert")
+ENCODERS = (*FAMILIES, "mpnet", "nomic_bert", "qwen3")
 
 _SHAPE = {
     "hidden_size": 32,
@@ -43,20 +46,35 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "bos_token_id": 2,
         "eos_token_id": 3,
     },
+    "mpnet": {"max_position_embeddings": LIMIT + 2, "pad_token_id": 1},
+    "nomic_bert": {"max_position_embeddings": LIMIT},
+    "qwen3": {"max_position_embeddings": LIMIT, "num_key_value_heads": 1, "head_dim": 16, "pad_token_id": 0},
+}
+# What reads text alone: a chat template in the tokenizer does not make messages of it.
+_PLAIN: dict[str, Any] = {
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    "module_output_name": "token_embeddings",
+}
+_POOLING = {"xlm-roberta": "cls", "qwen3": "lasttoken"}
+_PROMPTS = {
+    "xlm-roberta": {"query": "near: ", "document": "river of: "},
+    "nomic_bert": {"query": "search_query: ", "document": "search_document: "},
+    "qwen3": {"query": "Instruct: find what is near\nQuery:", "document": ""},
 }
 
 
-def save_encoder(family: str, folder: Path, **settings: Any) -> Path:
+def save_encoder(family: str, folder: Path, *, chat: bool = False, **settings: Any) -> Path:
     """A SentenceTransformer folder; the families differ in pooling, prompts and what comes after."""
     torch.manual_seed(1)
-    transformer = Transformer(str(_save_body(family, folder.with_name(f"{folder.name}-body"), 0)))
-    modules: list[torch.nn.Module] = [transformer, Pooling(32, "cls" if family == "xlm-roberta" else "mean")]
+    body = str(_save_body(family, folder.with_name(f"{folder.name}-body"), 0))
+    transformer = Transformer(body) if chat else Transformer(body, **_PLAIN)
+    modules: list[torch.nn.Module] = [transformer, Pooling(32, _POOLING.get(family, "mean"))]
     if family == "bert":
         modules += [Dense(32, 24), Normalize()]
     if family == "modernbert":
         settings = {"truncate_dim": 16} | settings
-    if family == "xlm-roberta":
-        settings = {"prompts": {"query": "near: ", "document": "river of: "}} | settings
+    if family in _PROMPTS:
+        settings = {"prompts": _PROMPTS[family]} | settings
     SentenceTransformer(modules=modules, device="cpu", **settings).save(str(folder), create_model_card=False)
     return folder
 
@@ -66,6 +84,27 @@ def save_reranker(family: str, folder: Path, *, labels: int = 1, **settings: Any
     torch.manual_seed(2)
     body = _save_body(family, folder.with_name(f"{folder.name}-body"), labels)
     CrossEncoder(str(body), device="cpu", local_files_only=True, **settings).save(str(folder), create_model_card=False)
+    return folder
+
+
+def save_late(
+    folder: Path,
+    *,
+    expansion: Mapping[str, Any] | None = None,
+    query_length: int | None = None,
+    document_length: int | None = 40,
+    skipped: Sequence[str] = (".", ","),
+    **settings: Any,
+) -> Path:
+    """A MultiVectorEncoder folder, of BERT's family."""
+    torch.manual_seed(3)
+    lengths: dict[str, Any] = {"query_length": query_length, "document_length": document_length}
+    body = _save_body("bert", folder.with_name(f"{folder.name}-body"), 0)
+    transformer = Transformer(str(body), query_expansion=expansion, **lengths)
+    head = Dense(32, 12, bias=False, activation_function=torch.nn.Identity(), module_input_name="token_embeddings")
+    modules = [transformer, head, MultiVectorMask(list(skipped)), Normalize(module_input_name="token_embeddings")]
+    settings = {"prompts": {"query": "bank ", "document": "river "}} | settings
+    MultiVectorEncoder(modules=modules, device="cpu", **settings).save(str(folder), create_model_card=False)
     return folder
 
 
@@ -105,7 +144,7 @@ def _sentence_pieces() -> Any:
     return _wrapped(tokenizer, "<s>", "</s>", "<pad>", "<unk>", types=False)
 
 
-def _bytes() -> Any:
+def _bytes(single: str = "[CLS] $A [SEP]") -> Any:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -116,9 +155,17 @@ def _bytes() -> Any:
     )
     tokenizer.train_from_iterator(TEXTS, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single=single, pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     return _wrapped(tokenizer, "[CLS]", "[SEP]", "[PAD]", "[UNK]", types=False)
+
+
+def _causal() -> Any:
+    """Only an end token, and padding in front of what is read: as chat models have it."""
+    tokenizer = _bytes("$A [SEP]")
+    tokenizer.padding_side = "left"
+    tokenizer.chat_template = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}{% endfor %}"
+    return tokenizer
 
 
 def _wrapped(tokenizer: Tokenizer, start: str, end: str, pad: str, unknown: str, *, types: bool) -> Any:
@@ -134,4 +181,11 @@ def _wrapped(tokenizer: Tokenizer, start: str, end: str, pad: str, unknown: str,
     )
 
 
-_TOKENIZERS = {"bert": _word_pieces(), "xlm-roberta": _sentence_pieces(), "modernbert": _bytes()}
+_TOKENIZERS = {
+    "bert": _word_pieces(),
+    "xlm-roberta": _sentence_pieces(),
+    "modernbert": _bytes(),
+    "mpnet": _sentence_pieces(),
+    "nomic_bert": _word_pieces(),
+    "qwen3": _causal(),
+}
