@@ -9,6 +9,7 @@ WinnowError
 ├── Conflict
 │   └── EncoderMismatch     the vectors at hand come from another model
 ├── TooLarge
+├── NotInstalled            what was asked for is part of an extra
 ├── Overloaded              refused before any work; says when to come back
 ├── TimedOut
 ├── CallerLeft              nobody reads the answer; it is counted
@@ -80,6 +81,9 @@ class TimedOut(WinnowError): ...
 
 
 class CallerLeft(WinnowError): ...
+
+
+class NotInstalled(WinnowError): ...
 
 
 class Unavailable(WinnowError): ...

@@ -1,0 +1,46 @@
+"""What reads each kind, and which version of it: a file that another version read is read again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+
+from app.errors import NotInstalled
+from app.files.types import Kind
+
+EXTRA = "pip install 'winnow[files]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    function: str
+    edition: int
+    """Counts up when the same file would become another text."""
+    package: str | None = None
+    """What it is made of beside the standard library."""
+    decodes: bool = False
+    """It does nothing else, so it needs no process of its own."""
+
+
+READERS: dict[Kind, Reader] = {
+    "pdf": Reader("app.files.pdf:read_pdf", 1, "pdfplumber"),
+    "docx": Reader("app.files.word:read_docx", 1, "python-docx"),
+    "pptx": Reader("app.files.slides:read_pptx", 1, "python-pptx"),
+    "xlsx": Reader("app.files.sheets:read_xlsx", 1, "openpyxl"),
+    "html": Reader("app.files.web:read_html", 1, "markdownify"),
+    "csv": Reader("app.files.text:read_csv", 1),
+    "markdown": Reader("app.files.text:read_markdown", 1, decodes=True),
+    "text": Reader("app.files.text:read_text", 1, decodes=True),
+}
+
+
+@lru_cache
+def converter(kind: Kind) -> str:
+    """Name and version of what reads this kind."""
+    reader = READERS[kind]
+    try:
+        made_of = f" {reader.package} {version(reader.package)}" if reader.package else ""
+    except PackageNotFoundError:
+        raise NotInstalled(f"Reading .{kind} files needs {reader.package}: {EXTRA}") from None
+    return f"{kind} {reader.edition}{made_of}"

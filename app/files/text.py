@@ -1,0 +1,74 @@
+"""Files that are text already: decoded, and tables of values written as Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from typing import IO
+
+from app.files.types import Converted, Unreadable
+from app.files.writer import Writer, clean
+
+SAMPLE = 16_384
+DELIMITERS = ",;\t|"
+LONGEST_FIELD = 2**20
+
+HEADING = re.compile(r"#{1,6}[ \t]+(.*?)[ \t]*#*")
+FENCE = ("```", "~~~")
+
+
+def read_text(file: IO[bytes], most: int) -> Converted:
+    return Converted(_bounded(decode(file.read()), most))
+
+
+def read_markdown(file: IO[bytes], most: int) -> Converted:
+    text = _bounded(decode(file.read()), most)
+    return Converted(text, first_heading(text))
+
+
+def read_csv(file: IO[bytes], most: int) -> Converted:
+    text = decode(file.read())
+    csv.field_size_limit(LONGEST_FIELD)
+    writer = Writer(most)
+    try:
+        writer.table(csv.reader(io.StringIO(text, newline=""), _dialect(text)))
+    except csv.Error as error:
+        raise Unreadable(f"can't be read as CSV: {error}") from error
+    return writer.done()
+
+
+def decode(raw: bytes) -> str:
+    """UTF-8 or UTF-16 where they say so, Windows' Latin otherwise; anything else would be guessed."""
+    encoding = "utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    for each in (encoding, "cp1252"):
+        try:
+            text = raw.decode(each)
+        except UnicodeDecodeError:
+            continue
+        if "\0" not in text:
+            return clean(text)
+    raise Unreadable("is neither UTF-8 nor UTF-16 nor Latin text: save it as UTF-8")
+
+
+def first_heading(text: str) -> str:
+    """A comment in a block of code is none."""
+    fenced = False
+    for line in text.splitlines():
+        fenced ^= line.lstrip().startswith(FENCE)
+        if not fenced and (found := HEADING.fullmatch(line)) and found[1]:
+            return found[1]
+    return ""
+
+
+def _bounded(text: str, most: int) -> str:
+    if len(text) > most:
+        raise Unreadable(f"holds {len(text)} characters; at most {most} are allowed: split it")
+    return text
+
+
+def _dialect(text: str) -> type[csv.Dialect]:
+    try:
+        return csv.Sniffer().sniff(text[:SAMPLE], DELIMITERS)
+    except csv.Error:
+        return csv.excel

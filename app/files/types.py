@@ -1,0 +1,22 @@
+"""The nouns of reading files: a kind, what becomes of a file, and why nothing could."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["pdf", "docx", "pptx", "xlsx", "html", "markdown", "text", "csv", "jsonl"]
+
+
+class Unreadable(Exception):
+    """A file that can't be read; the message goes on from the file's name and says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A file as text, in Markdown unless it was plain text."""
+
+    text: str
+    title: str = ""
+    pages: tuple[int, ...] = ()
+    """Where each page begins in the text."""

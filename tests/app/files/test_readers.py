@@ -1,0 +1,203 @@
+"""Each kind becomes Markdown with its structure and pages, and whatever is wrong with a file is said."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import date
+
+import pytest
+
+from app.files.convert import convert
+from app.files.kinds import kind_of
+from app.files.types import Kind, Unreadable
+from tests.app.files.made import (
+    COURIER,
+    Grid,
+    Text,
+    bomb,
+    encrypted_pdf,
+    laughs,
+    lying_bomb,
+    pdf,
+    sheet,
+    slides,
+    word,
+)
+
+MOST, MEMORY = 200_000, 2**30
+PROSE = "The moon pulls on the ocean, and so\nthe water rises twice a day at every coast\nthat is open to it."
+
+
+def read(raw: bytes, kind: Kind, most: int = MOST) -> tuple[str, str, list[int]]:
+    made = convert(io.BytesIO(raw), kind, most, MEMORY)
+    return made["text"], made["title"], list(made["pages"])
+
+
+def refusal(raw: bytes, kind: Kind, most: int = MOST) -> str:
+    with pytest.raises(Unreadable) as caught:
+        convert(io.BytesIO(raw), kind, most, MEMORY)
+    return str(caught.value)
+
+
+def on_pages(text: str, pages: list[int]) -> list[str]:
+    return [text[start:end] for start, end in zip(pages, [*pages[1:], len(text)], strict=True)]
+
+
+def test_a_pdf_becomes_headings_paragraphs_lists_and_code_page_by_page() -> None:
+    raw = pdf(
+        [Text("Tides", 20), Text("Spring tides", 14), Text(PROSE), Text("- ebb\n- flow")],
+        [Text("Code", 14), Text("def f(x):\n    return x + 1", 9, COURIER), Text("The end.")],
+        title="Of the sea",
+    )
+    text, title, pages = read(raw, "pdf")
+    first, second = on_pages(text, pages)
+    assert title == "Of the sea"
+    assert first.startswith(f"# Tides\n\n## Spring tides\n\n{PROSE.replace(chr(10), ' ')}\n\n- ebb\n- flow")
+    assert second == "## Code\n\n```\ndef f(x):\n    return x + 1\n```\n\nThe end."
+
+
+def test_a_ruled_table_of_a_pdf_becomes_a_table_in_its_place() -> None:
+    raw = pdf(
+        [Text(PROSE), Grid([["Port", "Height"], ["Brest", "6 m"], ["St. Malo", "12 m"]]), Text("After it.\n" * 3)]
+    )
+    text, _, _ = read(raw, "pdf")
+    assert "| Port | Height |\n| --- | --- |\n| Brest | 6 m |\n| St. Malo | 12 m |" in text
+    assert text.index("every coast") < text.index("| Port") < text.index("After it.")
+    assert text.count("Brest") == 1
+
+
+def test_columns_of_a_pdf_are_read_one_after_the_other() -> None:
+    left, right = (
+        Text("left one\nleft two\nleft three\n" * 4),
+        Text("right one\nright two\nright three\n" * 4, left=320),
+    )
+    text, _, _ = read(pdf([left], [right]), "pdf")
+    assert "left" not in text.split("right", 1)[1]
+
+
+def test_text_of_a_page_is_no_structure() -> None:
+    text, _, _ = read(pdf([Text("# 1 in the charts"), Text("| pipe"), Text("> greater")]), "pdf")
+    assert [line for line in text.splitlines() if line] == ["\\# 1 in the charts", "\\| pipe", "\\> greater"]
+
+
+def test_words_broken_at_the_end_of_a_line_are_whole_again() -> None:
+    text, _, _ = read(pdf([Text("the reser-\nvation of a well-known\nplace")]), "pdf")
+    assert text == "the reservation of a well-known place"
+
+
+def test_a_word_document_keeps_its_structure_and_pages() -> None:
+    text, title, pages = read(word([("Tides", "The moon pulls."), ("Salt", "Rivers carry it.")], "Sea"), "docx")
+    first, second = on_pages(text, pages)
+    assert title == "Sea"
+    assert first.startswith(
+        "# Tides\n\nThe moon pulls.\n\n## Details\n\n| Port | Height |\n| --- | --- |\n| Tides | 0 m |"
+    )
+    assert "- ebb\n- flow" in first
+    assert second.startswith("# Salt\n\nRivers carry it.")
+
+
+def test_a_slide_is_a_page_with_its_title_text_table_and_notes() -> None:
+    text, _, pages = read(slides("ebb\nflow", "salt"), "pptx")
+    first, second = on_pages(text, pages)
+    assert first.startswith("## Slide 0\n\n- ebb\n- flow")
+    assert "| Port | Height |\n| --- | --- |\n| Brest | 0 m |" in first
+    assert "spoken 0" in first
+    assert second.startswith("## Slide 1\n\n- salt")
+
+
+def test_a_sheet_is_a_heading_and_a_table() -> None:
+    rows: list[list[object]] = [
+        ["Day", "Height", "Note"],
+        [date(2020, 1, 2), 6.5, "a|b"],
+        [None] * 3,
+        ["late", 7, None],
+    ]
+    text, _, _ = read(sheet(Brest=rows, Empty=[], Other=[["x"], [1]]), "xlsx")
+    assert text == (
+        "# Brest\n\n| Day | Height | Note |\n| --- | --- | --- |\n| 2020-01-02 | 6.5 | a\\|b |\n| late | 7 |  |\n\n"
+        "# Empty\n\n# Other\n\n| x |\n| --- |\n| 1 |"
+    )
+
+
+def test_html_becomes_what_a_reader_sees() -> None:
+    page = """<html><head><title>Sea</title><style>p {}</style></head><body><script>alert(1)</script>
+      <nav>Home</nav><h1>Tides</h1><p>The <b>moon</b> <a href="/pull">pulls</a>.</p><ul><li>ebb</li><li>flow</li></ul>
+      <table><tr><th>Port</th><th>Height</th></tr><tr><td>Brest</td><td>6|7 m</td></tr></table>
+      <pre><code>x = 1\n  y = 2</code></pre></body></html>"""
+    text, title, _ = read(page.encode(), "html")
+    assert title == "Sea"
+    assert text.startswith(
+        "# Tides\n\nThe **moon** pulls.\n\n- ebb\n- flow\n\n| Port | Height |\n| --- | --- |\n| Brest | 6\\|7 m |"
+    )
+    assert "```\nx = 1\n  y = 2\n```" in text
+    assert "alert" not in text
+    assert "Home" not in text
+    assert read(b"<p>Menu</p><main><p>Matter</p></main>", "html")[0] == "Matter"
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_values_in_a_csv_become_a_table_whatever_parts_them(delimiter: str) -> None:
+    raw = "".join(delimiter.join(row) + "\r\n" for row in [["Port", "Height"], ["Brest", "6 m"], ["St. Malo", "12 m"]])
+    text, _, _ = read(raw.encode(), "csv")
+    assert text == "| Port | Height |\n| --- | --- |\n| Brest | 6 m |\n| St. Malo | 12 m |"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252", "latin-1"])
+def test_text_is_read_as_it_was_written(encoding: str) -> None:
+    assert read("Café für alle".encode(encoding), "text")[0] == "Café für alle"
+
+
+def test_markdown_stays_as_it_is_and_gives_its_title() -> None:
+    raw = b"```\n# a comment\n```\n\n## Real ##\n\nText.\n"
+    assert read(raw, "markdown") == (raw.decode(), "Real", [])
+
+
+BAD: dict[str, tuple[Callable[[], bytes], Kind, str]] = {
+    "empty": (lambda: b"", "pdf", "is empty"),
+    "blank": (lambda: b" \n ", "text", "is empty"),
+    "cut in half": (lambda: pdf([Text(PROSE)])[:300], "pdf", "can't be read as pdf"),
+    "garbage": (lambda: b"%PDF-1.4\n" + bytes(range(256)) * 20, "pdf", "can't be read as pdf"),
+    "scanned": (lambda: pdf([]), "pdf", "holds no text"),
+    "with a password": (encrypted_pdf, "pdf", "has a password"),
+    "another kind": (word, "pdf", "is not a PDF, though its name says so: it looks like a zip archive"),
+    "of another Office": (word, "xlsx", "is not a .xlsx file, though its name says so: it has no xl/workbook.xml"),
+    "of an older Office": (lambda: b"\xd0\xcf\x11\xe0" + bytes(600), "docx", "is of an older Office"),
+    "half a zip": (lambda: word()[:2000], "docx", "is damaged"),
+    "binary": (lambda: b"text and \0\1\2", "text", "is not text, though its name says so"),
+    "binary CSV": (lambda: zlib.compress(b"a,b\n" * 99) + b"\0", "csv", "is not text"),
+    "neither Latin": (lambda: b"\x81\x8d\x8f\x90\x9d", "text", "save it as UTF-8"),
+    "too long": (lambda: b"word " * 60_000, "text", "at most 200000 are allowed"),
+    "too many rows": (lambda: b"a,b\n" * 60_000, "csv", "holds more than 200000 characters"),
+    "nested deeply": (lambda: b"<div>" * 30_000 + b"deep", "html", "is nested too deeply"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_file_that_can_not_be_read_says_why(what: str) -> None:
+    made, kind, why = BAD[what]
+    assert why in refusal(made(), kind)
+
+
+@pytest.mark.parametrize("kind", ["docx", "xlsx"])
+def test_laughing_entities_do_not_unfold(kind: Kind) -> None:
+    with suppress(Unreadable):
+        assert len(read(laughs(kind), kind)[0]) < 1000
+
+
+def test_a_bomb_is_known_before_it_is_unpacked() -> None:
+    with pytest.raises(Unreadable, match=r"would unpack to .* bytes; at most 1048576 are allowed"):
+        convert(io.BytesIO(bomb()), "docx", MOST, 2**20)
+
+
+def test_a_bomb_whose_directory_lies_is_found_out() -> None:
+    assert "can't be read as docx" in refusal(lying_bomb(), "docx")
+
+
+def test_a_name_tells_the_kind_and_others_are_refused() -> None:
+    assert [kind_of(name) for name in ("a.PDF", "sub.dir/b.htm", "c.jsonl", "d.tsv")] == ["pdf", "html", "jsonl", "csv"]
+    for name in ("a.exe", "pdf", ".md/file", ""):
+        with pytest.raises(Unreadable, match="of no kind that can be read"):
+            kind_of(name)
