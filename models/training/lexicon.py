@@ -1,4 +1,4 @@
-"""BM25 over texts, as the share of a query's weight that a text carries."""
+"""BM25 over texts, as the share of a query's weight that a text carries: what a service's lexical index says too."""
 
 from __future__ import annotations
 
@@ -6,29 +6,34 @@ from collections.abc import Sequence
 
 import bm25s
 import numpy as np
-import Stemmer
 from numpy.typing import NDArray
+
+from models.words import Language, query_words, text_words
 
 Floats = NDArray[np.float32]
 
+K1, B = 1.2, 0.75
+"""The service's."""
+
 
 class Lexicon:
-    """English words, stemmed, without stop words."""
+    """The words of all texts, weighed."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._stemmer = Stemmer.Stemmer("english")
-        tokens = bm25s.tokenize(list(texts), stopwords="en", stemmer=self._stemmer, show_progress=False)
-        self._vocabulary: dict[str, int] = tokens.vocab
-        self._index = bm25s.BM25()
-        self._index.index(tokens, show_progress=False)
-        self._weights = _weights(tokens.ids, len(self._vocabulary))
+    def __init__(self, texts: Sequence[str], language: Language) -> None:
+        self._language = language
+        self._index = bm25s.BM25(method="lucene", k1=K1, b=B)
+        with np.errstate(invalid="ignore"):  # where no text has a word, their mean length is 0
+            words = [list(text_words(text, language)) for text in texts]
+            self._index.index(words, create_empty_token=False, show_progress=False)
+        self._weights = _weights(np.diff(self._index.scores["indptr"]), len(texts))
+        self._absent = float(_weights(np.zeros(1), len(texts))[0])
         self._size = len(texts)
-        self._absent = np.log1p(2 * self._size + 1)  # what a word weighs that no text has
 
     def shares(self, query: str) -> Floats:
         """For each text, its BM25 score over the score of an endless text of nothing but the query: 0 to 1."""
-        words = bm25s.tokenize([query], stopwords="en", stemmer=self._stemmer, return_ids=False, show_progress=False)[0]
-        known = [self._vocabulary[word] for word in words if word in self._vocabulary]
+        vocabulary = self._index.vocab_dict
+        words = query_words(query, self._language)
+        known = [vocabulary[word] for word in words if word in vocabulary]
         if not known:
             return np.zeros(self._size, np.float32)
         bound = self._weights[known].sum() + self._absent * (len(words) - len(known))
@@ -36,8 +41,6 @@ class Lexicon:
         return scores / np.float32(bound)
 
 
-def _weights(texts: Sequence[Sequence[int]], words: int) -> Floats:
-    counts = np.zeros(words, np.int64)
-    for ids in texts:
-        counts[np.unique(np.asarray(ids, np.int64))] += 1
-    return np.log1p((len(texts) - counts + 0.5) / (counts + 0.5)).astype(np.float32)
+def _weights(held: NDArray[np.float64], texts: int) -> NDArray[np.float64]:
+    """What a word weighs that so many of the texts have."""
+    return np.log1p((texts - held + 0.5) / (held + 0.5))

@@ -125,7 +125,8 @@ class Mining:
     def _corpus(self, source: str, passages: Sequence[Passage], *, titled: bool) -> Corpus:
         texts = [passage.titled if titled else passage.text for passage in passages]
         rows = {passage.key: row for row, passage in enumerate(passages)}
-        return Corpus(rows, texts, self._vectors.embed(f"{source} passages", texts, "document"), Lexicon(texts))
+        vectors = self._vectors.embed(f"{source} passages", texts, "document")
+        return Corpus(rows, texts, vectors, Lexicon(texts, self._settings.language))
 
     def _groups(
         self, source: str, pairs: Sequence[Pair], known: Mapping[str, frozenset[int]], corpus: Corpus

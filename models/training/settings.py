@@ -7,6 +7,7 @@ from shlex import quote
 from typing import Annotated, Any, Literal
 
 from models.training.errors import TrainingError
+from models.words import Language
 
 Apart = Literal["both", "queries"]
 
@@ -131,6 +132,7 @@ class MiningSettings:
     twin: Annotated[float, "Leave out a passage whose cosine with the answer is so high: it says the same."] = 0.95
     distractors: Annotated[int, "Most passages of a source to draw from, beside the answers of its pairs."] = 4000
     tokens: Annotated[int, "Tokens of a passage that are embedded."] = 256
+    language: Annotated[Language, "Whose stems and stop words BM25 takes; `none` for neither."] = "english"
     seed: Annotated[int, "Same seed, same data: same negatives."] = 7
     device: Annotated[str, "Where to compute: `auto`, `cpu`, `cuda` or `cuda:1`."] = "auto"
     threads: Annotated[int, "CPU threads; 0: as torch chooses."] = 0

@@ -187,7 +187,7 @@ def test_an_existing_file_is_not_overwritten(pairs: Path, corpus: Path, base: Pa
 
 
 def test_the_share_of_a_querys_words_lies_between_none_and_all() -> None:
-    lexicon = Lexicon(["rivers carry salt", "bread needs salt and water", "tides rise"])
+    lexicon = Lexicon(["rivers carry salt", "bread needs salt and water", "tides rise"], "english")
 
     shares = lexicon.shares("salty rivers")
 

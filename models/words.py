@@ -1,0 +1,54 @@
+"""A text's words, as lexical search counts them: lower case, cut down to their stems, without accents.
+
+Numbers and letters make words, so that `get_user_name` is three. Of scripts that put no space between words every
+character is one. Stop words are part of a text and left out of a query, unless it has no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal, get_args
+
+from tantivy import Filter, TextAnalyzer, TextAnalyzerBuilder, Tokenizer
+
+Language = Literal[
+    "none", "arabic", "danish", "dutch", "english", "finnish", "french", "german", "greek", "hungarian", "italian",
+    "norwegian", "portuguese", "romanian", "russian", "spanish", "swedish", "tamil", "turkish",
+]  # fmt: skip
+"""Whose stems and stop words: `none` takes words as they are, accents and all."""
+
+RULES = 1
+"""Raised when the same text gives other words than before: indexes are then built anew."""
+
+LANGUAGES: tuple[Language, ...] = get_args(Language)
+
+WITHOUT_STOP_WORDS = frozenset({"none", "arabic", "greek", "romanian", "tamil", "turkish"})
+"""The library has a stemmer for them and no list."""
+
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+WORD = rf"[{UNSPACED}]|[\p{{L}}\p{{M}}\p{{N}}&&[^{UNSPACED}]]+"
+
+LONGEST = 60
+"""Bytes of a word; what is longer is no word that anybody looks for."""
+
+
+@lru_cache(maxsize=2 * len(LANGUAGES))
+def analyzer(language: Language, *, stop_words: bool = True) -> TextAnalyzer:
+    """What makes words of texts; with or without those that say nothing."""
+    words = TextAnalyzerBuilder(Tokenizer.regex(WORD)).filter(Filter.remove_long(LONGEST)).filter(Filter.lowercase())
+    if language == "none":
+        return words.build()
+    if not stop_words and language not in WITHOUT_STOP_WORDS:
+        words = words.filter(Filter.stopword(language))
+    return words.filter(Filter.stemmer(language)).filter(Filter.ascii_fold()).build()
+
+
+def text_words(text: str, language: Language) -> Sequence[str]:
+    """All words of a text, in order."""
+    return analyzer(language).analyze(text)
+
+
+def query_words(query: str, language: Language) -> Sequence[str]:
+    """The words to look for."""
+    return analyzer(language, stop_words=False).analyze(query) or text_words(query, language)
