@@ -29,6 +29,9 @@ BLEND_FILE = "blend.json"
 START = (15.0, 4.0)
 """Where the search for the weights of cosine and BM25 share begins."""
 
+PULL = 1e-4
+"""How much it is drawn back there: nothing beside many groups, while few may leave a weight free to run off."""
+
 
 def blend_file(groups: Path, output: Path, settings: BlendSettings, watch: Watch) -> Blends:
     """Copies a reranker, with the blend that suits another encoder."""
@@ -99,12 +102,13 @@ def list_loss(groups: Sequence[Tensor]) -> Tensor:
 def _weights(scores: Sequence[Tensor], sizes: list[int]) -> list[float]:
     """The weight of each kind of score to one of the first."""
     # Logarithms, so that no weight can turn negative.
-    logs = torch.tensor([0.0, *(math.log(start) for start in START[: len(scores) - 1])], requires_grad=True)
+    start = torch.tensor([0.0, *(math.log(start) for start in START[: len(scores) - 1])], dtype=torch.float64)
+    logs, known = start.clone().requires_grad_(), torch.stack(list(scores)).double()
     search = torch.optim.LBFGS([logs], max_iter=100, line_search_fn="strong_wolfe")
 
     def step() -> Tensor:
         search.zero_grad()
-        loss = list_loss(torch.split(logs.exp() @ torch.stack(list(scores)), sizes))
+        loss = list_loss(torch.split(logs.exp() @ known, sizes)) + PULL * (logs - start).square().sum()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return loss
 
