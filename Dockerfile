@@ -13,7 +13,7 @@
 # `--gpus all` (the host needs NVIDIA's container toolkit). The image holds no CUDA of its own: the wheels bring it.
 #
 # A read-only root file system is fine: `docker run --read-only --tmpfs /tmp …`. Winnow writes to /data (documents,
-# indexes, and models fetched from a hub) and to /tmp (results of a long ingest until they are sent). A folder of the
+# indexes, and models fetched from a hub) and to /tmp (files that are sent, results of a long ingest). A folder of the
 # host that is mounted on /data must belong to user 10001.
 
 ARG PYTHON=3.11.15-slim-bookworm
@@ -35,8 +35,8 @@ COPY pyproject.toml constraints.txt ./
 # hnswlib compiles for the very CPU it is built on unless told otherwise, and then dies with SIGILL on an older one;
 # x86-64-v3 (AVX2) is nearly every server CPU since 2013, and arm64 needs no flag.
 ARG TORCH_INDEX=""
-RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-        > requirements.txt \
+RUN python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+        print(*project["dependencies"], *project["optional-dependencies"]["files"], sep="\n")' > requirements.txt \
     && mkdir /wheels \
     && if [ -n "${TORCH_INDEX}" ]; then \
            pip wheel --no-deps --index-url "${TORCH_INDEX}" --constraint constraints.txt --wheel-dir /wheels torch; \

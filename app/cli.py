@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from app.settings import CONFIG_VARIABLE
 from app.terminal import judge, tables
+from app.terminal.calibrate import calibrate
 from app.terminal.client import REFUSED, UNREACHABLE, UNUSABLE, Failure, Target, connect, read_json, read_settings
 from app.terminal.client import stderr as err
 from app.terminal.evaluate import evaluate
@@ -27,6 +28,8 @@ from app.terminal.sources import Found, Unusable, find
 from app.terminal.synthesize import synthesize
 from app.terminal.train import mine, train_blend, train_encoder, train_head, train_reranker
 from app.terminal.upload import NAMED, Screen, Tally, Upload
+from app.types import Mode
+from models.words import Language
 
 STOPPED = 130
 
@@ -108,26 +111,31 @@ def serve(
 def ingest(
     paths: Annotated[list[Path], typer.Argument(exists=True, metavar="PATH", help="Files, or folders of them.")],
     collection: InCollection = "default",
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete what the collection has of files that are not among these.")
+    ] = False,
     url: Url = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Take documents in from .jsonl, .ndjson (also .gz), .txt and .md files, or folders of them.
+    """Take in files, or folders of them: PDF, DOCX, PPTX, XLSX, HTML, Markdown, text, CSV, JSONL (also .gz).
 
-    A line of JSON has id (or _id), text, title and metadata; all its other fields go into the metadata. A text file's
-    id is its path below the given folder, its title the first markdown heading or else the file's name.
+    A file's id is its path below the given folder; hits say on which page and under which headings they stand. A line
+    of JSONL has id (or _id), text, title and metadata; all its other fields go into the metadata.
 
-    Running it again resumes: documents that are there already are recognised, cost little and count as unchanged.
-    A busy service is waited for. The exit code is 1 when documents were refused, 3 when the connection was lost.
+    Running it again resumes and sends changed files only; lines that are there already count as unchanged. A file that
+    can't be read is named, and the rest goes on. A busy service is waited for. The exit code is 1 when something was
+    refused, 3 when the connection was lost.
 
     \b
     winnow ingest articles.jsonl
     winnow ingest docs/ notes/*.md --collection handbook
+    winnow ingest docs/ --collection handbook --prune
     winnow ingest corpus.jsonl.gz --url http://search:8000
     """
     with in_plain_words():
         found = _found(paths)
         try:
-            tally = asyncio.run(_ingest(Target(url, data_dir), found, collection))
+            tally = asyncio.run(_ingest(Target(url, data_dir), found, collection, prune=prune))
         except KeyboardInterrupt:
             raise Failure("Stopped. What was acknowledged is kept; run it again to resume.", STOPPED) from None
     _report(tally, found)
@@ -144,9 +152,18 @@ def search(
     filter_: Annotated[
         str | None, typer.Option("--filter", metavar="JSON", help="Conditions on metadata, as in the example.")
     ] = None,
+    mode: Annotated[
+        Mode | None, typer.Option(help="Find candidates by vectors, by words, or both.", show_default="the service's")
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector, not by the graph.")] = False,
-    no_rerank: Annotated[bool, typer.Option("--no-rerank", help="Leave out the second stage.")] = False,
+    rerank: Annotated[
+        bool | None,
+        typer.Option("--rerank/--no-rerank", help="Ask the second stage, or leave it out.", show_default="as advised"),
+    ] = None,
     min_score: Annotated[float | None, typer.Option(help="Leave out hits that score less.")] = None,
+    min_relevance: Annotated[
+        float | None, typer.Option(help="Leave out hits less probably relevant, where the collection is calibrated.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the service's answer as it is.")] = False,
     url: Url = None,
     data_dir: DataDir = None,
@@ -156,6 +173,7 @@ def search(
     \b
     winnow search "how do vaccines work"
     winnow search "tax relief" --filter '{"year": {"$gte": 2020}}' --top-k 3
+    winnow search "error 0x80070005" --mode lexical
     winnow search "tax relief" --no-rerank --exact --json
     """
     body = {
@@ -165,8 +183,10 @@ def search(
         "candidates": candidates,
         "min_score": min_score,
         "filter": _parsed(filter_) if filter_ is not None else None,
+        "mode": mode,
         "exact": exact,
-        "rerank": not no_rerank,
+        "rerank": rerank,
+        "min_relevance": min_relevance,
     }
     given = {name: value for name, value in body.items() if value is not None}
     with in_plain_words():
@@ -176,6 +196,7 @@ def search(
 
 app.command()(in_plain_words()(models))
 app.command()(in_plain_words()(evaluate))
+app.command()(in_plain_words()(calibrate))
 app.command()(in_plain_words()(synthesize))
 app.command()(in_plain_words()(mine))
 train.command("encoder")(in_plain_words()(train_encoder))
@@ -214,6 +235,7 @@ def create_collection(
     title: Annotated[
         str | None, typer.Option(help="Chunks that get the title in front: first, every or never.")
     ] = None,
+    language: Annotated[Language | None, setting("language")] = None,
     url: Url = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -223,7 +245,7 @@ def create_collection(
     winnow collections create papers --encoder BAAI/bge-small-en-v1.5 --chunk-tokens 128
     """
     recipe = _given(chunk_tokens=chunk_tokens, overlap_tokens=overlap_tokens, title=title)
-    body = {"name": name, "recipe": recipe} | _given(encoder=encoder, reranker=reranker)
+    body = {"name": name, "recipe": recipe} | _given(encoder=encoder, reranker=reranker, language=language)
     target = _target(context, url, data_dir)
     with in_plain_words():
         response = asyncio.run(_ask(target, "POST", "/collections", creates=True, json=body))
@@ -252,10 +274,10 @@ def drop_collection(
     typer.echo(f"Collection '{name}' is gone.")
 
 
-async def _ingest(target: Target, found: Found, collection: str) -> Tally:
+async def _ingest(target: Target, found: Found, collection: str, *, prune: bool) -> Tally:
     async with connect(target, creates=True) as client:
         try:
-            return await Upload(client, collection, Screen(err, found.size)).run(found.sources)
+            return await Upload(client, collection, Screen(err, found.size)).run(found.sources, prune=prune)
         except Failure as failure:
             if failure.code == UNREACHABLE:
                 kept = "What was acknowledged is kept; run the same command again to resume."
@@ -282,7 +304,7 @@ def _found(paths: Sequence[Path]) -> Found:
     except Unusable as error:
         raise Failure(str(error), UNUSABLE) from error
     for path in found.skipped[:NAMED]:
-        err.print(f"[yellow]skipped[/] {escape(str(path))}: not a .jsonl, .ndjson, .txt or .md file", soft_wrap=True)
+        err.print(f"[yellow]skipped[/] {escape(str(path))}: of no kind that can be read", soft_wrap=True)
     if not found.sources:
         raise Failure("There is nothing to ingest.", UNUSABLE)
     return found
@@ -299,6 +321,7 @@ def _report(tally: Tally, found: Found) -> None:
     counts = [f"{tally.outcomes[name]:,} {name}" for name in outcomes]
     counts += [f"{tally.refused:,} refused"] + ([f"{tally.failed:,} not searchable"] if tally.failed else [])
     counts += [f"{len(found.skipped):,} files skipped"] if found.skipped else []
+    counts += [f"{tally.deleted:,} deleted"] if tally.deleted else []
     rate = tally.taken / max(tally.seconds, 0.001)
     _print(f"{', '.join(counts)}: {tally.taken:,} documents in {tally.seconds:.1f} s, {rate:,.0f}/s")
 

@@ -14,9 +14,11 @@ from typing import IO
 
 from app.errors import Invalid, StartupError
 from app.service.collections import Collections
+from app.service.files import Files
 from app.service.ingest import Ingest
 from app.service.models import Models
 from app.service.readiness import Readiness
+from app.service.relevance import Relevance
 from app.service.search import Search
 from app.settings import Settings
 from app.stages.embed import Embedder
@@ -40,6 +42,8 @@ class Engine:
     collections: Collections
     search: Search
     ingest: Ingest
+    files: Files
+    relevance: Relevance
     readiness: Readiness
 
 
@@ -61,7 +65,9 @@ async def open_engine(settings: Settings, metrics: Metrics) -> AsyncIterator[Eng
         stack.push_async_callback(_cancel, asyncio.create_task(readiness.run(), name="readiness"))
         stack.callback(collections.stop)
         search, ingest = Search(database, metrics, searching), Ingest(database, metrics, ingesting)
-        yield Engine(settings, metrics, collections, search, ingest, readiness)
+        files = Files(database, ingest, settings, metrics, ingesting)
+        relevance = Relevance(database)
+        yield Engine(settings, metrics, collections, search, ingest, files, relevance, readiness)
 
 
 async def _open_models(models: Models, settings: Settings) -> tuple[Embedder, Ranker]:

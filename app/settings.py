@@ -9,6 +9,9 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from app.types import Mode
+from models.words import Language
+
 CONFIG_VARIABLE = "WINNOW_CONFIG"
 
 
@@ -39,9 +42,19 @@ class Settings(BaseSettings):
 
     chunk_tokens: int = Field(256, ge=16, description="Longest chunk of new collections, in the encoder's tokens.")
     overlap_tokens: int = Field(32, ge=0, description="Tokens that neighbouring chunks of new collections share.")
+    language: Language = Field(
+        "english", description="Whose stems and stop words lexical search takes in new collections; `none` for neither."
+    )
     query_reserve: int = Field(
         128, ge=8, description="Tokens kept free for the query beside a chunk, in what the reranker reads at once."
     )
+
+    mode: Mode = Field(
+        "hybrid", description="First stages of a search that does not say: `hybrid`, `dense` or `lexical`."
+    )
+    fusion_k: int = Field(60, ge=1, description="Fusion: how little the first ranks stand out.")
+    dense_weight: float = Field(1.0, gt=0, description="Fusion: weight of the ranking by vectors.")
+    lexical_weight: float = Field(1.0, gt=0, description="Fusion: weight of the ranking by words.")
 
     batch_tokens: int = Field(
         0,
@@ -75,9 +88,17 @@ class Settings(BaseSettings):
     snapshot_changes: int = Field(20000, ge=1, description="Write an index snapshot after so many changes.")
     snapshot_seconds: float = Field(60.0, gt=0, description="Or when the last change is this old.")
 
+    file_workers: int = Field(0, ge=0, description="Files that are converted at once; 0 takes half of the cores.")
+    file_seconds: float = Field(120.0, gt=0, description="Seconds that converting one file may take.")
+    file_memory_bytes: int = Field(2**30, ge=2**28, description="Memory that converting one file may take.")
+
     max_requests: int = Field(1024, ge=1, description="Requests under way at once; one more is refused with 429.")
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="Largest JSON request body.")
     max_line_bytes: int = Field(8 * 2**20, ge=1024, description="Longest line of an NDJSON ingest.")
+    max_files: int = Field(64, ge=1, description="Files in one upload.")
+    max_file_bytes: int = Field(64 * 2**20, ge=1, description="Largest file.")
+    max_upload_bytes: int = Field(128 * 2**20, ge=1024, description="Largest upload, all of its files together.")
+    max_uploads: int = Field(8, ge=1, description="Uploads of files under way at once; one more is refused with 429.")
     max_documents: int = Field(10_000, ge=1, description="Documents in one JSON ingest.")
     max_text_chars: int = Field(2_000_000, ge=1, description="Longest document text.")
     max_query_chars: int = Field(16_384, ge=1, description="Longest query.")

@@ -72,12 +72,16 @@ class Metrics:
         self.truncations = Counter(
             "winnow_truncated_texts_total", "Texts of which a model saw only a part", ["stage"], registry=r
         )
+        self.windowed = Counter("winnow_windowed_texts_total", "Texts that the reranker read in windows", registry=r)
         self.errors = Counter("winnow_errors_total", "Answers that are problems, by kind", ["kind"], registry=r)
         self.documents = Counter(
             "winnow_ingested_documents_total", "Documents taken in, by what became of them", ["status"], registry=r
         )
         for status in ("created", "replaced", "updated", "unchanged", "deleted", "failed"):
             self.documents.labels(status)
+        self.files = Counter(
+            "winnow_files_total", "Files sent, by kind and what became of them", ["kind", "outcome"], registry=r
+        )
         self.index_chunks = Gauge("winnow_index_chunks", "Chunks that can be found", ["collection"], registry=r)
         self.index_deleted = Gauge(
             "winnow_index_deleted_chunks", "Deleted chunks that wait for compaction", ["collection"], registry=r

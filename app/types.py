@@ -10,6 +10,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models.types import Blend
+from models.words import Language
+
 Metadata = dict[str, Any]
 """What a caller says about a document: JSON values, searchable by filters."""
 
@@ -30,6 +33,10 @@ class Recipe:
     """Which chunks are embedded and reranked with the document's title in front."""
 
 
+Format = Literal["plain", "markdown"]
+"""How a document's text is written. Markdown is cut along its headings, tables, lists and blocks of code."""
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """What a caller gave."""
@@ -38,6 +45,19 @@ class Document:
     text: str
     title: str = ""
     metadata: Metadata = field(default_factory=dict)
+    format: Format = "plain"
+    pages: tuple[int, ...] = ()
+    """Where each page begins in the text; nothing for a document without pages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in its document a chunk stands, for people."""
+
+    page: int | None = None
+    last_page: int | None = None
+    heading: str = ""
+    """The headings in force where it begins, outermost first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +67,9 @@ class Chunk:
     start: int
     end: int
     text: str
-    """What the models read: the span, with the title in front where the recipe says so."""
+    """What the models read: the span, with the title in front where the recipe says so, and its headings."""
     tokens: int
+    place: Place = Place()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +83,8 @@ class Collection:
     recipe: Recipe
     dimensions: int
     fingerprint: str
+    language: Language
+    """Whose stems and stop words the lexical index takes."""
     created_at: str
 
 
@@ -91,6 +114,16 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Wording:
+    """One step of the same log as a lexical index follows it."""
+
+    sequence: int
+    chunk: int
+    text: str | None
+    """None says that the chunk is gone."""
+
+
+@dataclass(frozen=True, slots=True)
 class Candidates:
     """What the first stage proposes, best first."""
 
@@ -101,12 +134,80 @@ class Candidates:
         return len(self.chunks)
 
 
+Mode = Literal["hybrid", "dense", "lexical"]
+"""Which first stages are asked."""
+
+
+Truncation = Literal["report", "refuse", "window"]
+"""What to do where query and chunk are longer than the reranker reads at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """How two rankings become one: a chunk gets weight / (k + rank) from each."""
+
+    k: int = 60
+    dense: float = 1.0
+    lexical: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Final scores, and the probability that a document with such a score is relevant; neither ever falls."""
+
+    scores: tuple[float, ...]
+    relevance: tuple[float, ...]
+    background: float = 0.0
+    """How much of the query's own level, the mean of its ten best scores, is taken off a score first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What labels taught about a collection's searches in one mode. It holds for the models that it was made with."""
+
+    mode: Mode
+    encoder: str
+    """By its fingerprint, as the reranker."""
+    reranker: str
+    reranked: Scale
+    unreranked: Scale
+    fusion: Fusion
+    """Where scores of a hybrid search that is not reranked come from."""
+    blend: Blend | None
+    """In place of the reranker's own; None leaves that."""
+    rerank: bool
+    """Whether searches that do not say are reranked."""
+    advice: str
+    """Why they are not; empty where they are."""
+    measured: Metadata
+    """What was found on queries that nothing was fitted to."""
+    created_at: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class StageScore:
     """What one stage thought of a hit; ranks count from 1."""
 
     score: float
-    rank: int
+    rank: int | None
+    """None where the stage was only asked about a hit that another one had found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How many tokens there were to read, and how many of them were read."""
+
+    total: int
+    scored: int
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A hit with the text around it."""
+
+    text: str
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +223,20 @@ class Hit:
     metadata: Metadata
     score: float
     stages: dict[str, StageScore]
+    tokens: Seen
+    """Of the query and the chunk together, where they were reranked; otherwise of the chunk."""
+    window: tuple[int, int] | None = None
+    """Where in the document the part is that earned the score, if the chunk was read in parts."""
+    place: Place = Place()
+    context: Context | None = None
+    merged: tuple[int, ...] = ()
+    """Other hits, of lower score, whose contexts this one's has taken in."""
+    highlight: tuple[int, int] | None = None
+    """Where the best sentence begins and ends in the document."""
+    matches: tuple[str, ...] | None = None
+    """The query's words that the chunk has."""
+    relevance: float | None = None
+    """How probable it is that its document is relevant; None where labels never told."""
 
 
 class VectorIndex(Protocol):
@@ -158,3 +273,29 @@ class VectorIndex(Protocol):
 
     @property
     def nbytes(self) -> int: ...
+
+
+class LexicalIndex(Protocol):
+    """A view of the truth that finds the chunks with the weightiest words of a query. Safe to call from many threads.
+
+    Scores are shares: of the most that any text could score for the query, 0 to 1.
+    """
+
+    @property
+    def sequence(self) -> int:
+        """The last change that it has seen."""
+
+    def __len__(self) -> int:
+        """Living chunks."""
+
+    def apply(self, changes: Sequence[Wording]) -> None:
+        """Follow the log: all of them or, to a search, none of them. A change already seen is passed over."""
+
+    def search(self, query: str, k: int, allowed: ChunkIds | None = None) -> Candidates:
+        """The k best that have any word of the query."""
+
+    def shares(self, query: str, chunks: ChunkIds) -> NDArray[np.float32]:
+        """What search would say of these chunks, in their order."""
+
+    def matches(self, query: str, text: str) -> list[str]:
+        """The words of the query that a text has."""

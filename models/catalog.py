@@ -33,9 +33,9 @@ def open_encoder(name: str, options: ModelOptions | None = None) -> BiEncoder:
 
 
 def open_reranker(name: str, options: ModelOptions | None = None) -> Reranker:
-    """A reranker, named as encoders are."""
-    if _FAKE.fullmatch(name):
-        return FakeReranker()
+    """A reranker, named as encoders are; `fake:backwards` puts the worst text first."""
+    if _FAKE.fullmatch(name) or name == "fake:backwards":
+        return FakeReranker(backwards=name == "fake:backwards")
     options = options or ModelOptions()
     path = _known(name, "reranker", options)
     if is_late(path):

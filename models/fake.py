@@ -60,7 +60,8 @@ class FakeEncoder:
 
 
 class FakeReranker:
-    """The share of the query's words that a text has, and a little more where they stand in the same order."""
+    """The share of the query's words that a text has, and a little more where they stand in the same order; backwards
+    the worst text comes first."""
 
     device = "cpu"
     prompts = NO_PROMPTS
@@ -72,10 +73,12 @@ class FakeReranker:
         delay: float = 0.0,
         fail_on: str | None = None,
         blends: Blends | None = None,
+        backwards: bool = False,
     ) -> None:
-        self.name = "fake"
+        self.name = "fake:backwards" if backwards else "fake"
         self.fingerprint = _fingerprint(self.name, max_tokens)
         self.blends = blends or Blends()
+        self._sign = np.float32(-1 if backwards else 1)
         self.capacity = max_tokens - 2
         self.calls: list[int] = []
         self._delay = delay
@@ -92,7 +95,7 @@ class FakeReranker:
     def score(self, batch: Sequence[Tokens]) -> Scores:
         """The batch's scores, after the delay and unless the word to fail on is among its words."""
         _act(self.calls, batch, self._delay, self._fail_on)
-        return np.asarray([_overlap(tokens) for tokens in batch], np.float32)
+        return self._sign * np.asarray([_overlap(tokens) for tokens in batch], np.float32)
 
 
 def _tokenizer() -> Tokenizer:

@@ -14,7 +14,7 @@ from app.api.schemas import DeleteBody, DocumentBody, SearchBody
 from app.errors import Fault, Invalid, InvalidDocuments
 from app.service.ingest import content_id
 from app.settings import Settings
-from app.stores.metadata import CONTROL, check_metadata, text_fault
+from app.stores.metadata import CONTROL, check_metadata, instant, text_fault
 from app.types import Document
 
 UNSEEN = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
@@ -26,6 +26,8 @@ def check_search(body: SearchBody, settings: Settings) -> None:
     for name, most in (("top_k", settings.max_top_k), ("candidates", settings.max_candidates)):
         if name in body.model_fields_set:
             faults += _above(f"/{name}", getattr(body, name), most)
+    if body.newer_than is not None and instant(body.newer_than) is None:
+        faults.append(Fault("/newer_than", 'is not an ISO 8601 date such as "2025-01-31" or "2025-01-31T09:00:00Z"'))
     if faults:
         raise Invalid("The search can't be carried out as it is.", faults)
 
@@ -67,7 +69,24 @@ def document(given: Any, pointer: str, settings: Settings) -> Document | list[Fa
     if faults:
         return faults
     made_id = body.id if body.id is not None else content_id(body.title, body.text, body.metadata)
-    return Document(made_id, body.text, body.title, body.metadata)
+    return Document(made_id, body.text, body.title, body.metadata, body.format)
+
+
+def check_upload(paths: Sequence[str], metadata: Any, settings: Settings) -> None:
+    """Names that become ids, and what is said of all files at once."""
+    faults = [fault for i, path in enumerate(paths) for fault in _id_faults(f"/files/{i}", path, settings)]
+    faults += [Fault(f"/files/{i}", "has the same name as another file: names become ids and must differ")
+               for i, path in enumerate(paths) if path in paths[:i]]  # fmt: skip
+    if not paths:
+        faults.append(Fault("/files", "is missing: send at least one file in the form field files"))
+    if not isinstance(metadata, dict):
+        faults.append(Fault("/metadata", "is not a JSON object"))
+    elif "file" in metadata:
+        faults.append(Fault("/metadata/file", "is where the service tells of the file: use another name"))
+    else:
+        faults += _metadata_faults("/metadata", metadata, settings)
+    if faults:
+        raise Invalid("The upload can't be taken as it is.", faults)
 
 
 def _document_faults(body: DocumentBody, pointer: str, settings: Settings) -> Iterator[Fault]:
@@ -76,12 +95,14 @@ def _document_faults(body: DocumentBody, pointer: str, settings: Settings) -> It
         yield from _text_faults(f"{pointer}/title", body.title, settings.max_title_chars)
     if body.id is not None:
         yield from _id_faults(f"{pointer}/id", body.id, settings)
-    wrong = check_metadata(body.metadata, f"{pointer}/metadata", settings.max_metadata_depth)
+    yield from _metadata_faults(f"{pointer}/metadata", body.metadata, settings)
+
+
+def _metadata_faults(pointer: str, metadata: dict[str, Any], settings: Settings) -> Iterator[Fault]:
+    wrong = check_metadata(metadata, pointer, settings.max_metadata_depth)
     yield from wrong
     if not wrong:
-        yield from _above(
-            f"{pointer}/metadata", len(orjson.dumps(body.metadata)), settings.max_metadata_bytes, " bytes"
-        )
+        yield from _above(pointer, len(orjson.dumps(metadata)), settings.max_metadata_bytes, " bytes")
 
 
 def _id_faults(pointer: str, given: str, settings: Settings) -> Iterator[Fault]:

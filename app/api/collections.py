@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 from fastapi import APIRouter
 
 from app.api.deps import EngineDep, StrictRoute
-from app.api.schemas import CollectionBody, CollectionReply, CollectionsReply, RecipeReply
+from app.api.schemas import CalibratedReply, CollectionBody, CollectionReply, CollectionsReply, RecipeReply
+from app.engine import Engine
 from app.service.collections import Description
 
 router = APIRouter(prefix="/collections", tags=["collections"], route_class=StrictRoute)
@@ -16,18 +17,18 @@ router = APIRouter(prefix="/collections", tags=["collections"], route_class=Stri
 @router.post("", response_model=CollectionReply, status_code=201, summary="Create a collection")
 async def create(body: CollectionBody, engine: EngineDep) -> CollectionReply:
     recipe = replace(engine.collections.default_recipe(), **body.recipe.model_dump(exclude_none=True))
-    await engine.collections.create(body.name, body.encoder, body.reranker, recipe)
-    return _reply(await engine.collections.describe(body.name))
+    await engine.collections.create(body.name, body.encoder, body.reranker, recipe, body.language)
+    return await _reply(engine, await engine.collections.describe(body.name))
 
 
 @router.get("", response_model=CollectionsReply, summary="List all collections")
 async def every(engine: EngineDep) -> CollectionsReply:
-    return CollectionsReply(collections=[_reply(each) for each in await engine.collections.every()])
+    return CollectionsReply(collections=[await _reply(engine, each) for each in await engine.collections.every()])
 
 
 @router.get("/{name}", response_model=CollectionReply, summary="Describe a collection")
 async def describe(name: str, engine: EngineDep) -> CollectionReply:
-    return _reply(await engine.collections.describe(name))
+    return await _reply(engine, await engine.collections.describe(name))
 
 
 @router.delete("/{name}", status_code=204, summary="Drop a collection and all it holds")
@@ -35,19 +36,23 @@ async def drop(name: str, engine: EngineDep) -> None:
     await engine.collections.drop(name)
 
 
-def _reply(found: Description) -> CollectionReply:
+async def _reply(engine: Engine, found: Description) -> CollectionReply:
     collection = found.collection
+    notes = await engine.relevance.notes(collection.number, found.shelf)
     return CollectionReply(
         name=collection.name,
         encoder=collection.encoder,
         reranker=collection.reranker,
         recipe=RecipeReply(**asdict(collection.recipe)),
+        language=collection.language,
         dimensions=collection.dimensions,
         fingerprint=collection.fingerprint,
         created_at=collection.created_at,
         **asdict(found.contents),
         index_chunks=found.index_chunks,
+        lexical_chunks=found.lexical_chunks,
         index_bytes=found.index_bytes,
         sequence=found.sequence,
         trouble=found.trouble,
+        calibrations=[CalibratedReply(**asdict(note)) for note in notes],
     )

@@ -23,13 +23,14 @@ from app.api.schemas import (
     IngestBody,
     IngestReply,
     JobReply,
+    told,
 )
 from app.engine import Engine
 from app.errors import Malformed, TimedOut, UnsupportedType
 from app.service.collections import DEFAULT, Shelf
 from app.service.ingest import Ticket
 from app.stages.filter import parse
-from app.stores.documents import Put
+from app.stores.documents import Piece, Put
 from app.types import Document
 from models.types import ModelError
 
@@ -83,7 +84,7 @@ async def document(document: str, engine: EngineDep, collection: InCollection = 
         collection=collection,
         state=stored.state,
         error=stored.error,
-        chunks=[ChunkReply(id=str(n), start=start, end=end, tokens=tokens) for n, start, end, tokens in stored.chunks],
+        chunks=[_chunk(each) for each in stored.chunks],
         created_at=stored.created_at,
     )
 
@@ -103,6 +104,10 @@ async def delete_documents(body: DeleteBody, engine: EngineDep) -> DeleteReply:
         condition = parse(body.filter, engine.settings.max_filter_conditions)
         return DeleteReply(deleted=await engine.ingest.delete_matching(shelf, condition))
     return DeleteReply(deleted=await engine.ingest.delete(shelf, body.ids or []))
+
+
+def _chunk(piece: Piece) -> ChunkReply:
+    return ChunkReply(id=str(piece.number), start=piece.start, end=piece.end, tokens=piece.tokens, **told(piece.place))
 
 
 async def _read(request: Request, engine: Engine) -> tuple[Envelope, list[Document]]:

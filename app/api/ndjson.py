@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from tempfile import SpooledTemporaryFile
 from typing import Any
 
@@ -23,7 +23,7 @@ from app.engine import Engine
 from app.errors import Fault, Invalid, InvalidDocuments, TimedOut
 from app.service.collections import Shelf
 from app.service.ingest import Ticket
-from app.types import Document
+from app.types import Document, Metadata
 
 NDJSON = "application/x-ndjson"
 BATCH_LINES = 64
@@ -50,6 +50,12 @@ class Feed:
     taken: int = 0
     refused: int = 0
     through: int = 0
+    metadata: Metadata = field(default_factory=dict)
+    """What every document gets that does not say otherwise."""
+
+    async def take_all(self, body: AsyncIterator[bytes]) -> None:
+        async for batch in _batches(_lines(body, self.engine.settings.max_line_bytes)):
+            await self.take(batch)
 
     async def take(self, lines: list[Line]) -> None:
         """Take in the good lines of a batch and note what became of each."""
@@ -85,7 +91,9 @@ class Feed:
             read = checks.document(orjson.loads(line.content), "", self.engine.settings)
         except orjson.JSONDecodeError as error:
             return Invalid(f"The line is not valid JSON: {error}")
-        return read if isinstance(read, Document) else Invalid("The document is invalid.", read)
+        if isinstance(read, Document):
+            return replace(read, metadata=self.metadata | read.metadata)
+        return Invalid("The document is invalid.", read)
 
     def _refusal(self, number: int, error: Invalid) -> dict[str, Any]:
         self.refused += 1
@@ -99,8 +107,7 @@ async def ingest_lines(request: Request, engine: Engine, shelf: Shelf, *, wait: 
     async with AsyncExitStack() as stack:
         results = stack.enter_context(SpooledTemporaryFile(SPOOL_BYTES))  # noqa: SIM115  # the stack is its context
         feed = Feed(engine, shelf, results)
-        async for batch in _batches(_lines(pieces(request), engine.settings.max_line_bytes)):
-            await feed.take(batch)
+        await feed.take_all(pieces(request))
         if not feed.taken and not feed.refused:
             raise Invalid("The body holds no line.", [Fault("", "send one JSON document a line")])
         summary = await _finish(request, feed, wait=wait)

@@ -33,6 +33,7 @@ TABLE: dict[type[Exception], tuple[int, str, str]] = {
     errors.TooLarge: (413, "too-large", "The request is too large"),
     errors.TooSlow: (408, "too-slow", "The request came in too slowly"),
     errors.UnsupportedType: (415, "unsupported-type", "The content type is not supported"),
+    errors.NotInstalled: (501, "not-installed", "An extra is not installed"),
     errors.CallerLeft: (499, "caller-left", "The caller left"),
     errors.Overloaded: (429, "overloaded", "Too much to do"),
     errors.TimedOut: (503, "timed-out", "It took too long"),

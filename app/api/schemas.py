@@ -7,6 +7,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from app.types import Format, Mode, Place, Truncation
+from models.words import Language
+
 COLLECTION_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 Part = Literal["text", "title", "metadata", "stages"]
 
@@ -29,15 +32,61 @@ class Body(BaseModel):
         return given
 
 
+class FusionBody(Body):
+    k: int | None = Field(None, ge=1, description="How little the first ranks stand out.")
+    dense: float | None = Field(None, gt=0, allow_inf_nan=False, description="Weight of the ranking by vectors.")
+    lexical: float | None = Field(None, gt=0, allow_inf_nan=False, description="Weight of the ranking by words.")
+
+
+class RecencyBody(Body):
+    weight: float = Field(
+        0.2, gt=0, le=10, allow_inf_nan=False, description="What this moment adds, of the distance from worst to best."
+    )
+    half_life_days: float = Field(30.0, gt=0, allow_inf_nan=False, description="After so long it adds half as much.")
+
+
 class SearchBody(Body):
     query: str = Field(examples=["how long can a filter be used"])
     collection: str = "default"
     top_k: int = Field(10, ge=1, description="Hits to return.")
     candidates: int = Field(50, ge=1, description="Candidates to rerank; never fewer than top_k.")
+    mode: Mode | None = Field(None, description="Find candidates by vectors, by words, or by both.")
+    fusion: FusionBody = Field(FusionBody(), description="How the two rankings of a hybrid search become one.")
     filter: dict[str, Any] | None = Field(None, examples=[{"year": {"$gte": 2020}}])
-    rerank: bool = True
+    rerank: bool | None = Field(
+        None, description="false: the first stage's order. By default true, unless a calibration advises against it."
+    )
     exact: bool = Field(False, description="Compare with every vector instead of asking the graph.")
     min_score: float | None = Field(None, allow_inf_nan=False, description="Leave out hits that score less.")
+    min_relevance: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Leave out hits that are less probably relevant; the collection must be calibrated.",
+    )
+    on_truncation: Truncation = Field(
+        "report", description="Where query and chunk are too long together: say so, refuse, or read chunks in windows."
+    )
+    newer_than: str | None = Field(
+        None, description="An ISO 8601 date: only documents whose metadata has a later one in `date`."
+    )
+    recency: RecencyBody | None = Field(None, description="Let newer documents gain, by the `date` in their metadata.")
+    superseded: bool = Field(False, description="Find documents that others name in their metadata's `supersedes`.")
+    distinct: bool = Field(False, description="Leave out hits that say the same as a better one.")
+    diversity: float = Field(
+        0.0, ge=0, le=1, allow_inf_nan=False, description="0: by score alone; 1: as unlike each other as can be."
+    )
+    group_by: Literal["document"] | None = Field(
+        None, description="Let the hits of one document stand together; top_k then counts documents."
+    )
+    per_group: int = Field(2, ge=1, description="Most hits of a group.")
+    expand: int = Field(0, ge=0, le=20, description="Chunks before and behind each hit that its context takes in.")
+    max_tokens: int | None = Field(
+        None, ge=1, description="Room for all texts of the answer together, in the encoder's tokens."
+    )
+    highlight: bool = Field(False, description="Say where the best sentence of each hit is.")
+    explain: bool = Field(False, description="Say which words matched, and how much the filter left to search.")
     include: list[Part] = Field(
         ["text", "title", "metadata", "stages"], fail_fast=True, description="What hits carry beside ids."
     )
@@ -48,6 +97,7 @@ class DocumentBody(Body):
     text: str
     title: str = ""
     metadata: dict[str, Any] = Field(default_factory=dict)
+    format: Format = Field("plain", description="`markdown` is cut along its headings, tables, lists and code.")
 
 
 class Envelope(Body):
@@ -79,11 +129,34 @@ class CollectionBody(Body):
     encoder: str | None = Field(None, description="`embedded`, a folder, or a hub name; by default the setting's.")
     reranker: str | None = None
     recipe: RecipeBody = RecipeBody()
+    language: Language | None = Field(None, description="Whose stems and stop words lexical search takes.")
 
 
 class StageReply(BaseModel):
     score: float
-    rank: int
+    rank: int | None = Field(description="Its place there; null where the stage was only asked about it.")
+
+
+class SeenReply(BaseModel):
+    total: int
+    scored: int = Field(description="How many of them the model saw.")
+
+
+class ContextReply(BaseModel):
+    text: str
+    start: int
+    end: int
+
+
+class SpanReply(BaseModel):
+    start: int
+    end: int
+
+
+class ExplanationReply(BaseModel):
+    chunks: int = Field(description="Chunks of the collection.")
+    allowed: int = Field(description="Those that the filter left to search.")
+    conditions: list[int] = Field(description="How many each of the filter's conditions allows alone, in their order.")
 
 
 class HitReply(BaseModel):
@@ -92,10 +165,22 @@ class HitReply(BaseModel):
     score: float
     start: int = Field(description="Where the chunk begins in the document's text, in characters.")
     end: int
+    page: int | None = Field(None, description="The page that it stands on, where the document has pages.")
+    last_page: int | None = Field(None, description="The page that it ends on, where that is another one.")
+    heading: str | None = Field(None, description="The headings in force where it begins, outermost first.")
     title: str | None = None
     text: str | None = None
     metadata: dict[str, Any] | None = None
     stages: dict[str, StageReply] | None = None
+    tokens: SeenReply = Field(description="Of query and chunk together where they were reranked, else of the chunk.")
+    window: SpanReply | None = Field(None, description="The part that earned the score, if it was read in windows.")
+    context: ContextReply | None = Field(None, description="The text around it, where `expand` asks for it.")
+    merged: list[str] | None = Field(None, description="Lower hits whose contexts are part of this one's.")
+    highlight: SpanReply | None = Field(None, description="The best sentence, in the document's text.")
+    matches: list[str] | None = Field(None, description="The query's words that it has, where `explain` asks for it.")
+    relevance: float | None = Field(
+        None, description="How probable it is that the document is relevant, where the collection is calibrated."
+    )
 
 
 class Milliseconds(BaseModel):
@@ -115,6 +200,7 @@ class IndexReply(BaseModel):
 
 class SearchReply(BaseModel):
     collection: str
+    mode: Mode
     hits: list[HitReply]
     candidates: int = Field(description="Living chunks that the first stage proposed.")
     reranked: int
@@ -123,6 +209,9 @@ class SearchReply(BaseModel):
     total_ms: float
     models: ModelsReply
     index: IndexReply
+    explanation: ExplanationReply | None = None
+    nothing_relevant: bool = Field(False, description="There were candidates; none reached `min_relevance`.")
+    advice: str | None = Field(None, description="Why labels of this collection speak against reranking, if they do.")
 
 
 class PutReply(BaseModel):
@@ -136,6 +225,38 @@ class IngestReply(BaseModel):
     collection: str
     searchable: bool
     documents: list[PutReply]
+
+
+class FileReply(BaseModel):
+    path: str
+    id: str | None = Field(None, description="The document that it became; a JSONL file becomes many.")
+    status: Literal["created", "replaced", "updated", "unchanged", "failed"]
+    reason: str | None = Field(None, description="Why it failed, or what of a JSONL file was refused.")
+    chunks: int | None = None
+    pages: int | None = None
+    documents: dict[str, int] | None = Field(None, description="Of a JSONL file: how many lines became what.")
+    refused: int | None = Field(None, description="Of a JSONL file: lines that no document could be made of.")
+
+
+class FilesReply(BaseModel):
+    job: str | None
+    collection: str
+    searchable: bool
+    files: list[FileReply]
+
+
+class KnownFile(Body):
+    path: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class KnownBody(Body):
+    files: list[KnownFile] = Field(fail_fast=True)
+    collection: str = "default"
+
+
+class KnownReply(BaseModel):
+    known: list[str]
 
 
 class JobReply(BaseModel):
@@ -155,6 +276,9 @@ class ChunkReply(BaseModel):
     start: int
     end: int
     tokens: int
+    page: int | None = None
+    last_page: int | None = None
+    heading: str | None = None
 
 
 class DocumentReply(BaseModel):
@@ -163,6 +287,8 @@ class DocumentReply(BaseModel):
     text: str
     title: str
     metadata: dict[str, Any]
+    format: Format
+    pages: list[int] = Field(description="Where each page begins in the text; empty where there are none.")
     state: Literal["live", "pending", "failed"]
     error: str | None
     chunks: list[ChunkReply]
@@ -179,11 +305,19 @@ class RecipeReply(BaseModel):
     title: Literal["first", "every", "never"]
 
 
+class CalibratedReply(BaseModel):
+    mode: Mode
+    rerank: bool = Field(description="Whether searches that do not say are reranked.")
+    advice: str = Field(description="Why not.")
+    trouble: str | None = Field(description="Why the calibration does not hold any more, if it does not.")
+
+
 class CollectionReply(BaseModel):
     name: str
     encoder: str
     reranker: str
     recipe: RecipeReply
+    language: Language
     dimensions: int
     fingerprint: str
     created_at: str
@@ -192,10 +326,12 @@ class CollectionReply(BaseModel):
     failed: int
     chunks: int
     bytes: int = Field(description="Of titles, texts and metadata, in UTF-8.")
-    index_chunks: int
+    index_chunks: int = Field(description="Chunks in the index of vectors.")
+    lexical_chunks: int = Field(description="Chunks in the index of words.")
     index_bytes: int
     sequence: int
     trouble: str | None = Field(description="Why the collection does not answer or take in documents, if it does not.")
+    calibrations: list[CalibratedReply] = Field(description="Modes whose scores labels have told about.")
 
 
 class CollectionsReply(BaseModel):
@@ -216,3 +352,10 @@ class Problem(BaseModel):
     detail: str
     request_id: str | None = None
     errors: list[FaultReply] | None = None
+
+
+def told(place: Place) -> dict[str, Any]:
+    """What there is to say of a chunk's place; nothing for a plain document."""
+    last = place.last_page if place.last_page != place.page else None
+    said = {"page": place.page, "last_page": last, "heading": place.heading or None}
+    return {name: value for name, value in said.items() if value is not None}

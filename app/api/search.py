@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import Any
 
 import orjson
@@ -9,14 +10,17 @@ from fastapi import APIRouter, Request, Response
 
 from app.api.checks import check_search
 from app.api.deps import EngineDep, StrictRoute, aside, in_time
-from app.api.schemas import Part, SearchBody, SearchReply
+from app.api.schemas import FusionBody, Part, SearchBody, SearchReply, told
+from app.engine import Engine
 from app.service.collections import Shelf
-from app.service.search import Answer, Query
+from app.service.present import Shape
+from app.service.search import DATE, Answer, Query
 from app.settings import Settings
 from app.stages.filter import parse
-from app.stores.filters import Filter
+from app.stages.refresh import Recency
+from app.stores.filters import And, Filter
 from app.telemetry import Stopwatch
-from app.types import Hit
+from app.types import Fusion, Hit
 
 router = APIRouter(tags=["search"], route_class=StrictRoute)
 
@@ -25,7 +29,7 @@ router = APIRouter(tags=["search"], route_class=StrictRoute)
 async def search(body: SearchBody, request: Request, engine: EngineDep) -> Response:
     condition = await aside(request, lambda: _condition(body, engine.settings))
     shelf = engine.collections.shelf(body.collection)
-    query = _query(body, condition, engine.settings)
+    query = await _calibrated(body, _query(body, condition, engine.settings), shelf, engine)
     answer = await in_time(request, engine.settings.search_timeout, engine.search.answer(shelf, query))
     reply = orjson.dumps(_reply(shelf, query, answer, set(body.include)))
     return Response(reply, media_type="application/json", headers={"Server-Timing": _server_timing(answer.watch)})
@@ -34,20 +38,66 @@ async def search(body: SearchBody, request: Request, engine: EngineDep) -> Respo
 def _condition(body: SearchBody, settings: Settings) -> Filter | None:
     """The search's filter, once nothing is wrong with the search."""
     check_search(body, settings)
-    return parse(body.filter, settings.max_filter_conditions) if body.filter else None
+    asked = parse(body.filter, settings.max_filter_conditions) if body.filter else None
+    if body.newer_than is None:
+        return asked
+    newer = parse({DATE: {"$gt": body.newer_than}}, 1)
+    others = asked.parts if isinstance(asked, And) else (asked,) if asked else ()
+    return And((*others, newer)) if others else newer
 
 
 def _query(body: SearchBody, condition: Filter | None, settings: Settings) -> Query:
     """Defaults give way to the limits."""
     top_k, candidates = min(body.top_k, settings.max_top_k), min(body.candidates, settings.max_candidates)
-    return Query(body.query, top_k, candidates, condition, body.rerank, body.exact, body.min_score)
+    return Query(
+        body.query,
+        top_k,
+        candidates,
+        body.mode or settings.mode,
+        _fusion(body.fusion, settings),
+        condition,
+        True if body.rerank is None else body.rerank,
+        body.exact,
+        body.min_score,
+        body.on_truncation,
+        body.superseded,
+        Recency(**body.recency.model_dump()) if body.recency else None,
+        _shape(body),
+        body.explain,
+    )
+
+
+async def _calibrated(body: SearchBody, query: Query, shelf: Shelf, engine: Engine) -> Query:
+    """With what labels taught about the collection's scores; who does not ask for reranking follows their advice."""
+    calibration = await engine.relevance.find(shelf, query.mode)
+    rerank = calibration.rerank if calibration and body.rerank is None else query.rerank
+    if body.min_relevance is not None:
+        await engine.relevance.require(shelf, query.mode, query.fusion, rerank=rerank)
+    return replace(query, rerank=rerank, min_relevance=body.min_relevance, calibration=calibration)
+
+
+def _shape(body: SearchBody) -> Shape:
+    return Shape(
+        distinct=body.distinct,
+        diversity=body.diversity,
+        per_document=body.per_group if body.group_by else None,
+        expand=body.expand,
+        max_tokens=body.max_tokens,
+        highlight=body.highlight,
+    )
+
+
+def _fusion(asked: FusionBody, settings: Settings) -> Fusion:
+    usual = {"k": settings.fusion_k, "dense": settings.dense_weight, "lexical": settings.lexical_weight}
+    return Fusion(**usual | asked.model_dump(exclude_none=True))
 
 
 def _reply(shelf: Shelf, query: Query, answer: Answer, include: set[Part]) -> dict[str, Any]:
     """As SearchReply has it; built by hand, since validating our own answer again costs more than making it."""
     reranker = shelf.ranker.reranker.name if query.rerank else None
-    return {
+    reply = {
         "collection": shelf.collection.name,
+        "mode": query.mode,
         "hits": [_hit(hit, include) for hit in answer.hits],
         "candidates": answer.candidates,
         "reranked": answer.reranked,
@@ -57,6 +107,18 @@ def _reply(shelf: Shelf, query: Query, answer: Answer, include: set[Part]) -> di
         "models": {"encoder": shelf.embedder.encoder.name, "reranker": reranker},
         "index": {"fingerprint": shelf.collection.fingerprint, "sequence": answer.sequence},
     }
+    return reply | _remarks(query, answer)
+
+
+def _remarks(query: Query, answer: Answer) -> dict[str, Any]:
+    """What is there only where there is something to say."""
+    said: dict[str, Any] = {"explanation": asdict(answer.explanation)} if answer.explanation else {}
+    if answer.nothing_relevant:
+        said["nothing_relevant"] = True
+    if query.calibration and query.calibration.advice:
+        done = "Reranked as asked." if query.rerank else "Not reranked; say rerank: true to do it all the same."
+        said["advice"] = f"{done} {query.calibration.advice}"
+    return said
 
 
 def _hit(hit: Hit, include: set[Part]) -> dict[str, Any]:
@@ -66,6 +128,9 @@ def _hit(hit: Hit, include: set[Part]) -> dict[str, Any]:
         "score": hit.score,
         "start": hit.start,
         "end": hit.end,
+        "tokens": asdict(hit.tokens),
+        **told(hit.place),
+        **_presented(hit),
     }
     if "title" in include:
         shown["title"] = hit.title
@@ -75,6 +140,22 @@ def _hit(hit: Hit, include: set[Part]) -> dict[str, Any]:
         shown["metadata"] = hit.metadata
     if "stages" in include:
         shown["stages"] = {name: {"score": each.score, "rank": each.rank} for name, each in hit.stages.items()}
+    return shown
+
+
+def _presented(hit: Hit) -> dict[str, Any]:
+    """What is there only where it was asked for."""
+    shown: dict[str, Any] = {}
+    if hit.context:
+        shown["context"] = asdict(hit.context)
+        shown["merged"] = [str(chunk) for chunk in hit.merged]
+    for name, span in (("window", hit.window), ("highlight", hit.highlight)):
+        if span:
+            shown[name] = dict(zip(("start", "end"), span, strict=True))
+    if hit.relevance is not None:
+        shown["relevance"] = hit.relevance
+    if hit.matches is not None:
+        shown["matches"] = list(hit.matches)
     return shown
 
 

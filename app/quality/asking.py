@@ -12,6 +12,7 @@ from app.quality.pipeline import SERVED, few, latency
 from app.quality.statistics import estimates
 from app.quality.types import Ceiling, Dataset, Evaluation, Latency, Option, Query, Run
 from app.quality.variants import Setup
+from app.types import Mode
 
 Answer = Mapping[str, Any]
 """What /search answers."""
@@ -19,24 +20,27 @@ Answer = Mapping[str, Any]
 REACH = 500
 """Chunks that the first stage is asked for, so that they hold 100 documents."""
 
-FIRST, ALONE = "dense", "dense+rerank"
+MODES: Mapping[str, Mode] = {"dense": "dense", "lexical": "lexical", "fused": "hybrid"}
+"""How a service is asked for each of the first stages."""
+
+FIRST, ALONE = "fused", "fused+rerank"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answers:
-    """By query: without the second stage, and with it."""
+    """By query: of each first stage, and with the second one."""
 
-    first: Sequence[Answer]
+    first: Mapping[str, Sequence[Answer]]
     second: Sequence[Answer]
     timed: int
     """How many were asked one at a time, so that their timings are those of a service at rest."""
 
 
-def questions(query: Query, setup: Setup) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The two searches that one query takes: deep without reranking, and reranked with all candidates in the answer."""
+def questions(query: Query, setup: Setup) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The searches that one query takes: each first stage, deep, and reranked with all candidates in the answer."""
     asked = {"query": query.text, "collection": setup.collection, "include": ["stages"]}
-    deep = asked | {"top_k": REACH, "rerank": False}
-    return deep, asked | {"top_k": setup.depth, "candidates": setup.depth}
+    deep = {first: asked | {"mode": mode, "top_k": REACH, "rerank": False} for first, mode in MODES.items()}
+    return deep, asked | {"mode": MODES[FIRST], "top_k": setup.depth, "candidates": setup.depth, "rerank": True}
 
 
 def evaluation(
@@ -67,7 +71,7 @@ def _runs(dataset: Dataset, answers: Answers) -> list[Run]:
         return Run(arm, {query.id: each for query, each in zip(dataset.queries, ranked, strict=True)})
 
     return [
-        run(FIRST, answers.first, "dense"),
+        *(run(first, found, first) for first, found in answers.first.items()),
         run(ALONE, answers.second, "rerank"),
         run(SERVED, answers.second, None),
     ]

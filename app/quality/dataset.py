@@ -49,6 +49,15 @@ def read(folder: Path, split: str = "test") -> Dataset:
     )
 
 
+def unanswerable(folder: Path, split: str, *, unjudged: bool) -> list[tuple[Query, dict[str, int]]]:
+    """Queries whose judgements are all 0 and, if wanted, those that no split judges, each with its grades."""
+    queries, own = _queries(_file(folder / "queries.jsonl")), _judgements(_qrels(folder, split), Counter())
+    judged = [own, *(_judgements(path, Counter()) for path in (folder / "qrels").glob("*.tsv*"))]
+    wanted = own.keys() | (queries.keys() - {name for each in judged for name in each} if unjudged else set())
+    answered = {name for each in judged for name, grades in each.items() if any(grades.values())}
+    return [(Query(name, text), own.get(name, {})) for name, text in queries.items() if name in wanted - answered]
+
+
 def sample(dataset: Dataset, amount: int, seed: int) -> Dataset:
     """So many of its queries, drawn at random: the same ones for the same seed."""
     if amount >= len(dataset.queries):

@@ -9,10 +9,10 @@ from time import perf_counter
 
 import numpy as np
 
-from app.quality import dense, fusion, lexical
-from app.quality.lexical import Lexicon
+from app.quality import dense
 from app.quality.types import Query
-from app.types import Candidates, ChunkIds
+from app.stages.fuse import fuse
+from app.types import Candidates, ChunkIds, Fusion, LexicalIndex
 from models.types import BiEncoder, Scores, Vectors
 
 FIRST = ("dense", "lexical", "fused")
@@ -43,19 +43,17 @@ class FirstStages:
     """All chunks as vectors and as words."""
 
     vectors: Vectors
-    lexicon: Lexicon
+    words: LexicalIndex
     depth: int
     """Chunks that a ranking goes down to."""
 
     def propose(self, queries: Sequence[Query], vectors: Vectors, candidates: int) -> Iterator[Proposal]:
         near = dense.search(vectors, self.vectors, self.depth)
         for query, vector, found in zip(queries, vectors, near, strict=True):
-            terms = self.lexicon.terms(query.text)
-            scores = self.lexicon.scores(terms)
-            worded = lexical.search(scores, self.depth)
-            rankings = {"dense": found, "lexical": worded, "fused": fusion.fuse([found, worded])}
+            worded = self.words.search(query.text, self.depth)
+            rankings = {"dense": found, "lexical": worded, "fused": _fused(found, worded)}
             pool = np.unique(np.concatenate([rankings[first].chunks[:candidates] for first in RERANKED]))
-            yield Proposal(rankings, pool, self.vectors[pool] @ vector, lexical.shares(terms, scores[pool]))
+            yield Proposal(rankings, pool, self.vectors[pool] @ vector, self.words.shares(query.text, pool))
 
     def time(self, encoder: BiEncoder, dims: int | None, queries: Sequence[Query]) -> dict[str, list[float]]:
         """Seconds of each stage for the first queries, one at a time; the very first only warms up."""
@@ -68,8 +66,14 @@ class FirstStages:
         clock.append(perf_counter())
         near = dense.search(vector, self.vectors, self.depth)[0]
         clock.append(perf_counter())
-        worded = lexical.search(self.lexicon.scores(self.lexicon.terms(query)), self.depth)
+        worded = self.words.search(query, self.depth)
         clock.append(perf_counter())
-        fusion.fuse([near, worded])
+        _fused(near, worded)
         clock.append(perf_counter())
         return dict(zip(("embed", "dense", "lexical", "fuse"), np.diff(clock).tolist(), strict=True))
+
+
+def _fused(near: Candidates, worded: Candidates) -> Candidates:
+    """As a service does that nobody has told otherwise."""
+    usual = Fusion()
+    return fuse([near, worded], [usual.dense, usual.lexical], usual.k)

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 
 import numpy as np
 
-from app.quality import curve, dense, lexical
+from app.quality import curve, dense
 from app.quality.arms import arms
 from app.quality.blend import SECOND, Features, blend_of, weights
 from app.quality.corpus import Corpus, split
 from app.quality.embedding import embed
 from app.quality.first_stages import FIRST, RERANKED, FirstStages, Proposal
-from app.quality.fusion import K
-from app.quality.lexical import Lexicon
 from app.quality.measures import DEPTH, NDCG, measure
 from app.quality.scoring import Pairs, Scorer, Timing
 from app.quality.statistics import Table, estimates
 from app.quality.types import Ceiling, Curve, Dataset, Evaluation, Latency, Option, Run
 from app.quality.variants import Setup
 from app.quality.workbench import Workbench
-from app.types import Candidates, ChunkIds
+from app.stores.lexical import K1, TantivyIndex
+from app.types import Candidates, ChunkIds, Fusion, LexicalIndex, Wording
 from models.types import BiEncoder, Reranker
 
 FEW = 100
@@ -33,7 +33,7 @@ DEEP = 1000
 AGAIN = 10
 """Queries whose pairs are scored once more when only their time is not known."""
 
-SERVED = "dense+blend"
+SERVED = "fused+blend"
 """The arm that the service answers by."""
 
 
@@ -73,7 +73,7 @@ def evaluate(dataset: Dataset, setup: Setup, bench: Workbench, seed: int) -> tup
         documents=len(dataset.documents),
         chunks=len(stand.corpus.texts),
         queries=dataset.queries,
-        served=SERVED if judged else "dense",
+        served=SERVED if judged else _first(SERVED),
         arms=arms(tables, seed),
         ceilings=tuple(_ceiling(stand, first, seed) for first in FIRST),
         latencies=tuple(_latencies(stand, judged)),
@@ -96,11 +96,18 @@ def _prepare(dataset: Dataset, setup: Setup, bench: Workbench) -> Stand:
     texts = [query.text for query in dataset.queries]
     asked = embed(bench, encoder, texts, "query", f"{dataset.name}: embed queries")
     depth = max(DEEP, setup.depth, corpus.depth(DEPTH))
-    stages = FirstStages(dense.cut(vectors, setup.dims), Lexicon(corpus.texts, setup.language), depth)
+    stages = FirstStages(dense.cut(vectors, setup.dims), _words(corpus, setup), depth)
     proposals = list(stages.propose(dataset.queries, dense.cut(asked, setup.dims), setup.depth))
     cut = sum(tokens.truncated for tokens in encoder.tokenize(texts, "query"))
     notes = (*dataset.notes, *corpus.notes, *_some(cut, "queries are longer than the encoder reads"))
     return Stand(dataset, setup, encoder, reranker, corpus, stages, proposals, notes)
+
+
+def _words(corpus: Corpus, setup: Setup) -> LexicalIndex:
+    """A service's own lexical index, in memory."""
+    index = TantivyIndex(setup.language)
+    index.apply([Wording(number, number, text) for number, text in enumerate(corpus.texts)])
+    return index
 
 
 def _judge(stand: Stand, bench: Workbench) -> Judged:
@@ -236,6 +243,6 @@ def _settings(stand: Stand, bench: Workbench) -> Mapping[str, Option]:
         "encoder_fingerprint": stand.encoder.fingerprint,
         "reranker_fingerprint": stand.reranker.fingerprint,
         "ranking_depth": stand.stages.depth,
-        "fusion_k": K,
-        "bm25": f"{lexical.METHOD}, k1={lexical.K1}, b={lexical.B}",
+        "fusion": str(Fusion()),
+        "bm25": f"tantivy {version('tantivy')}, k1={K1}",
     }

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from app.quality.arms import arms, table, tested
 from app.quality.types import BASE, Comparison, Evaluation, Report, Summary
 
-PACKAGES = ("winnow", "ir-measures", "pytrec_eval-terrier", "bm25s", "PyStemmer", "numpy", "torch", "transformers")
+PACKAGES = ("winnow", "ir-measures", "pytrec_eval-terrier", "tantivy", "numpy", "torch", "transformers")
 
 
 def report(evaluations: Sequence[Evaluation], seed: int) -> Report:

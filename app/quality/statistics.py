@@ -18,6 +18,8 @@ BLOCK = 500
 """Draws at once: what they take of memory grows with the queries."""
 
 INTERVAL = (2.5, 97.5)
+NORMAL = 1.96
+"""Standard deviations that such an interval reaches either way."""
 
 
 def estimates(strata: Strata, seed: int) -> list[Estimate]:
@@ -53,6 +55,31 @@ def holm(ps: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(ps))
     adjusted[order] = np.minimum(np.maximum.accumulate(raised), 1.0)
     return [float(p) for p in adjusted]
+
+
+def ratios(over: Table, under: Table, seed: int) -> list[Estimate | None]:
+    """Sums over queries divided by sums over queries, by column, with 95 % intervals; None where that is by 0."""
+    drawn = _draw([np.hstack([over, under])], seed, _resampled)
+    above, below = np.split(drawn, 2, axis=1)
+    return [
+        _ratio(one, other, float(o.sum()), float(u.sum())) if u.any() else None
+        for one, other, o, u in zip(above.T, below.T, over.T, under.T, strict=True)
+    ]
+
+
+def share(counted: float, of: float) -> Estimate | None:
+    """With its 95 % interval by Wilson, which knows that twenty of twenty are not all; None of nothing."""
+    if not of:
+        return None
+    mean, spread = counted / of, NORMAL**2 / of
+    middle, reach = mean + spread / 2, NORMAL * (mean * (1 - mean) / of + spread / of / 4) ** 0.5
+    return Estimate(mean, max((middle - reach) / (1 + spread), 0.0), min((middle + reach) / (1 + spread), 1.0))
+
+
+def _ratio(above: Table, below: Table, over: float, under: float) -> Estimate:
+    """Draws that have nothing to divide by say nothing."""
+    low, high = np.percentile(above[below > 0] / below[below > 0], INTERVAL)
+    return Estimate(over / under, float(low), float(high))
 
 
 def _means(strata: Strata) -> Table:

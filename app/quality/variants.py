@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.errors import WinnowError
-from app.quality.lexical import LANGUAGES
 from app.quality.types import BASE
 from app.types import Recipe
+from models.words import LANGUAGES, Language
 
 TITLES = ("first", "every", "never")
 
@@ -38,7 +38,7 @@ class Setup:
     """First numbers of each vector that are used; None: all."""
     candidates: tuple[int, ...] = (50,)
     """How many chunks the cross-encoder reads; with several, a curve is drawn and the arms are those of the deepest."""
-    language: str = "english"
+    language: Language = "english"
     rerank: bool = True
     collection: str | None = None
     """A collection of a running service, which then has the models and the recipe."""

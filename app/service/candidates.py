@@ -1,7 +1,9 @@
-"""The first stage: filter → retrieve → load, until it gives living candidates of one moment."""
+"""The first stage: filter → retrieve → fuse → load, until it gives living candidates of one moment."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -9,26 +11,54 @@ import apsw
 import numpy as np
 
 from app.service.collections import Shelf
-from app.stages.retrieve import retrieve
+from app.stages.fuse import fuse
+from app.stages.retrieve import retrieve_dense, retrieve_lexical
 from app.stores import documents
 from app.stores import log as changelog
 from app.stores.documents import Found
 from app.stores.filters import Filter, allowed_chunks
 from app.stores.sqlite import Database
+from app.stores.supersession import successors
 from app.telemetry import Stopwatch
-from app.types import Candidates, ChunkIds, Vector
+from app.types import Candidates, ChunkIds, Fusion, Mode, Vector
 from models.types import Scores
 
 ATTEMPTS = 5
 """Each takes a millisecond or two, and only a candidate that is replaced within it calls for another."""
 
+Ranks = list[int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What the first stage looks for, and how."""
+
+    text: str
+    vector: Vector | None
+    """None where nothing asks for cosines: a lexical search that is not reranked."""
+    depth: int
+    mode: Mode
+    fusion: Fusion
+    filter: Filter | None = None
+    exact: bool = False
+    superseded: bool = False
+    """Whether documents that others supersede are found too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What one stage thinks of each candidate, and the place that it gave it in its own ranking."""
+
+    scores: Scores
+    ranks: Ranks
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Living chunks, best first, with their cosines."""
+    """Living chunks, best first, and every stage's opinion of them."""
 
     found: list[Found]
-    dense: Scores
+    opinions: dict[str, Opinion]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,42 +81,92 @@ class FirstStage:
         self._database = database
         self._threads = threads
 
-    async def propose(
-        self, shelf: Shelf, vector: Vector, depth: int, condition: Filter | None, watch: Stopwatch, *, exact: bool
-    ) -> Proposal:
-        """A chunk that goes while it is looked for may have a successor, which the index has held since before. So all
-        is looked for again, and a document under replacement is found in one version or the other.
+    async def propose(self, shelf: Shelf, aim: Aim, watch: Stopwatch) -> Proposal:
+        """A chunk that goes while it is looked for may have a successor, which the indexes have held since before. So
+        all is looked for again, and a document under replacement is found in one version or the other.
         """
-        seen, k, attempt = shelf.view.index.sequence, depth, 1
+        seen, k, attempt = shelf.indexes.dense.index.sequence, aim.depth, 1
         while True:
             with watch.stage("filter"):
-                allowed = await self._allowed(shelf, condition)
+                allowed = await self._allowed(shelf, aim.filter)
             with watch.stage("retrieve"):
-                near = await retrieve(shelf.view.index, vector, k, allowed, self._threads, exact=exact)
+                rankings = await self._retrieve(shelf, aim, k, allowed)
+            with watch.stage("fuse"):
+                order = _order(rankings, aim.fusion)
             with watch.stage("load"):
-                loaded = await self._load(shelf, near, seen)
-            if attempt < ATTEMPTS and loaded.took_any_of(near.chunks if allowed is None else allowed):
+                loaded = await self._load(shelf, aim, order.chunks[:k], seen)
+            if attempt < ATTEMPTS and loaded.took_any_of(order.chunks if allowed is None else allowed):
                 seen, attempt = loaded.sequence, attempt + 1
-            elif len(loaded.found) < depth and len(near) == k:
+            elif len(loaded.found) < aim.depth and any(len(ranking) == k for ranking in rankings.values()):
                 k *= 2
             else:
-                return _scored(loaded.found[:depth], near)
+                break
+        with watch.stage("fuse"):
+            return await self._judge(shelf, aim, loaded.found[: aim.depth], rankings, order)
 
     async def _allowed(self, shelf: Shelf, condition: Filter | None) -> ChunkIds | None:
         if condition is None:
             return None
         return await self._database.read(lambda db: allowed_chunks(db, condition, shelf.collection.number))
 
-    async def _load(self, shelf: Shelf, near: Candidates, seen: int) -> _Loaded:
+    async def _retrieve(self, shelf: Shelf, aim: Aim, k: int, allowed: ChunkIds | None) -> dict[str, Candidates]:
+        """Each stage's own ranking; those of a hybrid search are found side by side."""
+        asked = {}
+        if aim.mode != "lexical" and aim.vector is not None:
+            index = shelf.indexes.dense.index
+            asked["dense"] = retrieve_dense(index, aim.vector, k, allowed, self._threads, exact=aim.exact)
+        if aim.mode != "dense":
+            asked["lexical"] = retrieve_lexical(shelf.indexes.lexical.index, aim.text, k, allowed, self._threads)
+        return dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
+
+    async def _load(self, shelf: Shelf, aim: Aim, chunks: ChunkIds, seen: int) -> _Loaded:
         number = shelf.collection.number
 
         def load(db: apsw.Connection) -> _Loaded:
-            found = documents.load(db, number, near.chunks)
+            found = documents.load(db, number, chunks)
+            if not aim.superseded:
+                past = successors(db, number, (each.document for each in found))
+                found = [each for each in found if each.document not in past]
             return _Loaded(found, changelog.removed(db, number, seen), changelog.head(db, number))
 
         return await self._database.read(load)
 
+    async def _judge(
+        self, shelf: Shelf, aim: Aim, found: list[Found], rankings: Mapping[str, Candidates], order: Candidates
+    ) -> Proposal:
+        """Ask each stage about every candidate, also about those that only the other one found."""
+        chunks = np.array([each.chunk for each in found], np.int64)
 
-def _scored(found: list[Found], near: Candidates) -> Proposal:
-    cosine = dict(zip(near.chunks.tolist(), near.scores.tolist(), strict=True))
-    return Proposal(found, np.array([cosine[each.chunk] for each in found], dtype=np.float32))
+        def ask() -> dict[str, Scores]:
+            scores = {}
+            if aim.vector is not None:
+                near = shelf.indexes.dense.index.search_exact(aim.vector, len(chunks), chunks)
+                scores["dense"] = _scores_of(chunks, near)
+            if aim.mode != "dense":
+                scores["lexical"] = shelf.indexes.lexical.index.shares(aim.text, chunks)
+            return scores
+
+        scores = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        if len(rankings) > 1:
+            rankings, scores = {**rankings, "fused": order}, {**scores, "fused": _scores_of(chunks, order)}
+        return Proposal(
+            found, {name: Opinion(each, _ranks(chunks, rankings.get(name))) for name, each in scores.items()}
+        )
+
+
+def _order(rankings: Mapping[str, Candidates], fusion: Fusion) -> Candidates:
+    """All that was found, as one ranking."""
+    if len(rankings) > 1:
+        return fuse([rankings["dense"], rankings["lexical"]], [fusion.dense, fusion.lexical], fusion.k)
+    (only,) = rankings.values()
+    return only
+
+
+def _scores_of(chunks: ChunkIds, ranking: Candidates) -> Scores:
+    scores = dict(zip(ranking.chunks.tolist(), ranking.scores.tolist(), strict=True))
+    return np.array([scores.get(chunk, 0.0) for chunk in chunks.tolist()], np.float32)
+
+
+def _ranks(chunks: ChunkIds, ranking: Candidates | None) -> Ranks:
+    places = {chunk: place for place, chunk in enumerate(ranking.chunks.tolist(), 1)} if ranking else {}
+    return [places.get(chunk) for chunk in chunks.tolist()]

@@ -14,8 +14,8 @@ import structlog
 
 from app.errors import Conflict, EncoderMismatch, Invalid, NotFound, TooLarge, Unavailable
 from app.service.indexer import Indexer
+from app.service.indexes import Indexes
 from app.service.models import Models
-from app.service.view import View
 from app.settings import Settings
 from app.stages.chunk import Chunker
 from app.stages.embed import Embedder
@@ -26,6 +26,7 @@ from app.stores.sqlite import Database
 from app.telemetry import Metrics
 from app.types import Collection, Recipe
 from models.types import BiEncoder
+from models.words import Language
 
 logger = structlog.get_logger()
 
@@ -40,7 +41,7 @@ class Shelf:
     embedder: Embedder
     ranker: Ranker
     chunker: Chunker
-    view: View
+    indexes: Indexes
     indexer: Indexer
 
 
@@ -51,10 +52,13 @@ class Description:
     collection: Collection
     contents: Contents
     index_chunks: int
+    lexical_chunks: int
     index_bytes: int
     sequence: int
     lag: int
     trouble: str | None
+    shelf: Shelf | None
+    """None while it is closed."""
 
 
 def fingerprint(encoder: BiEncoder, recipe: Recipe) -> str:
@@ -103,7 +107,7 @@ class Collections:
         for shelf in self._shelves.values():
             await shelf.indexer.close()
         for shelf in self._shelves.values():
-            await shelf.view.close()
+            await shelf.indexes.close()
 
     def troubles(self) -> dict[str, str]:
         """Why some collections do not answer, or do not take in what waits."""
@@ -118,11 +122,16 @@ class Collections:
         raise NotFound(f"There is no collection '{name}'. Create it with POST /collections.")
 
     async def create(
-        self, name: str, encoder: str | None = None, reranker: str | None = None, recipe: Recipe | None = None
+        self,
+        name: str,
+        encoder: str | None = None,
+        reranker: str | None = None,
+        recipe: Recipe | None = None,
+        language: Language | None = None,
     ) -> Collection:
         """A new collection; what is not said comes from the settings."""
         encoder, reranker = encoder or self._settings.encoder, reranker or self._settings.reranker
-        recipe = recipe or self.default_recipe()
+        recipe, language = recipe or self.default_recipe(), language or self._settings.language
         async with self._changing:
             if name in self._shelves or name in self._closed:
                 raise Conflict(f"There is a collection '{name}' already. Drop it first, or take another name.")
@@ -132,7 +141,7 @@ class Collections:
             chunker = Chunker(recipe, embedder.encoder, ranker.reranker, self._settings.query_reserve)
             mark, dimensions = fingerprint(embedder.encoder, recipe), embedder.encoder.dimensions
             collection = await self._database.write(
-                lambda db: rows.insert(db, name, encoder, reranker, recipe, dimensions, mark)
+                lambda db: rows.insert(db, name, encoder, reranker, recipe, dimensions, mark, language)
             )
             await self._shelve(collection, embedder, ranker, chunker)
             return collection
@@ -156,7 +165,7 @@ class Collections:
             if shelf is not None:
                 await shelf.indexer.close(NotFound(f"Collection '{name}' was dropped meanwhile."))
             await self._database.write(lambda db: rows.drop(db, held[name].number))
-            self._view(held[name]).remove_files()
+            await (shelf.indexes if shelf else self._indexes(held[name])).discard()
 
     def default_recipe(self) -> Recipe:
         return replace(Recipe(), chunk_tokens=self._settings.chunk_tokens, overlap_tokens=self._settings.overlap_tokens)
@@ -209,26 +218,28 @@ class Collections:
             )
 
     async def _shelve(self, collection: Collection, embedder: Embedder, ranker: Ranker, chunker: Chunker) -> None:
-        view = self._view(collection)
-        await view.open()
-        indexer = Indexer(self._database, collection, embedder, view, self._metrics, self._threads)
-        self._shelves[collection.name] = Shelf(collection, embedder, ranker, chunker, view, indexer)
+        indexes = self._indexes(collection)
+        await indexes.open()
+        indexer = Indexer(self._database, collection, embedder, indexes, self._metrics, self._threads)
+        self._shelves[collection.name] = Shelf(collection, embedder, ranker, chunker, indexes, indexer)
         indexer.start()
 
-    def _view(self, collection: Collection) -> View:
+    def _indexes(self, collection: Collection) -> Indexes:
         folder = self._folder / str(collection.number)
-        return View(self._database, collection, folder, self._settings, self._metrics, self._threads, self._stopping)
+        return Indexes(self._database, collection, folder, self._settings, self._metrics, self._threads, self._stopping)
 
     async def _describe(self, collection: Collection) -> Description:
         contents = await self._database.read(lambda db: rows.contents(db, collection.number))
         shelf = self._shelves.get(collection.name)
-        index = shelf.view.index if shelf else None
+        index = shelf.indexes.dense.index if shelf else None
         return Description(
             collection,
             contents,
             len(index) if index else 0,
+            len(shelf.indexes.lexical.index) if shelf else 0,
             index.nbytes if index else 0,
             index.sequence if index else 0,
             contents.pending,
             self.troubles().get(collection.name),
+            shelf,
         )

@@ -15,7 +15,7 @@ import numpy as np
 import structlog
 
 from app.errors import Unavailable, WinnowError
-from app.service.view import View
+from app.service.indexes import Indexes
 from app.stages.embed import Embedder
 from app.stores import log as changelog
 from app.stores.log import Waiting
@@ -34,21 +34,21 @@ FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 
 
 class Indexer:
-    """Embeds what waits and keeps the view in step."""
+    """Embeds what waits and keeps the indexes in step."""
 
     def __init__(
         self,
         database: Database,
         collection: Collection,
         embedder: Embedder,
-        view: View,
+        indexes: Indexes,
         metrics: Metrics,
         threads: Executor,
     ) -> None:
         self._database = database
         self._collection = collection
         self._embedder = embedder
-        self._view = view
+        self._indexes = indexes
         self._metrics = metrics
         self._threads = threads
         self._woken = asyncio.Event()
@@ -102,11 +102,11 @@ class Indexer:
             async with asyncio.timeout(TIDY_SECONDS):  # wait_for loses a cancellation that comes with the event
                 await self._woken.wait()
         self._woken.clear()
-        await self._view.follow()
+        await self._indexes.follow()
         while batch := await self._database.read(self._waiting):
             await self._take(batch)
         await self._tell()  # what waited may also have been deleted
-        await self._view.tidy()
+        await self._indexes.tidy()
         await self._measure()
 
     async def _take(self, batch: Sequence[Waiting]) -> None:
@@ -133,7 +133,7 @@ class Indexer:
         with watch.stage("embed") as lap:
             vectors = await self._embedder.documents(texts, self._threads, lap)
         with watch.stage("index"):
-            await self._view.add_ahead(chunks, vectors)
+            await self._indexes.add_ahead(chunks, texts, vectors)
         ends = np.cumsum([len(version.chunks) for version in batch])
 
         def publish(db: apsw.Connection) -> None:
@@ -143,7 +143,7 @@ class Indexer:
         with watch.stage("publish"):
             await self._database.write(publish)
         with watch.stage("index"):
-            await self._view.follow()
+            await self._indexes.follow()
         await self._measure()
 
     async def _fail(self, version: Waiting, error: ModelError) -> None:
@@ -155,7 +155,7 @@ class Indexer:
         return changelog.waiting(db, self._collection.number, ROUND_CHUNKS)
 
     async def _measure(self) -> None:
-        name, index = self._collection.name, self._view.index
+        name, index = self._collection.name, self._indexes.dense.index
         lag = await self._database.read(lambda db: changelog.lag(db, self._collection.number))
         self._metrics.index_lag.labels(name).set(lag)
         self._metrics.index_chunks.labels(name).set(len(index))

@@ -99,7 +99,7 @@ class Readiness:
         texts = await self._embedder.documents(TEXTS, self._threads, Lap())
         if np.argmax(texts @ vector):
             return f"the encoder {self._embedder.encoder.name} does not find a known answer"
-        scores, _ = await self._ranker.score(QUESTION, TEXTS, self._threads, Lap())
-        if np.argmax(scores):
+        scored = await self._ranker.score(QUESTION, TEXTS, "report", self._threads, Lap())
+        if np.argmax(scored.scores):
             return f"the reranker {self._ranker.reranker.name} does not put a known answer first"
         return None

@@ -1,23 +1,33 @@
-"""Search: embed → filter → retrieve → load → rerank → hits, each stage under the stopwatch."""
+"""Search: embed → filter → retrieve → fuse → load → rerank → hits, each stage under the stopwatch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from time import time_ns
 
 import numpy as np
 
-from app.service.candidates import FirstStage, Proposal
+from app.errors import Fault, Invalid
+from app.service.candidates import Aim, FirstStage, Opinion, Proposal
 from app.service.collections import Shelf
-from app.stages.rerank import blended
+from app.service.explain import Explainer, Explanation
+from app.service.present import Presenter, Shape
+from app.service.relevance import rated, scale_of
+from app.stages.calibrate import LEVEL
+from app.stages.refresh import Recency, refreshed
+from app.stages.rerank import Scored, blended
 from app.stores.documents import Found
 from app.stores.filters import Filter
+from app.stores.metadata import instant
 from app.stores.sqlite import Database
 from app.telemetry import Metrics, Stopwatch
-from app.types import Hit, StageScore
-from models.types import Scores
+from app.types import Calibration, Fusion, Hit, Mode, Seen, StageScore, Truncation, Vector
+from models.types import Scores, Tokens
+
+DATE = "date"
+"""The field of metadata that says of which day a document is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +37,34 @@ class Query:
     text: str
     top_k: int = 10
     candidates: int = 50
+    mode: Mode = "hybrid"
+    fusion: Fusion = field(default_factory=Fusion)
     filter: Filter | None = None
     rerank: bool = True
     exact: bool = False
     min_score: float | None = None
+    on_truncation: Truncation = "report"
+    superseded: bool = False
+    recency: Recency | None = None
+    shape: Shape = field(default_factory=Shape)
+    explain: bool = False
+    min_relevance: float | None = None
+    calibration: Calibration | None = None
+    """What labels taught about the collection's scores, where that holds for this search."""
 
     @property
     def depth(self) -> int:
         """How many candidates the first stage is asked for."""
-        return max(self.candidates, self.top_k) if self.rerank else self.top_k
+        least = LEVEL if self.calibration else 1
+        deep = self.candidates if self.rerank or self.mode == "hybrid" else self.top_k
+        return max(deep, self.top_k, least)
+
+    def finds_relevant(self, hit: Hit) -> bool:
+        return self.min_relevance is None or (hit.relevance is not None and hit.relevance >= self.min_relevance)
+
+    def aim(self, vector: Vector | None) -> Aim:
+        """What the first stage has to know of it."""
+        return Aim(self.text, vector, self.depth, self.mode, self.fusion, self.filter, self.exact, self.superseded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +79,9 @@ class Answer:
     truncated: dict[str, int]
     """Of how many texts each model saw only a part."""
     watch: Stopwatch
+    explanation: Explanation | None = None
+    nothing_relevant: bool = False
+    """There were candidates, and none reached the relevance that was asked for."""
 
 
 class Search:
@@ -59,56 +91,112 @@ class Search:
         self._metrics = metrics
         self._threads = threads
         self._first_stage = FirstStage(database, threads)
+        self._presenter = Presenter(database, threads)
+        self._explainer = Explainer(database, threads)
 
     async def answer(self, shelf: Shelf, query: Query) -> Answer:
         """All of it under one permit: a request that the reranker has no room for is refused before any work."""
-        watch, sequence = Stopwatch(self._metrics, "search"), shelf.view.index.sequence
+        watch, sequence = Stopwatch(self._metrics, "search"), shelf.indexes.dense.index.sequence
         with shelf.ranker.admit(query.depth) if query.rerank else nullcontext():
-            with watch.stage("embed") as lap:
-                vector, seen = await shelf.embedder.query(query.text, self._threads, lap)
-            proposal = await self._first_stage.propose(
-                shelf, vector, query.depth, query.filter, watch, exact=query.exact
+            vector, seen = await self._embed(shelf, query, watch)
+            aim = Aim(
+                query.text, vector, query.depth, query.mode, query.fusion, query.filter, query.exact, query.superseded
             )
+            proposal = await self._first_stage.propose(shelf, aim, watch)
             hits, truncated = await self._rank(shelf, query, proposal, watch)
-        kept = [hit for hit in hits if query.min_score is None or hit.score >= query.min_score]
+        hits = rated(hits, scale_of(query.calibration, query.fusion, rerank=query.rerank))
+        if query.recency:
+            hits = _refreshed(hits, query.recency)
+        relevant = [hit for hit in hits if query.finds_relevant(hit)]
+        kept = [hit for hit in relevant if query.min_score is None or hit.score >= query.min_score]
         reranked = len(hits) if query.rerank else 0
-        cut = {"embed": int(seen.truncated), "rerank": truncated}
-        return Answer(kept[: query.top_k], len(proposal.found), reranked, sequence, cut, watch)
+        shown = await self._presenter.present(shelf, query.shape, kept, query.top_k, vector, watch)
+        explanation = None
+        if query.explain:
+            shown, explanation = await self._explainer.explain(shelf, query.text, query.filter, shown)
+        cut = {"embed": int(seen is not None and seen.truncated), "rerank": truncated}
+        nothing = bool(hits) and not relevant
+        return Answer(shown, len(proposal.found), reranked, sequence, cut, watch, explanation, nothing)
+
+    async def _embed(self, shelf: Shelf, query: Query, watch: Stopwatch) -> tuple[Vector | None, Tokens | None]:
+        """The query's vector, unless nothing will be compared with it."""
+        if query.mode == "lexical" and not query.rerank and not query.shape.highlight:
+            return None, None
+        with watch.stage("embed") as lap:
+            vector, seen = await shelf.embedder.query(query.text, self._threads, lap)
+        if seen.truncated and query.on_truncation == "refuse":
+            detail = f"has {seen.total} tokens, of which the encoder reads {len(seen)}: shorten it"
+            raise Invalid("The encoder can't read all of it.", [Fault("/query", detail)])
+        return vector, seen
 
     async def _rank(self, shelf: Shelf, query: Query, proposal: Proposal, watch: Stopwatch) -> tuple[list[Hit], int]:
         """Hits in their final order, and how many pairs the reranker saw only in part."""
         if not query.rerank:
-            return _ordered(proposal.found, proposal.dense, {"dense": proposal.dense}), 0
+            first = "fused" if query.mode == "hybrid" else query.mode
+            return _ordered(proposal, proposal.opinions[first].scores, _unread(proposal)), 0
         texts = [found.reads for found in proposal.found]
         with watch.stage("rerank") as lap:
-            scores, pairs = await shelf.ranker.score(query.text, texts, self._threads, lap)
-        shelf.ranker.learn(pairs)
-        final = blended(shelf.ranker.reranker.blends.dense, scores, proposal.dense)
-        hits = _ordered(proposal.found, final, {"dense": proposal.dense, "rerank": scores})
-        return hits, sum(pair.truncated for pair in pairs)
+            scored = await shelf.ranker.score(query.text, texts, query.on_truncation, self._threads, lap)
+        blends = shelf.ranker.reranker.blends
+        own = blends.dense if query.mode == "dense" else blends.hybrid
+        blend = (query.calibration and query.calibration.blend) or own
+        known = {stage: opinion.scores for stage, opinion in proposal.opinions.items()}
+        proposal.opinions["rerank"] = Opinion(scored.scores, _ranks(scored.scores))
+        return _ordered(proposal, blended(blend, scored.scores, known), scored), scored.truncated
 
 
-def _ordered(found: Sequence[Found], final: Scores, stages: Mapping[str, Scores]) -> list[Hit]:
+def _unread(proposal: Proposal) -> Scored:
+    """What is known where no reranker read: a chunk fits its encoder by construction."""
+    whole = [Seen(found.tokens, found.tokens) for found in proposal.found]
+    return Scored(np.zeros(len(whole), np.float32), whole, [None] * len(whole))
+
+
+def _ordered(proposal: Proposal, final: Scores, scored: Scored) -> list[Hit]:
     """Hits by final score; equals stay in first-stage order."""
-    ranks = {stage: _ranks(scores) for stage, scores in stages.items()}
-    return [
-        Hit(
-            chunk=found[i].chunk,
-            document=found[i].document,
-            title=found[i].title,
-            text=found[i].text,
-            start=found[i].start,
-            end=found[i].end,
-            metadata=found[i].metadata,
-            score=float(final[i]),
-            stages={stage: StageScore(float(stages[stage][i]), ranks[stage][i]) for stage in stages},
-        )
-        for i in np.argsort(-final, kind="stable").tolist()
-    ]
+    order = np.argsort(-final, kind="stable").tolist()
+    return [_hit(proposal, place, float(final[place]), scored) for place in order]
 
 
-def _ranks(scores: Scores) -> list[int]:
+def _hit(proposal: Proposal, place: int, score: float, scored: Scored) -> Hit:
+    found = proposal.found[place]
+    return Hit(
+        chunk=found.chunk,
+        document=found.document,
+        title=found.title,
+        text=found.text,
+        start=found.start,
+        end=found.end,
+        metadata=found.metadata,
+        score=score,
+        stages={
+            stage: StageScore(float(opinion.scores[place]), opinion.ranks[place])
+            for stage, opinion in proposal.opinions.items()
+        },
+        tokens=scored.seen[place],
+        window=_window(found, scored.windows[place]),
+        place=found.place,
+    )
+
+
+def _refreshed(hits: list[Hit], recency: Recency) -> list[Hit]:
+    """In the order that newness gives them, by the date in their metadata."""
+    stated = [hit.metadata.get(DATE) for hit in hits]
+    dates = [instant(date) if isinstance(date, str) else None for date in stated]
+    scores = refreshed(np.array([hit.score for hit in hits], np.float32), dates, time_ns() // 1000, recency)
+    return [replace(hits[place], score=float(scores[place])) for place in np.argsort(-scores, kind="stable").tolist()]
+
+
+def _window(found: Found, span: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Where in the document a part of what the reranker read stands; the title in front of it stands nowhere."""
+    if span is None:
+        return None
+    ahead = len(found.reads) - len(found.text)
+    start, end = (found.start + max(edge - ahead, 0) for edge in span)
+    return start, end
+
+
+def _ranks(scores: Scores) -> list[int | None]:
     """Each one's place among them, counted from 1."""
     ranks = np.empty(len(scores), dtype=np.int64)
     ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
-    return ranks.tolist()
+    return list(ranks.tolist())

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from functools import lru_cache
 
-from semantic_text_splitter import TextSplitter
+from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
 
 from app.errors import Fault, InvalidDocuments, InvalidRecipe
-from app.types import Chunk, Document, Recipe
+from app.stages.markdown import NONE, Cutter, Outline, outline
+from app.types import Chunk, Document, Place, Recipe
 from models.types import BiEncoder, Reranker
 
 JOINT = 2
@@ -18,37 +20,73 @@ JOINT = 2
 STEP = 8
 """Titles are counted in steps, so that documents with titles of about one length share a splitter."""
 
+STEM = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
+"""Between the headings in force at a chunk, outermost first."""
+
+Spans = list[tuple[int, str, str]]
+"""Where each begins, what its readers are told of its place in front of it, and its text."""
+
 
 class Chunker:
-    """Splits at the largest natural boundaries that fit: paragraphs, sentences, words. Safe in many threads."""
+    """Splits at the largest natural boundaries that fit: paragraphs, sentences, words; in Markdown its headings, and
+    tables, lists and blocks of code as wholes. Safe in many threads.
+    """
 
     def __init__(self, recipe: Recipe, encoder: BiEncoder, reranker: Reranker, query_reserve: int) -> None:
         check_recipe(recipe, encoder, reranker, query_reserve)
         self._recipe = recipe
         self._tokenizers = _distinct(encoder.tokenizer, reranker.tokenizer)
         self._splitter: Callable[[int], TextSplitter] = lru_cache(maxsize=64)(self._new_splitter)
+        self._markdown: Callable[[int], MarkdownSplitter] = lru_cache(maxsize=64)(self._new_markdown_splitter)
 
     def split(self, document: Document) -> list[Chunk]:
         title = document.title if self._recipe.title != "never" else ""
         room = self._recipe.chunk_tokens - self._title_tokens(title)
-        spans = self._spans(document.text, room)
-        reads = [self._read(title, text, ordinal) for ordinal, (_, text) in enumerate(spans)]
-        counts = self._count(reads)
+        marks = outline(document.text) if document.format == "markdown" else Outline([], [], [])
+        spans = self._spans(document.text, marks, room)
+        reads = [self._read(title, ahead, text, ordinal) for ordinal, (_, ahead, text) in enumerate(spans)]
         return [
-            Chunk(start, start + len(text), read, tokens)
-            for (start, text), read, tokens in zip(spans, reads, counts, strict=True)
+            Chunk(start, start + len(text), read, tokens, _place(document, marks, start, start + len(text)))
+            for (start, _, text), read, tokens in zip(spans, reads, self._count(reads), strict=True)
         ]
 
-    def _spans(self, text: str, room: int) -> list[tuple[int, str]]:
+    def _spans(self, text: str, marks: Outline, room: int) -> Spans:
         """Most documents fit whole, which one count tells; to find that out the splitter would count several times."""
         whole = text.strip()
         if self._count([whole])[0] <= room:
-            return [(text.index(whole), whole)]
-        return self._splitter(room).chunk_indices(text)
+            return [(text.index(whole), "", whole)]
+        if marks.blocks:
+            return self._structured(text, marks, room)
+        return [(start, "", part) for start, part in self._splitter(room).chunk_indices(text)]
 
-    def _read(self, title: str, text: str, ordinal: int) -> str:
+    def _structured(self, text: str, marks: Outline, room: int) -> Spans:
+        """Spans of whole blocks, each read with the headings above it; a table's parts with its header as well."""
+        trails, reserve = self._trails(marks, room // 4)
+        joint = self._count(["\n\n"])[0]
+        spans = Cutter(text, room - reserve, joint, self._count, self._cut_block).cut(marks.blocks)
+        return [
+            (each.start, _lines(trails[marks.above(each.start)], each.lead), text[each.start : each.end])
+            for each in spans
+        ]
+
+    def _trails(self, marks: Outline, most: int) -> tuple[dict[int, str], int]:
+        """What is read of the headings in force at each, and the tokens kept free for it. The inner ones say more."""
+        wanted = {at: marks.titles(at) for at in range(len(marks.headings))}
+        held = {NONE: ("", 0)}
+        while wanted:
+            texts = [STEM.join(titles) for titles in wanted.values()]
+            told = zip(wanted, texts, self._count(texts), strict=True)
+            held |= {at: (text, size) for at, text, size in told if size + JOINT <= most}
+            wanted = {at: titles[1:] for at, titles in wanted.items() if at not in held}
+        reserve = max(size for _, size in held.values()) + JOINT
+        return {at: text for at, (text, _) in held.items()}, min(-(-reserve // STEP) * STEP, most)
+
+    def _cut_block(self, text: str, room: int) -> list[tuple[int, str]]:
+        return self._markdown(max(room // STEP * STEP, 1)).chunk_indices(text)
+
+    def _read(self, title: str, ahead: str, text: str, ordinal: int) -> str:
         titled = title and (ordinal == 0 or self._recipe.title == "every")
-        return f"{title}\n{text}" if titled else text
+        return _lines(title if titled else "", ahead, text)
 
     def _title_tokens(self, title: str) -> int:
         if not title:
@@ -76,6 +114,12 @@ class Chunker:
             return TextSplitter.from_huggingface_tokenizer(self._tokenizers[0], capacity, overlap)
         return TextSplitter.from_callback(lambda text: self._count([text])[0], capacity, overlap)
 
+    def _new_markdown_splitter(self, capacity: int) -> MarkdownSplitter:
+        overlap = min(self._recipe.overlap_tokens, capacity // 2)
+        if len(self._tokenizers) == 1:
+            return MarkdownSplitter.from_huggingface_tokenizer(self._tokenizers[0], capacity, overlap)
+        return MarkdownSplitter.from_callback(lambda text: self._count([text])[0], capacity, overlap)
+
 
 def check_recipe(recipe: Recipe, encoder: BiEncoder, reranker: Reranker, query_reserve: int) -> None:
     """Refuse chunks that the models could not read whole."""
@@ -92,6 +136,18 @@ def check_recipe(recipe: Recipe, encoder: BiEncoder, reranker: Reranker, query_r
         faults.append(Fault("/recipe/overlap_tokens", f"must be at most half of chunk_tokens ({recipe.chunk_tokens})"))
     if faults:
         raise InvalidRecipe("The models can't read chunks of this recipe.", faults)
+
+
+def _lines(*parts: str) -> str:
+    """Those that say anything, one beneath the other."""
+    return "\n".join(part for part in parts if part)
+
+
+def _place(document: Document, marks: Outline, start: int, end: int) -> Place:
+    heading = STEM.join(marks.titles(marks.heading_at(start)))
+    if not document.pages:
+        return Place(heading=heading)
+    return Place(bisect_right(document.pages, start), bisect_right(document.pages, end - 1), heading)
 
 
 def _distinct(*tokenizers: Tokenizer) -> list[Tokenizer]:

@@ -31,6 +31,12 @@ class Embedder:
     async def documents(self, texts: Sequence[str], threads: Executor, lap: Lap) -> Vectors:
         return await self._encode(await self._tokenize(texts, "document", threads), "ingest", lap)
 
+    async def aside(self, texts: Sequence[str], threads: Executor, lap: Lap) -> Vectors:
+        """Vectors of texts that a search needs at once. Refused when the queue is full."""
+        tokens = await self._tokenize(texts, "document", threads)
+        with self.batcher.admit(sum(len(each) for each in tokens)):
+            return await self._encode(tokens, "search", lap)
+
     async def _tokenize(self, texts: Sequence[str], role: Role, threads: Executor) -> list[Tokens]:
         tokens = await asyncio.get_running_loop().run_in_executor(threads, self.encoder.tokenize, texts, role)
         self.metrics.truncations.labels("embed").inc(sum(each.truncated for each in tokens))

@@ -3,15 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+from tokenizers import Tokenizer
 
 from app.batcher import Batcher, Permit
+from app.errors import Fault, Invalid
 from app.telemetry import Lap, Metrics
+from app.types import Seen, Truncation
 from models.types import Blend, Reranker, Scores, Tokens
 
 SMOOTHING = 0.3
 """Weight of the newest search in the running mean of tokens per pair."""
+
+NARROWEST = 64
+"""Tokens of a chunk that are read beside however long a query; what is left of the room is the query's."""
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The cross-encoder's own scores, in the order of the texts, and what it saw of each."""
+
+    scores: Scores
+    seen: list[Seen]
+    windows: list[Span | None]
+    """The part of each text that earned its score, where it was read in parts."""
+
+    @property
+    def truncated(self) -> int:
+        return sum(each.scored < each.total for each in self.seen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A text, or a window of one, beside the query."""
+
+    text: int
+    whole: int
+    """Tokens of all of the text beside the query."""
+    span: Span | None
+    pair: Tokens
 
 
 class Ranker:
@@ -22,27 +59,82 @@ class Ranker:
         self.batcher = batcher
         self._metrics = metrics
         self._pair_tokens = pair_tokens
+        self._local = threading.local()
 
     def admit(self, pairs: int) -> Permit:
         """Room for a whole request before any of its work is done, by what pairs have cost so far."""
         return self.batcher.admit(round(pairs * self._pair_tokens))
 
-    async def score(self, query: str, texts: Sequence[str], threads: Executor, lap: Lap) -> tuple[Scores, list[Tokens]]:
-        """The cross-encoder's own scores, in the order of the texts, and what it saw of each."""
+    async def score(self, query: str, texts: Sequence[str], policy: Truncation, threads: Executor, lap: Lap) -> Scored:
         loop = asyncio.get_running_loop()
-        pairs = await loop.run_in_executor(threads, self.reranker.tokenize, query, texts)
-        self._metrics.truncations.labels("rerank").inc(sum(pair.truncated for pair in pairs))
-        ran = await self.batcher.run(pairs, "search")
+        parts = await loop.run_in_executor(threads, self._read, query, texts, policy)
+        ran = await self.batcher.run([part.pair for part in parts], "search")
         lap.queued += ran.queued
-        return ran.values, pairs
+        self._learn(sum(len(part.pair) for part in parts), len(texts))
+        scored = _best(parts, ran.values, len(texts))
+        self._metrics.truncations.labels("rerank").inc(scored.truncated)
+        self._metrics.windowed.inc(sum(window is not None for window in scored.windows))
+        return scored
 
-    def learn(self, pairs: Sequence[Tokens]) -> None:
+    def _read(self, query: str, texts: Sequence[str], policy: Truncation) -> list[_Part]:
+        pairs = self.reranker.tokenize(query, texts)
+        if policy == "refuse" and (cut := sum(pair.truncated for pair in pairs)):
+            raise Invalid("The reranker can't read all of it.", [Fault("/query", self._excess(pairs, cut))])
+        parts = []
+        for number, (text, pair) in enumerate(zip(texts, pairs, strict=True)):
+            if policy == "window" and pair.truncated:
+                parts += [_Part(number, pair.total, *window) for window in self._windows(query, text)]
+            else:
+                parts.append(_Part(number, pair.total, None, pair))
+        return parts
+
+    def _windows(self, query: str, text: str) -> Iterator[tuple[Span, Tokens]]:
+        """The text in parts that fit beside the query, each sharing a quarter with the next."""
+        tokenizer = self._tokenizer()
+        taken = len(tokenizer.encode(query, add_special_tokens=False).ids)
+        width = max(NARROWEST, self.reranker.capacity - taken)
+        offsets = tokenizer.encode(text, add_special_tokens=False).offsets
+        starts = range(0, max(len(offsets) - width // 4, 1), width - width // 4)
+        spans = [(offsets[start][0], offsets[min(start + width, len(offsets)) - 1][1]) for start in starts]
+        pairs = self.reranker.tokenize(query, [text[start:end] for start, end in spans])
+        return zip(spans, pairs, strict=True)
+
+    def _tokenizer(self) -> Tokenizer:
+        held: Tokenizer | None = getattr(self._local, "tokenizer", None)
+        if held is None:
+            held = self._local.tokenizer = self.reranker.tokenizer
+        return held
+
+    def _excess(self, pairs: Sequence[Tokens], cut: int) -> str:
+        most = max(pair.total - len(pair) for pair in pairs)
+        return (
+            f"is too long beside {cut} of {len(pairs)} candidates, by up to {most} tokens: shorten it, or let "
+            "on_truncation be window (reads chunks in parts) or report (reads less of the query)"
+        )
+
+    def _learn(self, tokens: int, texts: int) -> None:
         """What a search's pairs cost, for those to come."""
-        if pairs:
-            mean = sum(len(pair) for pair in pairs) / len(pairs)
-            self._pair_tokens += SMOOTHING * (mean - self._pair_tokens)
+        if texts:
+            self._pair_tokens += SMOOTHING * (tokens / texts - self._pair_tokens)
 
 
-def blended(blend: Blend, reranked: Scores, dense: Scores) -> Scores:
-    """The final score: the reranker's, and the first stage's as far as training found that it adds to it."""
-    return blend.rerank * reranked + blend.dense * dense
+def blended(blend: Blend, reranked: Scores, first: Mapping[str, Scores]) -> Scores:
+    """The final score: the reranker's, and the first stages' as far as training found that they add to it."""
+    final = blend.rerank * reranked
+    for stage, weight in (("dense", blend.dense), ("lexical", blend.lexical)):
+        if stage in first:
+            final = final + weight * first[stage]
+    return final
+
+
+def _best(parts: Sequence[_Part], values: Scores, texts: int) -> Scored:
+    """Of each text its best part. All parts of a text together show all of it, and each as much of the query."""
+    scores, windows = np.full(texts, -np.inf, np.float32), list[Span | None]([None] * texts)
+    total, lost = np.zeros(texts, np.int64), np.zeros(texts, np.int64)
+    for part, value in zip(parts, values.tolist(), strict=True):
+        total[part.text] = part.whole
+        lost[part.text] = max(lost[part.text], part.pair.total - len(part.pair))
+        if value > scores[part.text]:
+            scores[part.text], windows[part.text] = value, part.span
+    seen = [Seen(whole, whole - cut) for whole, cut in zip(total.tolist(), lost.tolist(), strict=True)]
+    return Scored(scores, seen, windows)

@@ -1,15 +1,21 @@
-"""Retrieve: a query's vector to the chunks nearest to it."""
+"""Retrieve: a query to the chunks nearest to its vector, and to those with its words; both are asked at once."""
 
 from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Executor
 
-from app.types import Candidates, ChunkIds, Vector, VectorIndex
+from app.types import Candidates, ChunkIds, LexicalIndex, Vector, VectorIndex
 
 
-async def retrieve(
+async def retrieve_dense(
     index: VectorIndex, vector: Vector, k: int, allowed: ChunkIds | None, threads: Executor, *, exact: bool
 ) -> Candidates:
     search = index.search_exact if exact else index.search
     return await asyncio.get_running_loop().run_in_executor(threads, search, vector, k, allowed)
+
+
+async def retrieve_lexical(
+    index: LexicalIndex, query: str, k: int, allowed: ChunkIds | None, threads: Executor
+) -> Candidates:
+    return await asyncio.get_running_loop().run_in_executor(threads, index.search, query, k, allowed)

@@ -9,6 +9,7 @@ import orjson
 
 from app.stores.rows import now, number, rows, to_json
 from app.types import Collection, Recipe
+from models.words import Language
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +25,28 @@ class Contents:
 
 
 def insert(
-    db: apsw.Connection, name: str, encoder: str, reranker: str, recipe: Recipe, dimensions: int, fingerprint: str
+    db: apsw.Connection,
+    name: str,
+    encoder: str,
+    reranker: str,
+    recipe: Recipe,
+    dimensions: int,
+    fingerprint: str,
+    language: Language,
 ) -> Collection:
     db.execute(
-        "INSERT INTO collections (name, encoder, reranker, recipe, dimensions, fingerprint, created_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (name, encoder, reranker, to_json(asdict(recipe)), dimensions, fingerprint, now()),
+        "INSERT INTO collections (name, encoder, reranker, recipe, dimensions, fingerprint, language, created_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (name, encoder, reranker, to_json(asdict(recipe)), dimensions, fingerprint, language, now()),
     )
     return next(collection for collection in every(db) if collection.name == name)
 
 
 def every(db: apsw.Connection) -> list[Collection]:
-    columns = "number, name, encoder, reranker, recipe, dimensions, fingerprint, created_at"
+    columns = "number, name, encoder, reranker, recipe, dimensions, fingerprint, language, created_at"
     return [
-        Collection(number, name, encoder, reranker, Recipe(**orjson.loads(recipe)), dimensions, fingerprint, created)
-        for number, name, encoder, reranker, recipe, dimensions, fingerprint, created in rows(
+        Collection(number, name, encoder, reranker, Recipe(**orjson.loads(recipe)), *rest)
+        for number, name, encoder, reranker, recipe, *rest in rows(
             db, f"SELECT {columns} FROM collections ORDER BY name"
         )
     ]

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import astuple, dataclass
+from typing import Literal
 
 import apsw
 import orjson
 
 from app.stores.metadata import flatten
 from app.stores.rows import first, now, number, rows, to_json
-from app.types import Chunk, ChunkIds, Document, Metadata
+from app.types import Chunk, ChunkIds, Document, Metadata, Place
 
 Outcome = Literal["created", "replaced", "updated", "unchanged"]
 """What became of a document: updated means that only its metadata changed, so that nothing is embedded again."""
@@ -33,14 +33,24 @@ class Put:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A chunk as it is kept, less its text."""
+
+    number: int
+    start: int
+    end: int
+    tokens: int
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
 class Stored:
     """A document as it is kept."""
 
     document: Document
     state: Literal["live", "pending", "failed"]
     error: str | None
-    chunks: list[tuple[int, int, int, int]]
-    """Number, start, end and tokens of each."""
+    chunks: list[Piece]
     created_at: str
 
 
@@ -56,7 +66,9 @@ class Found:
     end: int
     metadata: Metadata
     reads: str
-    """What the reranker reads: the text, with the title in front where the recipe puts it."""
+    """What the reranker reads: the text, with the title in front where the recipe puts it, and its headings."""
+    tokens: int
+    place: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +80,9 @@ class _Version:
 
 def content_hash(document: Document) -> bytes:
     """Changes with whatever would have to be embedded again."""
-    return hashlib.sha256(orjson.dumps([document.title, document.text])).digest()
+    plain = document.format == "plain" and not document.pages
+    shape = [] if plain else [document.format, document.pages]
+    return hashlib.sha256(orjson.dumps([document.title, document.text, *shape])).digest()
 
 
 def known_contents(db: apsw.Connection, collection: int, ids: Sequence[str]) -> dict[str, set[bytes]]:
@@ -78,6 +92,24 @@ def known_contents(db: apsw.Connection, collection: int, ids: Sequence[str]) -> 
     for document, content in rows(db, sql, (collection, to_json(list(ids)))):
         known.setdefault(document, set()).add(content)
     return known
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The file that a document was made of, by its content, and what made it."""
+
+    sha256: str
+    converter: str
+
+
+def origins(db: apsw.Connection, collection: int, ids: Sequence[str]) -> dict[str, Origin]:
+    """The files of which these documents were made, as far as they were and are not to be tried again."""
+    sql = (
+        "SELECT id, metadata ->> '$.file.sha256', metadata ->> '$.file.converter' FROM documents"
+        " WHERE collection = ? AND state <> 'failed' AND id IN (SELECT value FROM json_each(?)) ORDER BY number"
+    )
+    held = rows(db, sql, (collection, to_json(list(ids))))
+    return {document: Origin(sha256, converter) for document, sha256, converter in held if sha256 and converter}
 
 
 def put(
@@ -121,14 +153,17 @@ def _insert(
 ) -> Put:
     metadata = to_json(document.metadata)
     db.execute(
-        "INSERT INTO documents (collection, id, state, content, title, text, metadata, job, created_at, chunks, bytes)"
-        " VALUES (?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO documents"
+        " (collection, id, state, content, title, text, format, pages, metadata, job, created_at, chunks, bytes)"
+        " VALUES (?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             collection,
             document.id,
             content_hash(document),
             document.title,
             document.text,
+            document.format,
+            to_json(document.pages),
             metadata,
             job,
             now(),
@@ -138,8 +173,9 @@ def _insert(
     )
     version = db.last_insert_rowid()
     db.executemany(
-        'INSERT INTO chunks (document, start, "end", tokens, text) VALUES (?, ?, ?, ?, ?)',
-        [(version, chunk.start, chunk.end, chunk.tokens, chunk.text) for chunk in chunks],
+        'INSERT INTO chunks (document, start, "end", tokens, text, page, last_page, heading)'
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [(version, each.start, each.end, each.tokens, each.text, *astuple(each.place)) for each in chunks],
     )
     _insert_metadata(db, collection, version, document.metadata)
     return Put(document.id, outcome, version, len(chunks))
@@ -154,15 +190,19 @@ def _insert_metadata(db: apsw.Connection, collection: int, version: int, metadat
 
 def find(db: apsw.Connection, collection: int, document: str) -> Stored | None:
     """The newest version that was acknowledged."""
-    columns = "number, title, text, metadata, state, error, created_at"
+    columns = "number, title, text, metadata, format, pages, state, error, created_at"
     newest = f"SELECT {columns} FROM documents WHERE collection = ? AND id = ? ORDER BY number DESC LIMIT 1"
     row = first(db, newest, (collection, document))
     if row is None:
         return None
-    version, title, text, metadata, state, error, created = row
-    sql = 'SELECT number, start, "end", tokens FROM chunks WHERE document = ? ORDER BY number'
-    chunks: Any = rows(db, sql, (version,))
-    return Stored(Document(document, text, title, orjson.loads(metadata)), state, error, chunks, created)
+    version, title, text, metadata, form, pages, state, error, created = row
+    sql = 'SELECT number, start, "end", tokens, page, last_page, heading FROM chunks WHERE document = ? ORDER BY number'
+    chunks = [
+        Piece(chunk, start, end, tokens, Place(*place))
+        for chunk, start, end, tokens, *place in rows(db, sql, (version,))
+    ]
+    found = Document(document, text, title, orjson.loads(metadata), form, tuple(orjson.loads(pages)))
+    return Stored(found, state, error, chunks, created)
 
 
 def delete(db: apsw.Connection, collection: int, ids: Sequence[str]) -> list[str]:
@@ -204,12 +244,23 @@ def load(db: apsw.Connection, collection: int, chunks: ChunkIds) -> list[Found]:
     """The living ones of these chunks, in the order asked for."""
     found = rows(
         db,
-        'SELECT c.number, d.id, d.title, c.start, c."end", d.metadata, c.text'
+        'SELECT c.number, d.id, d.title, c.start, c."end", d.metadata, c.text, c.tokens, c.page, c.last_page, c.heading'
         " FROM json_each(?) wanted JOIN chunks c ON c.number = wanted.value JOIN documents d ON d.number = c.document"
         " WHERE d.collection = ? AND d.state = 'live' ORDER BY wanted.key",
         (to_json(chunks.tolist()), collection),
     )
     return [
-        Found(chunk, document, title, reads[len(reads) - (end - start) :], start, end, orjson.loads(metadata), reads)
-        for chunk, document, title, start, end, metadata, reads in found
+        Found(
+            chunk,
+            document,
+            title,
+            reads[len(reads) - (end - start) :],
+            start,
+            end,
+            orjson.loads(metadata),
+            reads,
+            tokens,
+            Place(*place),
+        )
+        for chunk, document, title, start, end, metadata, reads, tokens, *place in found
     ]

@@ -11,7 +11,7 @@ import numpy as np
 
 from app.stores import documents
 from app.stores.rows import first, number, rows, to_json, vector
-from app.types import Change, ChunkIds
+from app.types import Change, ChunkIds, Wording
 from models.types import Vectors
 
 
@@ -114,6 +114,15 @@ def changes(db: apsw.Connection, collection: int, after: int, limit: int) -> lis
     ]
 
 
+def wordings(db: apsw.Connection, collection: int, after: int, limit: int) -> list[Wording]:
+    """The same with texts."""
+    sql = (
+        "SELECT sequence, ch.chunk, c.text FROM changes ch LEFT JOIN chunks c ON c.number = ch.chunk AND kind = 'add'"
+        " WHERE collection = ? AND sequence > ? ORDER BY sequence LIMIT ?"
+    )
+    return [Wording(*row) for row in rows(db, sql, (collection, after, limit))]
+
+
 def prune(db: apsw.Connection, collection: int, through: int) -> None:
     """Forget the log up to what a snapshot on disk has seen."""
     db.execute("DELETE FROM changes WHERE collection = ? AND sequence <= ?", (collection, through))
@@ -131,3 +140,28 @@ def living(db: apsw.Connection, collection: int, block: int) -> Iterator[list[Ch
     )
     while some := [Change(last, int(chunk), vector(raw)) for chunk, raw in islice(cursor, block)]:
         yield some
+
+
+def living_wordings(db: apsw.Connection, collection: int, block: int) -> Iterator[list[Wording]]:
+    """The same with texts."""
+    last = head(db, collection)
+    cursor = db.execute(
+        "SELECT c.number, c.text FROM documents d JOIN chunks c ON c.document = d.number"
+        " WHERE d.collection = ? AND d.state = 'live'",
+        (collection,),
+    )
+    while some := [Wording(last, int(chunk), text) for chunk, text in islice(cursor, block)]:
+        yield some
+
+
+def living_chunks(db: apsw.Connection, collection: int) -> ChunkIds:
+    sql = (
+        "SELECT c.number FROM documents d JOIN chunks c ON c.document = d.number"
+        " WHERE d.collection = ? AND d.state = 'live'"
+    )
+    return np.array([chunk for (chunk,) in rows(db, sql, (collection,))], np.int64)
+
+
+def count_living(db: apsw.Connection, collection: int) -> int:
+    """How many chunks an index must hold."""
+    return number(db, "SELECT sum(chunks) FROM documents WHERE collection = ? AND state = 'live'", (collection,))

@@ -80,12 +80,12 @@ def classify(value: object) -> Scalar:
         case float():
             return Scalar("number", value)
         case str():
-            instant = _instant(value)
-            return Scalar("string", _shortened(value)) if instant is None else Scalar("date", instant)
+            moment = instant(value)
+            return Scalar("string", _shortened(value)) if moment is None else Scalar("date", moment)
     raise TypeError(f"{describe(value)} can't be compared")
 
 
-def _instant(text: str) -> int | None:
+def instant(text: str) -> int | None:
     """Microseconds since 1970 of an ISO 8601 date, so that dates compare across time zones; without one, in UTC."""
     if not DATE.fullmatch(text):
         return None

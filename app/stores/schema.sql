@@ -87,3 +87,32 @@ CREATE TABLE metadata_values (
   PRIMARY KEY (collection, path, kind, value, document)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX metadata_values_by_document ON metadata_values(document);
+
+-- migration 2
+
+-- Whose stems and stop words the lexical index takes.
+ALTER TABLE collections ADD COLUMN language TEXT NOT NULL DEFAULT 'english';
+
+-- migration 3
+
+-- Converted files: how the text is written, where its pages begin, and what a chunk's reader is told of its place.
+ALTER TABLE documents ADD COLUMN format TEXT NOT NULL DEFAULT 'plain';
+ALTER TABLE documents ADD COLUMN pages TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE chunks ADD COLUMN page INTEGER;
+ALTER TABLE chunks ADD COLUMN last_page INTEGER;
+ALTER TABLE chunks ADD COLUMN heading TEXT NOT NULL DEFAULT '';
+
+-- migration 4
+
+-- What labels taught about scores: of each mode (kind) the maps to probabilities, a blend, and whether to rerank; with the
+-- fingerprints of the models that it holds for.
+CREATE TABLE calibrations (
+  collection  INTEGER NOT NULL REFERENCES collections(number) ON DELETE CASCADE,
+  kind        TEXT    NOT NULL,
+  encoder     TEXT    NOT NULL,
+  reranker    TEXT    NOT NULL,
+  content     TEXT    NOT NULL,
+  measured    TEXT    NOT NULL,
+  created_at  TEXT    NOT NULL,
+  PRIMARY KEY (collection, kind)
+) STRICT, WITHOUT ROWID;

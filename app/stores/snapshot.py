@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.settings import Settings
 from app.stores import hnsw_file
+from app.stores.disk import checksum, rename, sync
 from app.stores.hnsw import HnswIndex
 
 FORMAT = 1
@@ -64,8 +64,8 @@ def write(index: HnswIndex, folder: Path, fingerprint: str) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         manifest = _write_partial(index, folder, fingerprint)
-        _rename(folder / PARTIAL_INDEX, folder / manifest.file)
-        _rename(folder / PARTIAL_MANIFEST, folder / MANIFEST)
+        rename(folder / PARTIAL_INDEX, folder / manifest.file)
+        rename(folder / PARTIAL_MANIFEST, folder / MANIFEST)
     except BaseException:
         _remove(folder, {PARTIAL_INDEX, PARTIAL_MANIFEST})
         raise
@@ -93,14 +93,14 @@ def _write_partial(index: HnswIndex, folder: Path, fingerprint: str) -> Manifest
     sequence = index.save(folder / PARTIAL_INDEX)
     manifest = _describe(folder / PARTIAL_INDEX, index.dimensions, sequence, fingerprint)
     (folder / PARTIAL_MANIFEST).write_text(manifest.model_dump_json(indent=1))
-    _sync(folder / PARTIAL_INDEX)
-    _sync(folder / PARTIAL_MANIFEST)
+    sync(folder / PARTIAL_INDEX)
+    sync(folder / PARTIAL_MANIFEST)
     return manifest
 
 
 def _describe(path: Path, dimensions: int, sequence: int, fingerprint: str) -> Manifest:
     """Read back what was written: a file that can't be read is found out now and not at the next start."""
-    file, checksum = hnsw_file.read(path, dimensions), _sha256(path)
+    file, digest = hnsw_file.read(path, dimensions), checksum(path)
     living = int(file.living.sum())
     return Manifest(
         format=FORMAT,
@@ -112,9 +112,9 @@ def _describe(path: Path, dimensions: int, sequence: int, fingerprint: str) -> M
         dimensions=dimensions,
         m=file.m,
         ef_construction=file.ef_construction,
-        file=f"{checksum[:16]}.hnsw",
+        file=f"{digest[:16]}.hnsw",
         bytes=path.stat().st_size,
-        sha256=checksum,
+        sha256=digest,
     ).sealed()
 
 
@@ -146,27 +146,8 @@ def _check_file(path: Path, manifest: Manifest) -> None:
     size = path.stat().st_size
     if size != manifest.bytes:
         raise ValueError(f"{path.name} has {size} bytes instead of {manifest.bytes}")
-    if _sha256(path) != manifest.sha256:
+    if checksum(path) != manifest.sha256:
         raise ValueError(f"{path.name} is damaged: its checksum differs")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
-
-
-def _rename(partial: Path, path: Path) -> None:
-    """A rename is on disk when its folder is."""
-    partial.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(folder: Path, names: set[str]) -> None:

@@ -50,24 +50,27 @@ class _Inquiry:
         """The first ones one at a time, for the clock; the others as fast as the service likes."""
         queries = self._dataset.queries
         with self._track(f"{self._dataset.name}: ask", len(queries)) as advance:
-            alone = [await self._both(query, advance) for query in queries[:TIMED]]
-            others = await _bounded(lambda query: self._both(query, advance), queries[TIMED:])
-        first, second = zip(*alone, *others, strict=True)
-        return Answers(first, second, len(alone))
+            alone = [await self._all(query, advance) for query in queries[:TIMED]]
+            others = await bounded(lambda query: self._all(query, advance), queries[TIMED:])
+        asked = [*alone, *others]
+        first = {stage: [deep[stage] for deep, _ in asked] for stage in asked[0][0]}
+        return Answers(first, [second for _, second in asked], len(alone))
 
-    async def _both(self, query: Query, advance: Callable[[int], object]) -> tuple[Any, Any]:
-        first, second = [await self._search(body) for body in questions(query, self._setup)]
+    async def _all(self, query: Query, advance: Callable[[int], object]) -> tuple[dict[str, Any], Any]:
+        first, second = questions(query, self._setup)
+        deep = {stage: await self._search(body) for stage, body in first.items()}
+        answer = await self._search(second)
         advance(1)
-        return first, second
+        return deep, answer
 
     async def _search(self, body: dict[str, Any]) -> Any:
-        return read_json(await self._client.patiently("POST", "/search", _say, json=body))
+        return read_json(await self._client.patiently("POST", "/search", say, json=body))
 
     async def _missing(self) -> list[str]:
         """Relevant documents that the collection does not have; without any of them there is nothing to measure."""
         wanted = {name for grades in self._dataset.judgements.values() for name, grade in grades.items() if grade > 0}
         with self._track(f"{self._dataset.name}: look for documents", len(wanted)) as advance:
-            held = await _bounded(lambda name: self._holds(name, advance), wanted)
+            held = await bounded(lambda name: self._holds(name, advance), wanted)
         missing = len(wanted) - sum(held)
         if missing == len(wanted):
             raise Failure(
@@ -78,21 +81,25 @@ class _Inquiry:
         return [f"{many} are not searchable in '{self._setup.collection}' and count as not found."] if missing else []
 
     async def _holds(self, document: str, advance: Callable[[int], object]) -> bool:
-        path = f"/documents/{quote(document, safe='')}"
         try:
-            found = read_json(
-                await self._client.patiently("GET", path, _say, params={"collection": self._setup.collection})
-            )
-        except Refused as refusal:
-            if refusal.status != 404:
-                raise
-            return False
+            return await holds(self._client, str(self._setup.collection), document)
         finally:
             advance(1)
-        return bool(found["state"] == "live")
 
 
-async def _bounded(does: Callable[[Item], Awaitable[Reply]], items: Iterable[Item]) -> list[Reply]:
+async def holds(client: Client, collection: str, document: str) -> bool:
+    """Whether a document can be found there."""
+    path = f"/documents/{quote(document, safe='')}"
+    try:
+        found = read_json(await client.patiently("GET", path, say, params={"collection": collection}))
+    except Refused as refusal:
+        if refusal.status != 404:
+            raise
+        return False
+    return bool(found["state"] == "live")
+
+
+async def bounded(does: Callable[[Item], Awaitable[Reply]], items: Iterable[Item]) -> list[Reply]:
     """A few at a time, in order."""
     turn = asyncio.Semaphore(AT_ONCE)
 
@@ -118,5 +125,6 @@ def _settings(facts: dict[str, Any], setup: Setup) -> dict[str, Option]:
     return {**shown, **facts["recipe"], **asked}
 
 
-def _say(message: str) -> None:
+def say(message: str) -> None:
+    """Tell why it takes longer."""
     stderr.print(f"[yellow]{escape(message)}[/]", soft_wrap=True)

@@ -18,7 +18,7 @@ from app.settings import Settings
 from app.terminal.client import UNUSABLE, Failure, stderr
 from models.types import ModelError, ModelOptions
 
-NEEDED = ("bm25s", "ir_measures", "jinja2", "Stemmer")
+NEEDED = ("ir_measures", "jinja2")
 
 
 @contextmanager

@@ -1,10 +1,9 @@
-"""Files as documents: what `winnow ingest` reads, and never more of it at once than one request holds."""
+"""What `winnow ingest` reads: documents, line by line and never more at once than one request holds, and files."""
 
 from __future__ import annotations
 
 import gzip
 import os
-import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,17 +12,16 @@ from typing import IO, Any, cast
 
 import orjson
 
+from app.files.kinds import SUFFIXES
+
 LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
-MARKDOWN = (".md",)
-TEXTS = (".txt", *MARKDOWN)
+FILES = tuple(suffix for suffix, kind in SUFFIXES.items() if kind != "jsonl")
+"""What the service reads itself."""
 
 BATCH_DOCUMENTS = 200
 BATCH_BYTES = 4 * 2**20
 LONGEST = 64 * 2**20
-"""A line or a text file beyond this is refused unread: a document is held whole."""
-
-HEADING = re.compile(r"#{1,6}[ \t]+(.*?)[ \t]*#*")
-FENCE = ("```", "~~~")
+"""A line beyond this is refused unread: a document is held whole."""
 
 
 class Unusable(Exception):
@@ -39,8 +37,9 @@ class Source:
     size: int
 
     @property
-    def is_text(self) -> bool:
-        return self.name.lower().endswith(TEXTS)
+    def is_file(self) -> bool:
+        """Whether it becomes one document, rather than one a line."""
+        return self.name.lower().endswith(FILES)
 
 
 @dataclass(slots=True)
@@ -56,7 +55,7 @@ class Found:
 
     def add(self, path: Path, name: str) -> None:
         missing = not path.exists()  # a link to nowhere: reading it tells so, in its turn
-        if not name.lower().endswith((*LINES, *TEXTS)) or not (missing or path.is_file()):
+        if not name.lower().endswith((*LINES, *FILES)) or not (missing or path.is_file()):
             self.skipped.append(path)
         else:
             self.sources.append(Source(path, name, 0 if missing else path.stat().st_size))
@@ -108,6 +107,7 @@ def find(paths: Sequence[Path]) -> Found:
 
 
 def batches(sources: Iterable[Source]) -> Iterator[Batch]:
+    """The documents of files that hold one a line."""
     batch, done = Batch(), 0
     for source in sources:
         for record, position in _records(source):
@@ -131,10 +131,10 @@ def _raise(error: OSError) -> None:
 
 
 def _check_names(found: Found) -> None:
-    """Two text files of the same name would be one document, and the second replace the first."""
+    """Two files of the same name would be one document, and the second replace the first."""
     seen: dict[str, Path] = {}
     for source in found.sources:
-        if source.is_text and source.name in seen:
+        if source.is_file and source.name in seen:
             raise Unusable(
                 f"{seen[source.name]} and {source.path} would both become the document '{source.name}'. "
                 "Give a folder that holds both, or ingest them into two collections."
@@ -145,7 +145,7 @@ def _check_names(found: Found) -> None:
 def _records(source: Source) -> Iterator[tuple[Record, int]]:
     """Each document, and how many bytes of the file were read up to it."""
     try:
-        yield from [(_text(source), source.size)] if source.is_text else _lines(source)
+        yield from _lines(source)
     except (OSError, EOFError, zlib.error) as error:
         yield Record(source.name, fault=f"can't be read any further: {error}"), source.size
 
@@ -196,28 +196,6 @@ def _own(fields: dict[str, Any]) -> dict[str, Any]:
     if type(own["id"]) is int:
         own["id"] = str(own["id"])
     return {name: value for name, value in own.items() if value is not None}
-
-
-def _text(source: Source) -> Record:
-    if source.size > LONGEST:
-        return Record(source.name, fault=f"is longer than {LONGEST} bytes")
-    try:
-        text = source.path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        return Record(source.name, fault=f"is not UTF-8 text (byte {error.start}): convert it first")
-    heading = _heading(text) if source.name.lower().endswith(MARKDOWN) else ""
-    title = heading or Path(source.name).stem
-    return _written(source.name, {"id": source.name, "text": text, "title": title, "metadata": {"path": source.name}})
-
-
-def _heading(text: str) -> str:
-    """The first heading; a comment in a block of code is none."""
-    fenced = False
-    for line in text.splitlines():
-        fenced ^= line.lstrip().startswith(FENCE)
-        if not fenced and (found := HEADING.fullmatch(line)) and found[1]:
-            return found[1]
-    return ""
 
 
 def _written(place: str, document: dict[str, Any]) -> Record:

@@ -16,20 +16,26 @@ SNIPPET = 200
 
 Answer = Mapping[str, Any]
 
+NESTED = ("recipe", "calibrations")
+"""Of what is known of a collection."""
+
 
 def hits(answer: Answer, query: str) -> RenderableType:
     """Hits with what each stage thought of them, and below them where the time went."""
     if not answer["hits"]:
-        return Group(Text(f"Nothing found in collection '{answer['collection']}'."), _foot(answer))
+        found = "Nothing relevant" if answer.get("nothing_relevant") else "Nothing found"
+        return Group(Text(f"{found} in collection '{answer['collection']}'."), _foot(answer))
     stages = list(answer["hits"][0]["stages"])
+    known = ["relevance"] if "relevance" in answer["hits"][0] else []
     table = Table(box=SIMPLE, pad_edge=False)
-    for name in ("#", "score", *stages):
+    for name in ("#", *known, "score", *stages):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("document", overflow="fold", max_width=32, style="cyan")
     table.add_column("text", overflow="fold", min_width=24)
     for rank, hit in enumerate(answer["hits"], 1):
-        thoughts = [f"{_short(hit['stages'][stage]['score'])} #{hit['stages'][stage]['rank']}" for stage in stages]
-        table.add_row(str(rank), _short(hit["score"]), *thoughts, Text(hit["document_id"]), _told(hit, query))
+        thoughts = [_thought(**hit["stages"][stage]) for stage in stages]
+        figures = [_short(hit[name]) for name in (*known, "score")]
+        table.add_row(str(rank), *figures, *thoughts, _where(hit), _told(hit, query))
     return Group(table, _foot(answer))
 
 
@@ -51,12 +57,23 @@ def collections(found: Sequence[Answer]) -> RenderableType:
 def collection(found: Answer) -> RenderableType:
     """All there is to know of one."""
     table = Table.grid(padding=(0, 2))
-    flat = {name: value for name, value in found.items() if name != "recipe" and value is not None}
+    flat = {name: value for name, value in found.items() if name not in NESTED and value is not None}
     for name, value in (flat | found["recipe"]).items():
         shown = f"{value:,}" if isinstance(value, int) else str(value)
         label = "titles" if name == "title" else name.replace("_", " ")
         table.add_row(Text(label, "bold"), Text(shown, overflow="fold"))
+    for each in found["calibrations"]:
+        told = each["trouble"] or each["advice"] or "calibrated"
+        table.add_row(Text(f"{each['mode']} scores", "bold"), Text(told, overflow="fold"))
     return table
+
+
+def _where(hit: Answer) -> Text:
+    """The hit's document, and the page and headings that it stands under."""
+    page = f"page {hit['page']}" if "page" in hit else ""
+    page += f" to {hit['last_page']}" if "last_page" in hit else ""
+    place = ", ".join(part for part in (page, hit.get("heading", "")) if part)
+    return Text(hit["document_id"]) + Text(f"\n{place}" if place else "", "default")
 
 
 def _told(hit: Answer, query: str) -> Text:
@@ -80,7 +97,7 @@ def snippet(text: str, words: Iterable[str]) -> str:
 
 
 def _foot(answer: Answer) -> RenderableType:
-    return Group(_timings(answer), Text(_summary(answer), "dim"))
+    return Group(_timings(answer), Text(_summary(answer), "dim"), Text(answer.get("advice", ""), "yellow", end=""))
 
 
 def _timings(answer: Answer) -> Table:
@@ -101,6 +118,11 @@ def _summary(answer: Answer) -> str:
         f"{answer['candidates']} candidates, {answer['reranked']} reranked; truncated: {seen}\n"
         f"encoder {models['encoder']}, reranker {models['reranker'] or 'not asked'}"
     )
+
+
+def _thought(score: float, rank: int | None) -> str:
+    """A stage's score of a hit and, beneath it, its place there, if the stage found it."""
+    return f"{_short(score)}\n#{rank or '-'}"
 
 
 def _short(score: float) -> str:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from models.training.card import Report
 
 INTERRUPTED = 130
-EXTRA = frozenset({"accelerate", "bm25s", "datasets", "scipy", "Stemmer"})
+EXTRA = frozenset({"accelerate", "bm25s", "datasets", "scipy"})
 
 Pairs = Annotated[
     Path, typer.Argument(exists=True, help="Pairs: .jsonl, .jsonl.gz, a folder of them, or one in BEIR's layout.")

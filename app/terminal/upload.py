@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from app.terminal.client import UNREACHABLE, Client, Failure, read_json
+from app.terminal.shipment import Shipment, Shipped
 from app.terminal.sources import Batch, Source, batches
 
 POLL_SECONDS = 0.2
@@ -32,6 +33,7 @@ class Tally:
     refused: int = 0
     failures: list[str] = field(default_factory=list)
     failed: int = 0
+    deleted: int = 0
     began: float = field(default_factory=monotonic)
     seconds: float = 0.0
 
@@ -43,9 +45,9 @@ class Tally:
     def clean(self) -> bool:
         return not self.refused and not self.failed
 
-    def refuse(self, place: str, why: str) -> None:
+    def refuse(self, place: str, why: str, *, always_named: bool = False) -> None:
         self.refused += 1
-        if self.refused <= NAMED:
+        if always_named or self.refused <= NAMED:
             self.refusals.append(f"{place} {why}")
 
     def fail(self, documents: int, why: str) -> None:
@@ -99,12 +101,17 @@ class Upload:
         self._read = 0
         self.tally = Tally()
 
-    async def run(self, sources: Iterable[Source]) -> Tally:
+    async def run(self, sources: Sequence[Source], *, prune: bool = False) -> Tally:
         with self._screen.bars:
-            waiting = batches(sources)
+            waiting = batches(source for source in sources if not source.is_file)
             while batch := await asyncio.to_thread(next, waiting, None):
                 await self._send(batch)
                 await self._follow()
+            shipment = Shipment(self._client, self._collection, self._screen.say)
+            async for shipped in shipment.send(sources):
+                self._take(shipped)
+                await self._follow()
+            self.tally.deleted = await shipment.prune(sources) if prune else 0
             await self._settle()
         self.tally.seconds = monotonic() - self.tally.began
         return self.tally
@@ -135,6 +142,16 @@ class Upload:
                 self.tally.outcomes[line["status"]] += 1
         if summary["job"]:
             self._jobs.append(summary["job"])
+
+    def _take(self, shipped: Shipped) -> None:
+        """Account for files; each one that could not be read is named, however many there are."""
+        self._read += shipped.size
+        for file in shipped.files:
+            if file["status"] == "failed":
+                self.tally.refuse(file["path"], file["reason"], always_named=True)
+            else:
+                self.tally.outcomes[file["status"]] += 1
+        self._jobs += shipped.jobs
 
     async def _follow(self) -> int:
         """How many documents can be found by now. Jobs end in the order they began, so only the first is asked."""

@@ -135,11 +135,15 @@ def test_a_stop_is_clean_and_what_waited_is_taken_up_at_the_next_start(tmp_path:
         assert found(service.client, "d499", 1)
 
 
+def is_settled(held: dict[str, Any]) -> bool:
+    return not held["pending"] and held["index_chunks"] == held["lexical_chunks"] == held["chunks"]
+
+
 def settle(client: httpx.Client) -> None:
-    """Wait until nothing waits any more: jobs resume by themselves."""
+    """Wait until nothing waits any more: jobs resume by themselves, and indexes come to hold what the truth does."""
     deadline = monotonic() + 60
-    while client.get("/collections/default").json()["pending"]:
-        assert monotonic() < deadline, "what waited was not taken up"
+    while not is_settled(held := client.get("/collections/default").json()):
+        assert monotonic() < deadline, f"what waited was not taken up: {held}"
         sleep(0.05)
 
 
@@ -164,7 +168,7 @@ def stands(client: httpx.Client, document: str, version: int | None) -> bool:
 def check_documents(client: httpx.Client, ledger: Ledger, chance: random.Random) -> None:
     held = client.get("/collections/default").json()
     assert held["documents"] == len(ledger.held)
-    assert held["index_chunks"] == held["chunks"]
+    assert held["index_chunks"] == held["lexical_chunks"] == held["chunks"]
     for document in chance.sample(sorted(ledger.held), min(25, len(ledger.held))):
         assert found(client, document, ledger.held[document])
     for document in chance.sample(sorted(ledger.gone), min(5, len(ledger.gone))):
@@ -176,10 +180,13 @@ def check_every_document_is_found(client: httpx.Client, ledger: Ledger) -> None:
 
 
 def found(client: httpx.Client, document: str, version: int) -> bool:
-    """By its telling word, whole, and in this version only."""
+    """By its telling word, in either index, whole, and in this version only."""
     query = {"query": f"w{document}v{version}", "top_k": 3, "rerank": False, "exact": True}
-    hits = client.post("/search", json=query).json()["hits"]
     text = text_of(document, version)
-    return (
-        bool(hits) and hits[0]["document_id"] == document and hits[0]["text"] == text[hits[0]["start"] : hits[0]["end"]]
-    )
+    for mode in ("dense", "lexical"):
+        hits = client.post("/search", json={**query, "mode": mode}).json()["hits"]
+        if not hits or hits[0]["document_id"] != document:
+            return False
+        if hits[0]["text"] != text[hits[0]["start"] : hits[0]["end"]]:
+            return False
+    return True

@@ -10,7 +10,7 @@ from app.telemetry import Metrics
 from tests.app.serving import Service, body, documents, fakes, serving, until
 
 STAGES = {
-    "search": {"embed", "filter", "retrieve", "load", "rerank"},
+    "search": {"embed", "filter", "retrieve", "fuse", "load", "rerank"},
     "ingest": {"chunk", "commit", "embed", "index", "publish"},
 }
 

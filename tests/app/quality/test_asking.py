@@ -16,7 +16,7 @@ from app.terminal.client import Failure, Target
 from app.types import Recipe
 from tests.app.quality.folders import ANIMALS, bench, silent, write
 
-ARMS = ["dense", "dense+rerank", "dense+blend"]
+ARMS = ["dense", "lexical", "fused", "fused+rerank", "fused+blend"]
 
 
 def take_in(server: httpx.Client, names: list[str], collection: str = "default") -> None:
@@ -44,14 +44,14 @@ def test_a_service_answers_as_the_models_do_offline(server: httpx.Client, tmp_pa
         assert {query: pytest.approx(scores, abs=1e-5) for query, scores in one.items()} == other
         assert online.arm(name).measures == offline.arm(name).measures
     assert online.ceilings[0].recall.mean == 1
-    assert online.served == offline.served == "dense+blend"
+    assert online.served == offline.served == "fused+blend"
 
 
 def test_latencies_are_the_services_own(server: httpx.Client, tmp_path: Path) -> None:
     take_in(server, list(ANIMALS))
     ((evaluation, _),) = asked(server, write(tmp_path / "set"), of("default"))
     stages = {each.stage: each for each in evaluation.latencies}
-    assert list(stages) == ["embed", "filter", "retrieve", "load", "rerank", "total"]
+    assert list(stages) == ["embed", "filter", "retrieve", "fuse", "load", "rerank", "total"]
     assert all(each.queries == 4 for each in stages.values())
     assert stages["total"].p50 >= stages["rerank"].p50
 
@@ -94,7 +94,7 @@ def test_collections_and_candidates_are_compared(server: httpx.Client, tmp_path:
     (whole, _), (short, _), (one, runs) = found
     assert (whole.settings["chunk_tokens"], short.settings["chunk_tokens"]) == (256, 16)
     assert one.settings["candidates"] == one.ceilings[0].candidates == 1
-    assert all(len(scores) == 1 for run in runs[1:] for scores in run.scores.values())
+    assert all(len(scores) == 1 for run in runs[3:] for scores in run.scores.values())
     assert one.arm("dense").measure(NDCG) == whole.arm("dense").measure(NDCG)
 
 

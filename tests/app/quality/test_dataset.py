@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.quality.dataset import BadDataset, read, sample
+from app.quality.dataset import BadDataset, read, sample, unanswerable
 from tests.app.quality.folders import ANIMALS, ANSWERS, HEADER, QUESTIONS, lines, put, write
 
 
@@ -124,3 +124,11 @@ def test_a_sample_is_the_same_for_the_same_seed_and_says_so(tmp_path: Path) -> N
     assert len(first.queries) == len(first.judgements) == 10
     assert "10 of 50 queries were drawn at random (seed 1)." in first.notes
     assert sample(dataset, 50, 1) is dataset
+
+
+def test_unanswerable_are_queries_that_no_split_has_an_answer_for(tmp_path: Path) -> None:
+    answers = {"q1": {"owl": 1}, "q2": {"owl": 0}}
+    put(write(tmp_path, answers=answers) / "qrels" / "train.tsv", HEADER + "q3\tbee\t1\n", zipped=True)
+    found = {query.id: grades for query, grades in unanswerable(tmp_path, "test", unjudged=True)}
+    assert found == {"q2": {"owl": 0}, "q4": {}}
+    assert [query.id for query, _ in unanswerable(tmp_path, "test", unjudged=False)] == ["q2"]

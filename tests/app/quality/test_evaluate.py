@@ -50,7 +50,7 @@ def test_every_stage_is_a_row_with_its_measures(winnow: Winnow, animals: Path) -
     assert "animals (test): 5 documents, 5 chunks, 4 queries" in ran.stdout
     names = [row[0] for row in rows(ran.stdout)]
     assert all(name in names for name in ("dense", "lexical", "fused", "dense+rerank", "dense+blend", "fused+blend"))
-    assert "▸ dense+blend" in ran.stdout
+    assert "▸ fused+blend" in ran.stdout
     assert "4 queries are few" in ran.stdout
     assert "Traceback" not in ran.stderr
 

@@ -165,7 +165,7 @@ def test_without_reranking_there_are_first_stages_alone(tmp_path: Path) -> None:
         read(write(tmp_path)), replace(FAKES, rerank=False), bench(rerankers={"fake": reranker}), 0
     )
     assert [arm.name for arm in evaluation.arms] == ["dense", "lexical", "fused"]
-    assert evaluation.served == "dense"
+    assert evaluation.served == "fused"
     assert reranker.calls == []
 
 

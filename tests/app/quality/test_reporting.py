@@ -33,7 +33,7 @@ def test_every_variant_is_tested_against_the_base_on_each_dataset_and_on_all(eva
     assert {(each.dataset, each.variant) for each in found} == {
         (dataset, variant) for dataset in ("animals", "beasts", None) for variant in ("dims=2", "language=none")
     }
-    assert {each.arm for each in found} == {"dense", "fused", "dense+blend"}
+    assert {each.arm for each in found} == {"dense", "fused", "fused+blend"}
     by = {(each.dataset, each.variant, each.arm): each.differences[0] for each in found}
     base, short = evaluations[0], evaluations[1]
     gain = by["animals", "dims=2", "dense"]

@@ -16,7 +16,7 @@ import pytest
 from app.batcher import Batcher, Device
 from app.errors import NotFound, WinnowError
 from app.service.indexer import Indexer
-from app.service.view import View
+from app.service.indexes import Indexes
 from app.stages.embed import Embedder
 from app.stores import collections, documents, jobs
 from app.stores.sqlite import Database
@@ -38,7 +38,7 @@ class Bench:
     database: Database
     collection: Collection
     encoder: FakeEncoder
-    view: View
+    indexes: Indexes
     indexer: Indexer
 
     async def put(self, *given: Document) -> tuple[str, int]:
@@ -62,7 +62,7 @@ class Bench:
     async def found(self) -> list[str]:
         """The texts that a search meets."""
         (vector,) = self.encoder.encode(self.encoder.tokenize(["words"], "query"))
-        near = self.view.index.search(vector, 9).chunks
+        near = self.indexes.dense.index.search(vector, 9).chunks
         return [
             each.text for each in await self.database.read(lambda db: documents.load(db, self.collection.number, near))
         ]
@@ -79,14 +79,16 @@ async def bench(folder: Path, encoder: FakeEncoder) -> AsyncIterator[Bench]:
         stack.callback(device.close)
         embedder = Embedder(encoder, Batcher("encoder", encoder.encode, device, metrics, 512, 512, 10_000, 60), metrics)
         collection = await database.write(
-            lambda db: collections.insert(db, "default", "fake", "fake", Recipe(), encoder.dimensions, "print")
+            lambda db: collections.insert(
+                db, "default", "fake", "fake", Recipe(), encoder.dimensions, "print", "english"
+            )
         )
-        view = View(database, collection, folder / "index", settings, metrics, threads, Event())
-        await view.open()
-        indexer = Indexer(database, collection, embedder, view, metrics, threads)
+        indexes = Indexes(database, collection, folder / "index", settings, metrics, threads, Event())
+        await indexes.open()
+        indexer = Indexer(database, collection, embedder, indexes, metrics, threads)
         indexer.start()
         stack.push_async_callback(indexer.close)
-        yield Bench(database, collection, encoder, view, indexer)
+        yield Bench(database, collection, encoder, indexes, indexer)
 
 
 def numbered(amount: int, text: str = "document {0}") -> Sequence[Document]:
@@ -101,7 +103,7 @@ async def test_a_document_that_the_model_fails_on_keeps_no_other_from_being_foun
         assert (job.state, job.failed, job.pending) == ("failed", 1, 0)
         assert job.error is not None
         assert "poison" in job.error
-        assert len(at.view.index) == 20
+        assert len(at.indexes.dense.index) == 20
         stored = await at.database.read(lambda db: documents.find(db, at.collection.number, "bad"))
         assert stored is not None
         assert stored.state == "failed"
@@ -135,7 +137,7 @@ async def test_waiting_ends_when_what_it_waits_for_is_superseded_or_deleted(tmp_
         await at.database.write(lambda db: documents.delete(db, at.collection.number, ["b"]))
         at.indexer.wake()
         await asyncio.wait_for(waiting, 5)
-        await until(lambda: len(at.view.index) == 2)
+        await until(lambda: len(at.indexes.dense.index) == 2)
 
 
 async def test_whoever_waits_when_it_ends_is_told_why(tmp_path: Path) -> None:
@@ -167,4 +169,4 @@ async def test_deletions_are_followed_though_nothing_is_taken_in(tmp_path: Path)
         await at.indexer.settled(through)
         await at.database.write(lambda db: documents.delete(db, at.collection.number, ["d1", "d2"]))
         at.indexer.wake()
-        await until(lambda: len(at.view.index) == 8)
+        await until(lambda: len(at.indexes.dense.index) == 8)

@@ -143,7 +143,10 @@ def store(db: apsw.Connection, number: int, metadata: Metadata, *, collection: i
         (number, collection, f"document {number}", state),
     )
     db.executemany("INSERT INTO metadata_values VALUES (?, ?, ?, ?, ?)", _rows(collection, metadata, number))
-    db.executemany("INSERT INTO chunks VALUES (?, ?, 0, 0, 0, '')", [(chunk, number) for chunk in chunks_of(number)])
+    db.executemany(
+        'INSERT INTO chunks (number, document, start, "end", tokens, text) VALUES (?, ?, 0, 0, 0, ?)',
+        [(chunk, number, "") for chunk in chunks_of(number)],
+    )
 
 
 def chunks_of(*documents: int) -> list[int]:

@@ -227,8 +227,8 @@ class Truth(RuleBasedStateMachine):
         schema = Path(documents.__file__).with_name("schema.sql").read_text()
         self.db.execute("PRAGMA foreign_keys = ON")
         self.db.execute(schema)
-        made = collections.insert(self.db, "default", "fake", "fake", Recipe(), 8, "print")
-        other = collections.insert(self.db, "other", "fake", "fake", Recipe(), 8, "print")
+        made = collections.insert(self.db, "default", "fake", "fake", Recipe(), 8, "print", "english")
+        other = collections.insert(self.db, "other", "fake", "fake", Recipe(), 8, "print", "english")
         self.collection = made.number
         job, _ = jobs.begin(self.db, other.number)
         documents.put(self.db, other.number, job, Document("a", "one"), split)
@@ -325,7 +325,7 @@ class Truth(RuleBasedStateMachine):
             if stored and newest:
                 state = "live" if name not in self.next else "failed" if newest.failed else "pending"
                 assert stored.state == state
-                shown = [stored.document.text[start:end] for _, start, end, _ in stored.chunks]
+                shown = [stored.document.text[piece.start : piece.end] for piece in stored.chunks]
                 assert shown == stored.document.text.split()
 
     @invariant()

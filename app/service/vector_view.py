@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -38,7 +37,7 @@ COMPACT_AT_LEAST = 1000
 """Fewer deleted chunks are not worth a rebuild, whatever their share."""
 
 
-class View:
+class VectorView:
     """Follows the log of one collection. Only its owner's task changes it; any search may read `index`."""
 
     def __init__(
@@ -58,7 +57,8 @@ class View:
         self._metrics = metrics
         self._threads = threads
         self._stopping = stopping
-        self._saved = UNSAVED
+        self.saved = UNSAVED
+        """The last change that is on disk."""
         self._moved_at = monotonic()
         self._compaction: asyncio.Task[HnswIndex] | None = None
         self._ahead: list[int] = []
@@ -68,7 +68,7 @@ class View:
 
     async def open(self) -> None:
         """Take the snapshot if it is whole and the log still reaches back to it; rebuild otherwise; then catch up."""
-        self.index, self._saved = await self._in_thread(self._open)
+        self.index, self.saved = await self._in_thread(self._open)
         await self.follow()
 
     async def add_ahead(self, chunks: Sequence[int], vectors: Vectors) -> None:
@@ -99,14 +99,12 @@ class View:
             await self.save()
 
     async def save(self) -> None:
-        """Write a snapshot and forget the log up to it. If it can't be written, the old one and the log stay."""
-        if self.index.sequence == self._saved or self._ahead:
+        """Write a snapshot. If it can't be written, the old one stays."""
+        if self.index.sequence == self.saved or self._ahead:
             return
         outcome = "failed"
         try:
-            sequence = await self._in_thread(self._save)
-            await self._database.write(lambda db: changelog.prune(db, self._collection.number, sequence))
-            self._saved, outcome = sequence, "written"
+            self.saved, outcome = await self._in_thread(self._save), "written"
         except OSError as error:
             self._moved_at = monotonic()
             logger.error("snapshot failed", collection=self._collection.name, error=str(error))
@@ -117,15 +115,12 @@ class View:
             await asyncio.gather(self._compaction, return_exceptions=True)
         await self.save()
 
-    def remove_files(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-
     def _heavy(self) -> bool:
         deleted = self.index.deleted
         return deleted >= COMPACT_AT_LEAST and deleted > self._settings.compact_share * (len(self.index) + deleted)
 
     def _due(self) -> bool:
-        behind = self.index.sequence - self._saved
+        behind = self.index.sequence - self.saved
         quiet = monotonic() - self._moved_at > self._settings.snapshot_seconds
         return behind >= self._settings.snapshot_changes or (behind > 0 and quiet)
 
@@ -134,7 +129,7 @@ class View:
         fresh = compaction.result()
         while await self._in_thread(lambda: self._step(fresh)):
             pass
-        self.index, self._saved = fresh, UNSAVED
+        self.index, self.saved = fresh, UNSAVED
         logger.info("index compacted", collection=self._collection.name, chunks=len(fresh))
         await self.save()
 

@@ -24,7 +24,7 @@ def _weight(service: Service) -> float:
 
 async def test_deleted_chunks_are_compacted_while_searches_and_ingests_go_on(tmp_path: Path) -> None:
     async with serving(fakes(tmp_path)) as service:
-        view = service.engine.collections.shelf("default").view
+        view = service.engine.collections.shelf("default").indexes.dense
         before = view.index
         await _delete_most(service)
         compacted = asyncio.create_task(until(lambda: view.index is not before))
@@ -41,12 +41,12 @@ async def test_deleted_chunks_are_compacted_while_searches_and_ingests_go_on(tmp
 
 async def test_a_compacted_index_is_what_the_next_start_opens(tmp_path: Path) -> None:
     async with serving(fakes(tmp_path)) as service:
-        view = service.engine.collections.shelf("default").view
+        view = service.engine.collections.shelf("default").indexes.dense
         before = view.index
         await _delete_most(service)
         await until(lambda: view.index is not before)
         await until(lambda: service.sample("winnow_index_snapshots_total", collection="default", outcome="written") > 0)
     async with serving(fakes(tmp_path)) as service:
-        view = service.engine.collections.shelf("default").view
+        view = service.engine.collections.shelf("default").indexes.dense
         assert (view.index.deleted, len(view.index)) == (0, AMOUNT - DELETED)
         assert await service.found(f"topic{AMOUNT - 1}", top_k=1) == [f"d{AMOUNT - 1}"]

@@ -1,0 +1,176 @@
+"""A collection's calibration: what labels taught about its scores, kept, shown and removed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import pairwise
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.api.deps import EngineDep, StrictRoute
+from app.api.schemas import Body
+from app.service.collections import Shelf
+from app.service.relevance import trouble
+from app.settings import Settings
+from app.types import Calibration, Fusion, Mode, Scale
+from models.types import Blend
+
+router = APIRouter(prefix="/collections/{name}/calibration", tags=["collections"], route_class=StrictRoute)
+
+MOST_KNOTS = 1000
+MOST_MEASURED = 65_536
+"""Bytes, as JSON."""
+
+
+class ScaleBody(Body):
+    """From score to probability, in log-odds straight from knot to knot."""
+
+    scores: list[float] = Field(min_length=1, max_length=MOST_KNOTS, fail_fast=True)
+    relevance: list[float] = Field(min_length=1, max_length=MOST_KNOTS, fail_fast=True)
+    background: float = Field(
+        0.0, ge=0, le=2, description="How much of the mean of a query's ten best scores is first taken off."
+    )
+
+    @field_validator("scores")
+    @classmethod
+    def _rise(cls, given: list[float]) -> list[float]:
+        if not all(one < other for one, other in pairwise(given)) or not abs(given[0] - given[-1]) < float("inf"):
+            raise PydanticCustomError("not_rising", "must be finite numbers, each greater than the one before")
+        return given
+
+    @field_validator("relevance")
+    @classmethod
+    def _never_fall(cls, given: list[float]) -> list[float]:
+        if not all(0 < each < 1 for each in given) or not all(one <= other for one, other in pairwise(given)):
+            raise PydanticCustomError("falling", "must be numbers between 0 and 1, none less than the one before")
+        return given
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> ScaleBody:
+        if len(self.scores) != len(self.relevance):
+            raise PydanticCustomError("lengths", "must have as many scores as relevance")
+        return self
+
+    def scale(self) -> Scale:
+        return Scale(tuple(self.scores), tuple(self.relevance), self.background)
+
+
+class BlendBody(Body):
+    rerank: float = Field(ge=0, allow_inf_nan=False)
+    dense: float = Field(ge=0, allow_inf_nan=False)
+    lexical: float = Field(ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _is_something(self) -> BlendBody:
+        if not self.rerank + self.dense + self.lexical:
+            raise PydanticCustomError("nothing", "must have a weight above 0")
+        return self
+
+
+class WholeFusionBody(Body):
+    k: int = Field(ge=1)
+    dense: float = Field(gt=0, allow_inf_nan=False)
+    lexical: float = Field(gt=0, allow_inf_nan=False)
+
+
+class CalibrationBody(Body):
+    """As `winnow calibrate` makes it."""
+
+    mode: Mode
+    encoder: str = Field(max_length=128, description="Fingerprint of the encoder that it was made with.")
+    reranker: str = Field(max_length=128, description="Likewise.")
+    reranked: ScaleBody
+    unreranked: ScaleBody
+    fusion: WholeFusionBody = Field(description="Of hybrid searches that are not reranked.")
+    blend: BlendBody | None = Field(None, description="In place of the reranker's own.")
+    rerank: bool = Field(True, description="Whether searches that do not say are reranked.")
+    advice: str = Field("", max_length=1000, description="Why not.")
+    measured: dict[str, Any] = Field(default_factory=dict, description="What was found on held-out queries.")
+    created_at: str = Field("", max_length=64, description="Of one that is carried here; the time it is kept counts.")
+
+    @field_validator("measured")
+    @classmethod
+    def _is_short(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if len(orjson.dumps(given)) > MOST_MEASURED:
+            raise PydanticCustomError("too_long", "is longer than {most} bytes", {"most": MOST_MEASURED})
+        return given
+
+    @model_validator(mode="after")
+    def _gives_its_reason(self) -> CalibrationBody:
+        if self.rerank == bool(self.advice):
+            raise PydanticCustomError("unexplained", "must have an advice where rerank is false, and only there")
+        return self
+
+    def calibration(self) -> Calibration:
+        return Calibration(
+            mode=self.mode,
+            encoder=self.encoder,
+            reranker=self.reranker,
+            reranked=self.reranked.scale(),
+            unreranked=self.unreranked.scale(),
+            fusion=Fusion(**self.fusion.model_dump()),
+            blend=Blend(**self.blend.model_dump()) if self.blend else None,
+            rerank=self.rerank,
+            advice=self.advice,
+            measured=self.measured,
+        )
+
+
+class KeptReply(CalibrationBody):
+    trouble: str | None = Field(description="Why it does not hold any more, if it does not.")
+
+
+class CalibrationReply(BaseModel):
+    collection: str
+    encoder: str = Field(description="Fingerprint of the collection's encoder.")
+    reranker: str = Field(description="Fingerprint of its reranker.")
+    mode: Mode = Field(description="Of searches that do not say, as the fusion.")
+    blends: dict[str, BlendBody] = Field(description="The reranker's own, for a dense and for a hybrid first stage.")
+    fusion: WholeFusionBody
+    calibrations: list[KeptReply] = Field(description="One for each mode that was calibrated.")
+
+
+@router.get("", response_model=CalibrationReply, summary="What is known of a collection's scores")
+async def show(name: str, engine: EngineDep) -> CalibrationReply:
+    shelf = engine.collections.shelf(name)
+    reranker = shelf.ranker.reranker
+    kept = await engine.relevance.every(shelf.collection.number)
+    return CalibrationReply(
+        collection=name,
+        encoder=shelf.embedder.encoder.fingerprint,
+        reranker=reranker.fingerprint,
+        mode=engine.settings.mode,
+        blends={kind: BlendBody(**blend) for kind, blend in asdict(reranker.blends).items()},
+        fusion=WholeFusionBody(**asdict(usual_fusion(engine.settings))),
+        calibrations=[_kept(each, shelf) for each in kept.values()],
+    )
+
+
+@router.put("", response_model=KeptReply, summary="Keep a calibration for one mode of a collection")
+async def keep(name: str, body: CalibrationBody, engine: EngineDep) -> KeptReply:
+    shelf = engine.collections.shelf(name)
+    return _kept(await engine.relevance.keep(shelf, body.calibration()), shelf)
+
+
+@router.delete("", status_code=204, summary="Remove a collection's calibrations")
+async def forget(name: str, engine: EngineDep) -> None:
+    await engine.relevance.forget(engine.collections.shelf(name))
+
+
+def usual_fusion(settings: Settings) -> Fusion:
+    """How the rankings of a search that does not say become one."""
+    return Fusion(settings.fusion_k, settings.dense_weight, settings.lexical_weight)
+
+
+def _kept(calibration: Calibration, shelf: Shelf) -> KeptReply:
+    scales = {each: _scale(getattr(calibration, each)) for each in ("reranked", "unreranked")}
+    plain = asdict(calibration) | scales
+    return KeptReply(**plain, trouble=trouble(calibration, shelf))
+
+
+def _scale(scale: Scale) -> ScaleBody:
+    return ScaleBody(scores=list(scale.scores), relevance=list(scale.relevance), background=scale.background)

@@ -1,0 +1,208 @@
+"""POST /ingest/files: files in a multipart form, each with a report of what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, cast
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from fastapi.datastructures import FormData
+from starlette.datastructures import UploadFile
+
+from app.api import checks
+from app.api.deps import EngineDep, StrictRoute, in_time
+from app.api.forms import read_form
+from app.api.ndjson import SPOOL_BYTES, Feed
+from app.api.schemas import FilesReply, KnownBody, KnownReply
+from app.engine import Engine
+from app.errors import Fault, Invalid, TimedOut, TooLarge, UnsupportedType
+from app.files.kinds import kind_of
+from app.files.readers import READERS, converter
+from app.files.types import Unreadable
+from app.service.collections import DEFAULT, Shelf
+from app.service.files import File
+from app.service.ingest import Ticket
+from app.types import Metadata
+
+router = APIRouter(tags=["documents"], route_class=StrictRoute)
+
+FORM = "multipart/form-data"
+FIELDS = {
+    "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
+    "collection": {"type": "string", "default": DEFAULT},
+    "wait": {"type": "boolean", "default": True},
+    "metadata": {"type": "string", "description": "A JSON object that all of these documents get."},
+}
+BODY = {"requestBody": {"required": True, "content": {FORM: {"schema": {"type": "object", "properties": FIELDS}}}}}
+
+NAMED = 20
+"""Bad lines of a JSONL file that are named."""
+
+PIECE = 65_536
+
+RANKS = ("unchanged", "updated", "replaced", "created")
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What an upload says."""
+
+    shelf: Shelf
+    files: list[UploadFile]
+    metadata: Metadata
+    wait: bool
+
+
+@dataclass(slots=True)
+class Report:
+    """An upload under way."""
+
+    ticket: Ticket | None = None
+    through: int = 0
+    files: list[dict[str, Any]] = field(default_factory=list)
+
+
+@router.post(
+    "/ingest/files",
+    response_model=FilesReply,
+    responses={202: {"model": FilesReply, "description": "Acknowledged; poll the job."}},
+    openapi_extra=BODY,
+    summary="Take files in: PDF, DOCX, PPTX, XLSX, HTML, Markdown, text, CSV, JSONL",
+)
+async def ingest_files(request: Request, engine: EngineDep) -> Response:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
+        raise UnsupportedType(f"Files come as {FORM}.")
+    with engine.files.admit(), ExitStack() as stack:
+        sent = _sent(await read_form(request, engine.settings, stack), engine)
+        report = Report()
+        patience = len(sent.files) * engine.settings.file_seconds + engine.settings.ingest_timeout
+        await in_time(request, patience, _take_all(engine, sent, report))
+        searchable = sent.wait and await _settled(request, engine, sent.shelf, report)
+    job = report.ticket.id if report.ticket else None
+    told = {"job": job, "collection": sent.shelf.collection.name, "searchable": searchable, "files": report.files}
+    return Response(orjson.dumps(told), 200 if searchable else 202, media_type="application/json")
+
+
+@router.post("/ingest/files/known", response_model=KnownReply, summary="Which files need not be sent again")
+async def known(body: KnownBody, engine: EngineDep) -> KnownReply:
+    if len(body.files) > engine.settings.max_documents:
+        raise TooLarge(f"Ask about {engine.settings.max_documents} files at once, at most.")
+    hashes = {}
+    for each in body.files:
+        try:
+            kind = kind_of(each.path)
+        except Unreadable as error:
+            raise Invalid("A file can't be read.", [Fault("/files", f"'{each.path}' {error}")]) from error
+        if kind in READERS:
+            hashes[each.path] = (kind, each.sha256)
+    return KnownReply(known=await engine.files.known(engine.collections.shelf(body.collection), hashes))
+
+
+def _sent(form: FormData, engine: Engine) -> Sent:
+    """What the form says, once nothing is wrong with it."""
+    said = [(name, value) for name, value in form.multi_items() if not isinstance(value, UploadFile)]
+    files = [value for name, value in form.multi_items() if isinstance(value, UploadFile) and name == "files"]
+    if odd := [name for name, value in form.multi_items() if isinstance(value, UploadFile) != (name == "files")
+               or name not in FIELDS]:  # fmt: skip
+        raise Invalid("The form has a field that is not known.", [Fault(f"/{odd[0]}", f"known: {', '.join(FIELDS)}")])
+    fields = dict(said)
+    metadata = _parsed("metadata", fields.get("metadata", "{}"))
+    wait = _parsed("wait", fields.get("wait", "true"))
+    if not isinstance(wait, bool):
+        raise Invalid("The upload can't be taken as it is.", [Fault("/wait", "is neither true nor false")])
+    checks.check_upload([each.filename or "" for each in files], metadata, engine.settings)
+    for each in files:
+        _check_installed(each.filename or "")
+    return Sent(engine.collections.shelf(str(fields.get("collection", DEFAULT))), files, metadata, wait)
+
+
+def _parsed(name: str, value: Any) -> Any:
+    try:
+        return orjson.loads(str(value))
+    except orjson.JSONDecodeError as error:
+        raise Invalid("The upload can't be taken as it is.", [Fault(f"/{name}", f"is not JSON: {error}")]) from error
+
+
+def _check_installed(path: str) -> None:
+    """Before any work: what is missing is missing for every file of the kind."""
+    try:
+        kind = kind_of(path)
+    except Unreadable:
+        return
+    if kind in READERS:
+        converter(kind)
+
+
+async def _take_all(engine: Engine, sent: Sent, report: Report) -> None:
+    for upload in sent.files:
+        path, label = upload.filename or "", "other"
+        try:
+            file = File(path, label := kind_of(path), cast(IO[bytes], upload.file))
+            if (upload.size or 0) > engine.settings.max_file_bytes:
+                raise Unreadable(f"is {upload.size} bytes long; at most {engine.settings.max_file_bytes} are allowed")
+            take = _take_lines if file.kind == "jsonl" else _take_file
+            told = await take(engine, sent, file, report)
+        except Unreadable as error:
+            told = {"status": "failed", "reason": str(error)}
+        engine.metrics.files.labels(label, told["status"]).inc()
+        report.files.append({"path": path} | told)
+
+
+async def _take_file(engine: Engine, sent: Sent, file: File, report: Report) -> dict[str, Any]:
+    taken = await engine.files.take(sent.shelf, file, sent.metadata, report.ticket)
+    report.ticket, report.through = taken.ticket, max(report.through, taken.put.version)
+    put = taken.put
+    return {"id": put.id, "status": put.outcome, "chunks": put.chunks, "pages": taken.pages or None}
+
+
+async def _take_lines(engine: Engine, sent: Sent, file: File, report: Report) -> dict[str, Any]:
+    """A document a line, as NDJSON to /ingest; the file fares as the best of them."""
+    with SpooledTemporaryFile(SPOOL_BYTES) as results:
+        feed = Feed(engine, sent.shelf, results, report.ticket, metadata=sent.metadata)
+        await feed.take_all(_pieces(file.content))
+        report.ticket, report.through = feed.ticket, max(report.through, feed.through)
+        results.seek(0)
+        lines = [orjson.loads(line) for line in results]
+    outcomes = Counter(line["status"] for line in lines if "status" in line)
+    bad = [f"line {line['line']}: {_reason(line)}" for line in lines if "error" in line]
+    if not outcomes:
+        raise Unreadable("; ".join(bad[:NAMED]) or "is empty")
+    told = {
+        "status": max(outcomes, key=RANKS.index),
+        "chunks": sum(line.get("chunks", 0) for line in lines),
+        "documents": outcomes,
+        "refused": len(bad),
+    }
+    return told | ({"reason": "; ".join(bad[:NAMED])} if bad else {})
+
+
+def _reason(line: dict[str, Any]) -> str:
+    faults = [f"{fault['pointer']} {fault['detail']}" for fault in line.get("errors", ())]
+    return ", ".join(faults) or str(line["error"])
+
+
+async def _pieces(content: IO[bytes]) -> AsyncIterator[bytes]:
+    content.seek(0)
+    while piece := await asyncio.to_thread(content.read, PIECE):
+        yield piece
+
+
+async def _settled(request: Request, engine: Engine, shelf: Shelf, report: Report) -> bool:
+    """Whether all that was taken can be found before patience ends; what can't be embedded has failed after all."""
+    if report.ticket is None:
+        return True
+    work = engine.ingest.settled(shelf, report.ticket, report.through)
+    try:
+        failed = await in_time(request, engine.settings.ingest_timeout, work)
+    except TimedOut:
+        return False
+    for each in report.files:
+        if each.get("id") in failed:
+            each |= {"status": "failed", "reason": f"can't be embedded: {failed[each['id']]}"}
+    return True

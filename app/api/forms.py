@@ -1,0 +1,60 @@
+"""Multipart forms as they come in: bounded, whole, and on disk where they are long."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack
+
+from fastapi import Request
+from fastapi.datastructures import FormData
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from app.api.deps import pieces
+from app.errors import Malformed, TooLarge
+from app.settings import Settings
+
+IN_MEMORY = 2**18
+"""Of a file; what is longer goes to disk."""
+
+
+class _Form(MultiPartParser):
+    """Knows whether the form was whole: a body that breaks off would otherwise lose its last file in silence."""
+
+    spool_max_size = IN_MEMORY
+    _whole = False
+
+    def on_end(self) -> None:
+        self._whole = True
+
+    async def parse(self) -> FormData:
+        self.stream = self._to_its_end(self.stream)
+        return await super().parse()
+
+    async def _to_its_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async for piece in stream:
+            yield piece
+        if not self._whole:
+            raise Malformed("The form breaks off before its end.")
+
+
+async def read_form(request: Request, settings: Settings, stack: ExitStack) -> FormData:
+    """The form; the stack closes its files."""
+    parser = _Form(request.headers, _bounded(request, settings.max_upload_bytes), max_files=settings.max_files)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise Malformed(f"The form can't be read: {error.message}") from error
+    for _, each in form.multi_items():
+        if isinstance(each, UploadFile):
+            stack.callback(each.file.close)
+    return form
+
+
+async def _bounded(request: Request, most: int) -> AsyncGenerator[bytes, None]:
+    size = 0
+    async for piece in pieces(request):
+        size += len(piece)
+        if size > most:
+            raise TooLarge(f"The upload is longer than {most} bytes. Send fewer files at once.")
+        yield piece

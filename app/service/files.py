@@ -1,0 +1,153 @@
+"""Files in: known already → read in a sandbox → taken in as any document. One that can't be read stops no other."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from time import monotonic
+from typing import IO, Any, get_args
+
+from app.errors import InvalidDocuments, Overloaded
+from app.files.convert import convert
+from app.files.readers import READERS, converter
+from app.files.sandbox import Sandbox
+from app.files.types import Converted, Kind, Unreadable
+from app.service.collections import Shelf
+from app.service.ingest import Ingest, Ticket
+from app.settings import Settings
+from app.stores import documents
+from app.stores.documents import Origin, Outcome, Put
+from app.stores.sqlite import Database
+from app.telemetry import Metrics, Stopwatch
+from app.types import Document, Metadata
+
+PIECE = 2**20
+LONGEST_TITLE = 120
+ANSWER_BYTES_PER_CHAR = 8
+SMOOTHING = 0.3
+"""Weight of the newest upload in the running mean of how long one takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file as it came."""
+
+    path: str
+    kind: Kind
+    content: IO[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A file that became a document."""
+
+    ticket: Ticket
+    put: Put
+    pages: int
+
+
+class Files:
+    """Takes files in, as many at once as there are workers."""
+
+    def __init__(
+        self, database: Database, ingest: Ingest, settings: Settings, metrics: Metrics, threads: Executor
+    ) -> None:
+        self._database = database
+        self._ingest = ingest
+        self._settings = settings
+        self._metrics = metrics
+        self._threads = threads
+        self._workers = asyncio.Semaphore(settings.file_workers or max(1, (os.cpu_count() or 1) // 2))
+        answer = ANSWER_BYTES_PER_CHAR * settings.max_text_chars + 2**20
+        self._sandbox = Sandbox(settings.file_seconds, settings.file_memory_bytes, answer)
+        for kind in (*get_args(Kind), "other"):
+            for outcome in (*get_args(Outcome), "failed"):
+                metrics.files.labels(kind, outcome)
+        self._uploads = 0
+        self._upload_seconds = 1.0
+
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """Room for an upload, before anything of it is read."""
+        most = self._settings.max_uploads
+        if self._uploads >= most:
+            self._metrics.refusals.labels("files").inc()
+            raise Overloaded(f"{most} uploads of files are under way, the most that are allowed.", self._upload_seconds)
+        self._uploads += 1
+        began = monotonic()
+        try:
+            yield
+        finally:
+            self._uploads -= 1
+            self._upload_seconds += SMOOTHING * (monotonic() - began - self._upload_seconds)
+
+    async def known(self, shelf: Shelf, hashes: Mapping[str, tuple[Kind, str]]) -> list[str]:
+        """Of these paths, those whose document was made of the same content in the same way."""
+        number = shelf.collection.number
+        held = await self._database.read(lambda db: documents.origins(db, number, list(hashes)))
+        return [path for path, (kind, sha256) in hashes.items() if held.get(path) == Origin(sha256, converter(kind))]
+
+    async def take(self, shelf: Shelf, file: File, metadata: Metadata, ticket: Ticket | None) -> Taken:
+        """Acknowledge a file as a document with its path as id, or say why it is Unreadable."""
+        sha256 = await self._in_thread(lambda: _sha256(file.content))
+        if await self.known(shelf, {file.path: (file.kind, sha256)}):
+            held = (await self._ingest.document(shelf, file.path)).document
+            document = replace(held, metadata=metadata | {"file": held.metadata["file"]})
+        else:
+            document = _document(file, sha256, await self._convert(file), metadata)
+        ticket, put = await self._put(shelf, document, ticket)
+        return Taken(ticket, put, len(document.pages))
+
+    async def _convert(self, file: File) -> Converted:
+        most, memory = self._settings.max_text_chars, self._settings.file_memory_bytes
+        async with self._workers:
+            with Stopwatch(self._metrics, "ingest").stage("convert"):
+                if READERS[file.kind].decodes:
+                    made = await self._in_thread(lambda: convert(file.content, file.kind, most, memory))
+                else:
+                    made = await self._sandbox.run("app.files.convert:convert", file.content, file.kind, most, memory)
+        return Converted(made["text"], made["title"], tuple(made["pages"]))
+
+    async def _put(self, shelf: Shelf, document: Document, ticket: Ticket | None) -> tuple[Ticket, Put]:
+        """A title that is too long for the collection's chunks is no reason to lose the rest."""
+        try:
+            ticket, (put,) = await self._ingest.take(shelf, [document], ticket)
+        except InvalidDocuments as error:
+            if not document.title:
+                raise Unreadable(f"can't be chunked: {error.faults[0].detail}") from error
+            return await self._put(shelf, replace(document, title=""), ticket)
+        return ticket, put
+
+    async def _in_thread(self, work: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _sha256(content: IO[bytes]) -> str:
+    content.seek(0)
+    digest = hashlib.sha256()
+    while piece := content.read(PIECE):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _document(file: File, sha256: str, made: Converted, metadata: Metadata) -> Document:
+    title = made.title or PurePosixPath(file.path).stem
+    about: dict[str, Any] = {
+        "path": file.path, "kind": file.kind, "sha256": sha256, "converter": converter(file.kind),
+    }  # fmt: skip
+    if made.pages:
+        about["pages"] = len(made.pages)
+    return Document(
+        file.path,
+        made.text,
+        title if len(title) <= LONGEST_TITLE else title[: LONGEST_TITLE - 1] + "…",
+        metadata | {"file": about},
+        "plain" if file.kind == "text" else "markdown",
+        made.pages,
+    )

@@ -1,0 +1,155 @@
+"""Files on their way to the service: those that it has are not sent, the others go a few at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from app.terminal.client import Client, Refused, read_json
+from app.terminal.sources import Source
+
+ASKED = 1000
+"""Files that the service is asked about at once."""
+
+FILES, BYTES = 8, 16 * 2**20
+"""Sent at once, so that a service that is stopped has little to do again."""
+
+AT_ONCE = 3
+"""Uploads under way together: while one is converted, another one comes in."""
+
+UNFIT = (400, 413, 422)
+"""Answers that are about what was sent, and not about the service."""
+
+TIMEOUT = httpx.Timeout(10.0, read=3600.0, write=300.0)
+"""The service gives up on a file that takes too long; here it need not be known when."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """Files that the service has answered for, with the jobs that make them searchable."""
+
+    size: int
+    files: list[dict[str, Any]] = field(default_factory=list)
+    jobs: list[str] = field(default_factory=list)
+
+
+class Shipment:
+    """Sends the files among some sources to one collection."""
+
+    def __init__(self, client: Client, collection: str, say: Callable[[str], None]) -> None:
+        self._client = client
+        self._collection = collection
+        self._say = say
+
+    async def send(self, sources: Sequence[Source]) -> AsyncIterator[Shipped]:
+        files = [source for source in sources if source.is_file]
+        for start in range(0, len(files), ASKED):
+            new: list[Source] = []
+            async for shipped in self._known(files[start : start + ASKED], new):
+                yield shipped
+            async for shipped in self._send(new):
+                yield shipped
+
+    async def prune(self, sources: Sequence[Source]) -> int:
+        """Delete what was made of files that are not among these; says how many there were."""
+        kept = [source.name for source in sources if source.is_file]
+        gone = {"file.path": {"$exists": True, "$nin": kept}}
+        answer = await self._client.patiently(
+            "POST", "/documents/delete", self._say, json={"filter": gone, "collection": self._collection}
+        )
+        return len(read_json(answer)["deleted"])
+
+    async def _known(self, files: Sequence[Source], new: list[Source]) -> AsyncIterator[Shipped]:
+        """What the service has already, and what can't be read here; the others are new."""
+        hashes: dict[str, str] = {}
+        for file in files:
+            try:
+                hashes[file.name] = await asyncio.to_thread(_sha256, file)
+            except (OSError, UnicodeEncodeError) as error:
+                yield _failed(file, error)
+        asked = [{"path": path, "sha256": sha256} for path, sha256 in hashes.items()]
+        answer = await self._client.patiently(
+            "POST", "/ingest/files/known", self._say, json={"files": asked, "collection": self._collection}
+        )
+        known = set(read_json(answer)["known"])
+        new += [file for file in files if file.name in hashes and file.name not in known]
+        for file in files:
+            if file.name in known:
+                yield Shipped(file.size, [{"path": file.name, "status": "unchanged"}])
+
+    async def _send(self, files: Sequence[Source]) -> AsyncIterator[Shipped]:
+        """A few uploads side by side, each told of as soon as it is answered."""
+        waiting, under_way = _parcels(files), set[asyncio.Task[Shipped]]()
+        try:
+            while True:
+                while len(under_way) < AT_ONCE and (parcel := next(waiting, None)):
+                    under_way.add(asyncio.create_task(self._upload(parcel)))
+                if not under_way:
+                    return
+                done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    yield task.result()
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def _upload(self, parcel: Sequence[Source]) -> Shipped:
+        """What became of these; where they can't be taken together, each on its own."""
+        try:
+            return await self._post(parcel)
+        except (Refused, OSError) as error:
+            if isinstance(error, Refused) and error.status not in UNFIT:
+                raise
+            if len(parcel) == 1:
+                return _failed(parcel[0], error)
+            alone = [await self._upload([file]) for file in parcel]
+        files = [file for shipped in alone for file in shipped.files]
+        return Shipped(sum(each.size for each in alone), files, [job for shipped in alone for job in shipped.jobs])
+
+    async def _post(self, parcel: Sequence[Source]) -> Shipped:
+        with ExitStack() as opened:
+            form = [("files", (file.name, opened.enter_context(file.path.open("rb")))) for file in parcel]
+            answer = await self._client.patiently(
+                "POST",
+                "/ingest/files",
+                self._say,
+                files=form,
+                data={"collection": self._collection, "wait": "false"},
+                timeout=TIMEOUT,
+            )
+        told = read_json(answer)
+        return Shipped(sum(file.size for file in parcel), told["files"], [told["job"]] if told["job"] else [])
+
+
+def _parcels(files: Sequence[Source]) -> Iterator[list[Source]]:
+    parcel: list[Source] = []
+    for file in files:
+        if parcel and (len(parcel) == FILES or sum(each.size for each in parcel) + file.size > BYTES):
+            yield parcel
+            parcel = []
+        parcel.append(file)
+    if parcel:
+        yield parcel
+
+
+def _sha256(file: Source) -> str:
+    file.name.encode()  # a name may hold bytes that are no text
+    with file.path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _failed(file: Source, error: Exception) -> Shipped:
+    why = (
+        "has a name that is not UTF-8: rename it"
+        if isinstance(error, UnicodeEncodeError)
+        else f"can't be sent: {error}"
+    )
+    name = file.name.encode("utf-8", "replace").decode()
+    return Shipped(file.size, [{"path": name, "status": "failed", "reason": why}])

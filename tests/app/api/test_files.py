@@ -1,0 +1,286 @@
+"""Files over HTTP: a report of each, pages in hits, nothing done twice, and limits kept."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.api.schemas import DocumentReply, FilesReply
+from tests.app.files.made import Grid, Text, encrypted_pdf, pdf, sheet, word
+from tests.app.serving import Json, Service, body, fakes, pointers, problem, serving
+from tests.process import Process
+
+PROSE = "Boats lie at the quay and wait for the water to come back.\n" * 12
+
+SEA = pdf(
+    [Text("Tides", 20), Text(PROSE), Text("Zebras are rare at sea.")],
+    [Text("Ports", 20), Text(PROSE), Grid([["Port", "Height"], ["Brest", "6 m"], ["Granville", "13 m"]])],
+    [Text("Code", 20), Text(PROSE), Text("def undertow(x):\n    return x + 1", 9, "F2"), Text("Okapis never swim.")],
+    title="Of the sea",
+)
+
+
+async def send(service: Service, files: dict[str, bytes], **fields: str) -> list[Json]:
+    answer = await service.client.post("/ingest/files", files=form(files), data=fields)
+    assert answer.status_code == 200, answer.text
+    assert FilesReply.model_validate(body(answer), strict=True).searchable
+    return [{name: value for name, value in file.items() if value is not None} for file in body(answer)["files"]]
+
+
+def form(files: dict[str, bytes]) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("files", each) for each in files.items()]
+
+
+async def test_a_pdf_is_found_with_its_pages_and_headings(service: Service) -> None:
+    (told,) = await send(service, {"papers/sea.pdf": SEA})
+    assert told == {"path": "papers/sea.pdf", "id": "papers/sea.pdf", "status": "created", "chunks": 3, "pages": 3}
+    for question, page, heading in (
+        ("zebras rare", 1, "Tides"),
+        ("Granville height", 2, "Ports"),
+        ("okapis swim", 3, "Code"),
+    ):
+        hit = (await service.search(question))["hits"][0]
+        assert (hit["document_id"], hit["page"], hit["heading"]) == ("papers/sea.pdf", page, heading)
+        assert hit["title"] == "Of the sea"
+    assert "| Granville | 13 m |" in (await service.search("Granville"))["hits"][0]["text"]
+    assert "def undertow(x):\n    return x + 1" in (await service.search("undertow"))["hits"][0]["text"]
+
+
+async def test_a_document_tells_of_its_file_pages_and_chunks(service: Service) -> None:
+    await send(service, {"sea.pdf": SEA}, metadata='{"team": "coast"}')
+    stored = body(await service.client.get("/documents/sea.pdf"))
+    assert DocumentReply.model_validate(stored, strict=True).format == "markdown"
+    assert [stored["text"][start:][:3] for start in stored["pages"]] == ["# T", "# P", "# C"]
+    assert [(chunk["page"], chunk["heading"]) for chunk in stored["chunks"]] == [
+        (1, "Tides"),
+        (2, "Ports"),
+        (3, "Code"),
+    ]
+    assert stored["metadata"]["team"] == "coast"
+    told = stored["metadata"]["file"]
+    assert (told["path"], told["kind"], told["pages"]) == ("sea.pdf", "pdf", 3)
+    assert told["sha256"] == hashlib.sha256(SEA).hexdigest()
+    assert await service.found("zebras", filter={"file.kind": "pdf", "file.pages": {"$gte": 3}}) != []
+    assert await service.found("zebras", filter={"file.kind": "docx"}) == []
+
+
+async def test_what_can_not_be_read_is_named_and_the_rest_goes_on(service: Service) -> None:
+    told = await send(
+        service,
+        {
+            "locked.pdf": encrypted_pdf(),
+            "none.txt": b"",
+            "photo.jpg": b"\xff\xd8",
+            "fake.docx": SEA,
+            "good.txt": b"fine",
+        },
+    )
+    assert [file["status"] for file in told] == ["failed"] * 4 + ["created"]
+    reasons = [file["reason"] for file in told[:4]]
+    assert reasons[0] == "has a password: save it without one"
+    assert reasons[1] == "is empty"
+    assert "is of no kind that can be read" in reasons[2]
+    assert reasons[3] == "is not a .docx file, though its name says so: it looks like a PDF"
+    assert await service.found("fine") == ["good.txt"]
+    assert service.sample("winnow_files_total", kind="pdf", outcome="failed") == 1
+    assert service.sample("winnow_files_total", kind="other", outcome="failed") == 1
+    assert service.sample("winnow_files_total", kind="text", outcome="created") == 1
+
+
+async def test_a_file_that_did_not_change_is_neither_converted_nor_embedded_again(service: Service) -> None:
+    files = {"sea.pdf": SEA, "notes.md": b"# Notes\n\nSome words."}
+    await send(service, files)
+    converted, embedded = conversions(service), service.encoded()
+    assert [file["status"] for file in await send(service, files)] == ["unchanged"] * 2
+    assert [file["status"] for file in await send(service, files, metadata='{"year": 2020}')] == ["updated"] * 2
+    assert (conversions(service), service.encoded()) == (converted, embedded)
+    assert set(await service.found("words", filter={"year": 2020})) == set(files)
+    files["notes.md"] += b" And more."
+    assert [file["status"] for file in await send(service, files)] == ["updated", "replaced"]
+    assert (await service.search("and more"))["hits"][0]["text"].endswith("And more.")
+
+
+def conversions(service: Service) -> float:
+    return service.sample("winnow_stage_seconds_count", pipeline="ingest", stage="convert", part="compute")
+
+
+async def test_the_service_says_which_files_it_has(service: Service) -> None:
+    await send(service, {"sea.pdf": SEA})
+    same, other = hashlib.sha256(SEA).hexdigest(), "0" * 64
+
+    async def known(path: str, sha256: str) -> list[str]:
+        asked = {"files": [{"path": path, "sha256": sha256}]}
+        found: list[str] = body(await service.client.post("/ingest/files/known", json=asked))["known"]
+        return found
+
+    assert await known("sea.pdf", same) == ["sea.pdf"]
+    assert await known("sea.pdf", other) == await known("elsewhere.pdf", same) == []
+    await service.ingest({"id": "sea.pdf", "text": "put in its place by hand"})
+    assert await known("sea.pdf", same) == []
+
+
+async def test_a_jsonl_file_becomes_a_document_a_line(service: Service) -> None:
+    lines = (
+        b'{"id": "a", "text": "first line"}\nno json\n\n'
+        b'{"id": "b", "text": "second line", "metadata": {"n": 2}}\n{"id": "c"}\n'
+    )
+    (told,) = await send(service, {"facts.jsonl": lines}, metadata='{"team": "coast", "n": 1}')
+    assert told["status"] == "created"
+    assert told["documents"] == {"created": 2}
+    assert told["refused"] == 2
+    assert told["reason"].startswith("line 2: The line is not valid JSON")
+    assert "line 5: /text Field required" in told["reason"]
+    assert set(await service.found("line", filter={"team": "coast", "n": 1})) == {"a"}
+    assert set(await service.found("line", filter={"n": 2})) == {"b"}
+    (told,) = await send(service, {"bad.jsonl": b"no json\n"})
+    assert told["status"] == "failed"
+
+
+async def test_rows_of_a_long_sheet_are_found_with_their_header(service: Service) -> None:
+    rows: list[list[object]] = [["Harbour", "Depth"], *([f"harbour{i}", i] for i in range(400))]
+    (told,) = await send(service, {"depths.xlsx": sheet(Soundings=rows)})
+    assert told["chunks"] > 5
+    hit = (await service.search("harbour377"))["hits"][0]
+    assert "| harbour377 | 377 |" in hit["text"]
+    assert hit["heading"] == "Soundings"
+    assert service.engine.collections.shelf("default").collection.recipe.chunk_tokens == 256
+
+
+async def test_the_answer_in_the_last_tenth_of_a_long_document_is_found(service: Service) -> None:
+    chapters = [(f"Chapter {i}", f"It tells of matter{i}. " * 60) for i in range(20)]
+    chapters[-1] = ("Last", "It tells of matter. " * 40 + "The wombat sleeps in the lighthouse.")
+    await send(service, {"book.docx": word(chapters)})
+    hit = (await service.search("where does the wombat sleep"))["hits"][0]
+    assert (hit["page"], hit["heading"]) == (20, "Last")
+    assert "wombat sleeps in the lighthouse" in hit["text"]
+
+
+async def test_markdown_sent_as_json_is_cut_along_its_structure(service: Service) -> None:
+    text = f"# Sea\n\n{PROSE}\n\n## Salt\n\n{PROSE * 3}"
+    await service.ingest({"id": "m", "text": text, "format": "markdown"}, {"id": "p", "text": text})
+    headings = {hit["document_id"]: hit.get("heading") for hit in (await service.search("boats quay"))["hits"]}
+    assert headings["m"] in ("Sea", "Sea \u203a Salt")
+    assert headings["p"] is None
+    assert all("page" not in hit for hit in (await service.search("boats quay"))["hits"])
+    told = await service.ingest({"id": "p", "text": text, "format": "markdown"})
+    assert told["documents"][0]["status"] == "replaced"
+
+
+async def test_an_upload_may_answer_before_its_files_can_be_found(service: Service) -> None:
+    answer = await service.client.post("/ingest/files", files=form({"a.txt": b"early"}), data={"wait": "false"})
+    assert answer.status_code == 202
+    assert not body(answer)["searchable"]
+    assert (await service.finished(body(answer)["job"]))["state"] == "done"
+    assert await service.found("early") == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("files", "fields", "pointer"),
+    [
+        ({"a.txt": b"x"}, {"metadata": "[1]"}, "/metadata"),
+        ({"a.txt": b"x"}, {"metadata": "{"}, "/metadata"),
+        ({"a.txt": b"x"}, {"metadata": '{"file": 1}'}, "/metadata/file"),
+        ({"a.txt": b"x"}, {"wait": "maybe"}, "/wait"),
+        ({"a.txt": b"x"}, {"colour": "red"}, "/colour"),
+        ({"a.txt": b"x", "..": b"x"}, {}, "/files/1"),
+        ({" a.txt": b"x"}, {}, "/files/0"),
+        ({"a" * 600 + ".txt": b"x"}, {}, "/files/0"),
+    ],
+)
+async def test_a_bad_form_takes_nothing_in_and_says_where(
+    service: Service, files: dict[str, bytes], fields: dict[str, str], pointer: str
+) -> None:
+    answer = await service.client.post("/ingest/files", files=form(files), data=fields)
+    assert answer.status_code == 422, answer.text
+    assert pointers(answer) == [pointer]
+    assert body(await service.client.get("/collections/default"))["documents"] == 0
+
+
+async def test_two_files_of_one_name_are_refused(service: Service) -> None:
+    answer = await service.client.post("/ingest/files", files=[*form({"a.txt": b"x"}), *form({"a.txt": b"y"})])
+    problem(answer, 422, "invalid")
+    assert pointers(answer) == ["/files/1"]
+
+
+async def test_what_is_no_form_or_breaks_off_is_refused(service: Service) -> None:
+    problem(await service.client.post("/ingest/files", json={}), 415, "unsupported-type")
+    whole = httpx.Request("POST", "http://x", files=form({"a.txt": b"one", "b.txt": b"two"})).read()
+    boundary = whole.split(b"\r\n", 1)[0][2:].decode()
+    headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
+    for content in (whole[: len(whole) // 2], whole[:-10], b"", b"nonsense"):
+        answer = await service.client.post("/ingest/files", content=content, headers=headers)
+        problem(answer, 400, "malformed")
+    problem(
+        await service.client.post("/ingest/files", content=whole, headers={"content-type": "multipart/form-data"}),
+        400,
+        "malformed",
+    )
+
+
+async def test_limits_of_files_are_kept(tmp_path: Path) -> None:
+    limits = {"max_files": 2, "max_file_bytes": 100, "max_upload_bytes": 1024, "max_text_chars": 50}
+    async with serving(fakes(tmp_path, **limits)) as service:
+        three = form({f"{i}.txt": b"x" for i in range(3)})
+        problem(await service.client.post("/ingest/files", files=three), 400, "malformed")
+        problem(await service.client.post("/ingest/files", files=form({"a.txt": b"x" * 2000})), 413, "too-large")
+        long, wide = await send(service, {"a.txt": b"x" * 101, "b.txt": b"x" * 51})
+        assert long["reason"] == "is 101 bytes long; at most 100 are allowed"
+        assert wide["reason"] == "holds 51 characters; at most 50 are allowed: split it"
+
+
+async def test_more_uploads_than_allowed_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path, max_uploads=1)) as service:
+        whole = httpx.Request("POST", "http://x", files=form({"a.txt": b"slow"}))
+        begun, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def slowly() -> AsyncIterator[bytes]:
+            begun.set()
+            await goes_on.wait()
+            yield whole.read()
+
+        headers = {"content-type": whole.headers["content-type"]}
+        first = asyncio.create_task(service.client.post("/ingest/files", content=slowly(), headers=headers))
+        await begun.wait()
+        refused = await service.client.post("/ingest/files", files=form({"b.txt": b"x"}))
+        problem(refused, 429, "overloaded")
+        assert int(refused.headers["retry-after"]) >= 1
+        goes_on.set()
+        assert (await first).status_code == 200
+
+
+async def test_a_conversion_that_takes_too_long_or_too_much_is_named(tmp_path: Path) -> None:
+    pages: list[list[Text | Grid]] = [[Text(PROSE), Grid([["a", "b"]] * 30)]] * 300
+    async with serving(fakes(tmp_path, file_seconds=1)) as service:
+        slow, good = await send(service, {"slow.pdf": pdf(*pages), "good.txt": b"fine"})
+        assert slow["reason"].startswith("took longer than 1 seconds")
+        assert good["status"] == "created"
+
+
+async def test_a_title_that_is_too_long_for_small_chunks_is_left_out(service: Service) -> None:
+    recipe = {"chunk_tokens": 16, "overlap_tokens": 0}
+    await service.client.post("/collections", json={"name": "small", "recipe": recipe})
+    (told,) = await send(service, {"a.md": f"# {'many words ' * 8}\n\nText of it.".encode()}, collection="small")
+    assert told["status"] == "created"
+
+
+def test_without_the_extra_the_answer_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.metadata as m\n"
+        "found = m.version\n"
+        "def version(name):\n"
+        "    if name in ('pdfplumber', 'python-docx'):\n"
+        "        raise m.PackageNotFoundError(name)\n"
+        "    return found(name)\n"
+        "m.version = version\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Process(tmp_path / "data", ENCODER="fake") as running:
+        running.await_ready()
+        answer = running.client.post("/ingest/files", files=form({"sea.pdf": SEA, "a.txt": b"x"}))
+        assert "pip install 'winnow[files]'" in problem(answer, 501, "not-installed")["detail"]
+        assert running.client.post("/ingest/files", files=form({"a.txt": b"x"})).status_code == 200

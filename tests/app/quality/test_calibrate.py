@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.quality.calibrate import Asked, Basis, Question, TooLittle, asked, calibrate
+from app.quality.types import Query
+from app.types import Fusion
+from models.types import Blend
+
+BASIS = Basis("papers", "dense", "encoder's mark", "reranker's mark", "acme/reranker", Blend(), Fusion())
+
+
+def answered(number: int, rerank: float, *, answer: bool = True, judged_only: bool = False) -> Asked:
+    """A question whose first document is relevant and has the highest cosine; the reranker adds so much for it."""
+    draw = np.random.default_rng(number)
+    dense, noise = draw.uniform(0.2, 0.5, 12) + 0.3 * (np.arange(12) == 0) * answer, draw.normal(0, 1, 12)
+    scores: list[dict[str, Any]] = [
+        {"dense": {"score": float(near)}, "rerank": {"score": float(own + rerank * (place == 0))}}
+        for place, (near, own) in enumerate(zip(dense, noise, strict=True))
+    ]
+    hits = [{"document_id": f"d{place}", "stages": stages} for place, stages in enumerate(scores)]
+    grades = {"d0": 1, "d1": 0} if answer else {}
+    question = Question(Query(f"q{number}", "?"), grades, int(answer))
+    return asked(question, {"hits": hits}, "dense", judged_only=judged_only)
+
+
+def test_a_reranker_that_helps_is_left_alone() -> None:
+    found, findings = calibrate([answered(number, 6) for number in range(60)], BASIS, 12, 0)
+    assert (found.rerank, found.advice) == (True, "")
+    assert (found.encoder, found.reranker, found.mode) == ("encoder's mark", "reranker's mark", "dense")
+    assert found.blend == (findings.refitted if findings.taken else None)
+
+
+def test_a_reranker_that_throws_dice_is_named() -> None:
+    found, findings = calibrate([answered(number, 0) for number in range(60)], BASIS, 12, 0)
+    orders = {each.name: each.ndcg.mean for each in findings.orders}
+    assert orders["reranker alone"] < orders["first stage"] - 0.2
+    assert findings.refitted.dense > 0
+    assert not found.rerank
+    assert "the reranker acme/reranker" in found.advice
+
+
+def test_the_same_seed_finds_the_same() -> None:
+    every = [answered(number, 3, answer=number % 4 > 0) for number in range(60)]
+    first, again = (calibrate(every, BASIS, 12, 5) for _ in range(2))
+    assert first == again
+    assert first[1].unanswerable in (7, 8)
+    assert first[1].fitting + first[1].measuring == 60
+    assert calibrate(every, BASIS, 12, 6)[0] != first[0]
+
+
+def test_unjudged_documents_do_not_count_when_that_is_wanted() -> None:
+    assert answered(0, 1).counted == {f"d{place}" for place in range(12)}
+    assert answered(0, 1, judged_only=True).counted == {"d0", "d1"}
+    assert len(answered(0, 1, answer=False, judged_only=True).counted) == 12
+    _, findings = calibrate([answered(number, 3, judged_only=True) for number in range(60)], BASIS, 12, 0)
+    assert findings.reranked.reliability.candidates.hits == 60
+
+
+@pytest.mark.parametrize(("amount", "answer", "told"), [(10, True, "20 are the least"), (40, False, "answers 0 of")])
+def test_too_few_labels_teach_nothing(amount: int, answer: bool, told: str) -> None:
+    with pytest.raises(TooLittle, match=told):
+        calibrate([answered(number, 3, answer=answer) for number in range(amount)], BASIS, 12, 0)

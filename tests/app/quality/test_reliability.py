@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from app.quality.monotone import Labelled, fit
+from app.quality.reliability import Expected, calibration_error, expected, reliability
+from app.quality.statistics import ratios, share
+
+
+def test_the_error_is_the_mean_distance_over_bins_of_equally_many() -> None:
+    said = np.array([0.1] * 10 + [0.8] * 10)
+    relevant = np.array([0.0] * 8 + [1.0] * 2 + [1.0] * 6 + [0.0] * 4)
+    halves = [abs(0.1 - part) for part in (0, 0, 0, 0, 1)] + [abs(0.8 - part) for part in (1, 1, 1, 0, 0)]
+    assert calibration_error(said, relevant) == pytest.approx(np.mean(halves))
+    assert calibration_error(np.full(5, 0.5), np.full(5, 0.5)) == 0
+
+
+def test_a_map_fitted_to_one_half_is_right_on_the_other() -> None:
+    """Of a thousand queries whose candidates are relevant with probabilities that are known."""
+    draw = np.random.default_rng(1)
+    every = [draw.normal(0, 3, 20) for _ in range(1000)]
+    queries = [Labelled(each, (draw.random(20) < 1 / (1 + np.exp(3 - each))).astype(float)) for each in every]
+    found = fit(queries[:500], 0)
+    measured = reliability(
+        [expected(found.scale, _ordered(each), int(each.relevant.sum())) for each in queries[500:]], 0
+    )
+    for errors in (measured.shown, measured.first, measured.candidates):
+        assert errors.ece.mean <= 0.05
+        assert errors.ece.low <= errors.ece.mean <= errors.ece.high
+        assert errors.chance <= 0.05
+    assert [each.hits for each in (measured.shown, measured.first, measured.candidates)] == [5000, 500, 10000]
+    assert sum(each.hits for each in measured.bins) == 5000
+    precisions = [each.precision.mean for each in measured.thresholds if each.precision]
+    assert precisions == sorted(precisions)
+    assert all(precision >= each.at for precision, each in zip(precisions, measured.thresholds, strict=True))
+
+
+def test_probabilities_that_are_far_off_are_found_out() -> None:
+    draw = np.random.default_rng(2)
+    queries = [Expected(np.full(10, 0.9), (draw.random(10) < 0.3).astype(float), 3) for _ in range(100)]
+    measured = reliability(queries, 0)
+    assert measured.shown.ece.mean == pytest.approx(0.6, abs=0.05)
+    assert measured.shown.ece.low > measured.shown.chance
+
+
+def test_thresholds_count_what_is_shown_missed_and_refused() -> None:
+    answered = Expected(np.array([0.95, 0.6]), np.array([1.0, 0.0]), 2)
+    missed = Expected(np.array([0.6, 0.2]), np.array([0.0, 1.0]), 1)
+    refused = Expected(np.array([0.4, 0.1]), np.zeros(2), 0)
+    fooled = Expected(np.array([0.8, 0.1]), np.zeros(2), 0)
+    half, _, most = reliability([answered, missed, refused, fooled] * 30, 0).thresholds
+    figures = [
+        [each and each.mean for each in (row.precision, row.recall, row.answered, row.refused)] for row in (half, most)
+    ]
+    assert figures == [[1 / 4, 1 / 3, 1 / 2, 1 / 2], [1, 1 / 3, 1 / 2, 1]]
+
+
+def test_shares_of_nothing_are_unknown() -> None:
+    (row, *_) = reliability([Expected(np.array([0.1]), np.array([1.0]), 1)] * 5, 0).thresholds
+    assert row.precision is None
+    assert row.refused is None
+    assert row.recall is not None
+
+
+def test_a_ratio_is_of_sums_and_its_interval_holds_it() -> None:
+    over, under = np.array([[1.0, 0.0], [3.0, 0.0]]), np.array([[2.0, 0.0], [2.0, 0.0]])
+    share, none = ratios(over, under, 0)
+    assert none is None
+    assert share is not None
+    assert (share.low, share.mean, share.high) == (0.5, 1.0, 1.5)
+
+
+def test_twenty_of_twenty_are_not_all() -> None:
+    every, none = share(20, 20), share(0, 20)
+    assert share(0, 0) is None
+    assert every is not None
+    assert none is not None
+    assert [every.low, every.mean, every.high] == pytest.approx([0.839, 1, 1], abs=1e-3)
+    assert [none.low, none.mean, none.high] == pytest.approx([0, 0, 0.161], abs=1e-3)
+
+
+def _ordered(query: Labelled) -> Labelled:
+    best = np.argsort(-query.scores)
+    return Labelled(query.scores[best], query.relevant[best])

@@ -1,0 +1,104 @@
+"""A lexical index on disk: what is damaged in any way is refused, never searched."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.stores import lexical_folder
+from app.stores.lexical import TantivyIndex
+from app.stores.snapshot import Unusable
+from app.types import Wording
+
+LIVING = 28
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with several segments, one of them with deletions."""
+    folder = tmp_path_factory.mktemp("lexical") / "index"
+    index = lexical_folder.create(folder, "english")
+    for first in (1, 11, 21):
+        index.apply([Wording(n, n, f"cat number {n}") for n in range(first, first + 10)])
+    index.apply([Wording(31, 5, None), Wording(32, 15, None)])
+    assert lexical_folder.save(index, folder, "english") == 32
+    index.close()
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    shutil.copytree(saved, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def opened(folder: Path) -> TantivyIndex:
+    found = lexical_folder.load(folder, "english")
+    assert isinstance(found, TantivyIndex)
+    return found
+
+
+def test_it_opens_as_it_was_saved(folder: Path) -> None:
+    index = opened(folder)
+    assert (len(index), index.sequence) == (LIVING, 32)
+    assert len(index.search("cat", 100)) == LIVING
+    assert sorted(index.chunks.tolist()) == [n for n in range(1, 31) if n not in (5, 15)]
+
+
+def test_what_was_committed_after_the_manifest_is_there_and_is_seen_again(folder: Path) -> None:
+    """As a crash leaves it: the log is replayed over it."""
+    index = opened(folder)
+    index.apply([Wording(33, 33, "cat number 33")])
+    index.close()
+    again = opened(folder)
+    assert (len(again), again.sequence) == (LIVING + 1, 32)
+    again.apply([Wording(33, 33, "cat number 33"), Wording(34, 34, "dog")])
+    assert (len(again), again.sequence) == (LIVING + 2, 34)
+
+
+def test_files_that_a_commit_cut_short_left_behind_do_no_harm(folder: Path) -> None:
+    (folder / "0123456789abcdef0123456789abcdef.idx").write_bytes(b"half")
+    assert len(opened(folder)) == LIVING
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: shutil.rmtree(folder),
+        lambda folder: (folder / lexical_folder.MANIFEST).unlink(),
+        lambda folder: (folder / lexical_folder.SEGMENTS).unlink(),
+        lambda folder: (folder / lexical_folder.SEGMENTS).write_text("{}"),
+        lambda folder: next(folder.glob("*.term")).unlink(),
+    ],
+    ids=["no folder", "no manifest", "no segments", "empty segments", "a file is missing"],
+)
+def test_what_is_not_whole_is_refused(folder: Path, damage: Callable[[Path], None]) -> None:
+    damage(folder)
+    assert isinstance(lexical_folder.load(folder, "english"), Unusable)
+
+
+def test_an_index_of_another_language_is_refused(folder: Path) -> None:
+    assert lexical_folder.load(folder, "german") == Unusable("it was made by other rules, or for another language")
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_flipped_bit_or_a_cut_anywhere_is_refused_or_shows_in_the_number_of_chunks(folder: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    files = sorted(file for file in folder.iterdir() if not file.name.startswith(".") and file.stat().st_size)
+    file = chance.choice(files)
+    content = bytearray(file.read_bytes())
+    if chance.random() < 0.5:
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    else:
+        del content[chance.randrange(len(content)) :]
+    file.write_bytes(content)
+
+    found = lexical_folder.load(folder, "english")
+
+    if isinstance(found, TantivyIndex) and len(found) == LIVING:
+        assert file.name == lexical_folder.SEGMENTS  # such as the text of a field that nothing depends on
+        assert len(found.search("cat", 100)) == LIVING
