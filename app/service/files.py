@@ -64,8 +64,6 @@ class Files:
         self._metrics = metrics
         self._threads = threads
         self._workers = asyncio.Semaphore(settings.file_workers or max(1, (os.cpu_count() or 1) // 2))
-        answer = ANSWER_BYTES_PER_CHAR * settings.max_text_chars + 2**20
-        self._sandbox = Sandbox(settings.file_seconds, settings.file_memory_bytes, answer)
         for kind in (*get_args(Kind), "other"):
             for outcome in (*get_args(Outcome), "failed"):
                 metrics.files.labels(kind, outcome)
@@ -100,19 +98,14 @@ class Files:
             held = (await self._ingest.document(shelf, file.path)).document
             document = replace(held, metadata=metadata | {"file": held.metadata["file"]})
         else:
-            document = _document(file, sha256, await self._convert(file), metadata)
+            document = document_of(file, sha256, await self._convert(file), metadata)
         ticket, put = await self._put(shelf, document, ticket)
         return Taken(ticket, put, len(document.pages))
 
     async def _convert(self, file: File) -> Converted:
-        most, memory = self._settings.max_text_chars, self._settings.file_memory_bytes
         async with self._workers:
             with Stopwatch(self._metrics, "ingest").stage("convert"):
-                if READERS[file.kind].decodes:
-                    made = await self._in_thread(lambda: convert(file.content, file.kind, most, memory))
-                else:
-                    made = await self._sandbox.run("app.files.convert:convert", file.content, file.kind, most, memory)
-        return Converted(made["text"], made["title"], tuple(made["pages"]))
+                return await read_file(file, self._settings, self._threads)
 
     async def _put(self, shelf: Shelf, document: Document, ticket: Ticket | None) -> tuple[Ticket, Put]:
         """A title that is too long for the collection's chunks is no reason to lose the rest."""
@@ -128,6 +121,18 @@ class Files:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
+async def read_file(file: File, settings: Settings, threads: Executor) -> Converted:
+    """A file as text; all but decoding is done in a process of its own."""
+    most, memory = settings.max_text_chars, settings.file_memory_bytes
+    asked = (file.content, file.kind, most, memory)
+    if READERS[file.kind].decodes:
+        made = await asyncio.get_running_loop().run_in_executor(threads, convert, *asked)
+    else:
+        sandbox = Sandbox(settings.file_seconds, memory, ANSWER_BYTES_PER_CHAR * most + 2**20)
+        made = await sandbox.run("app.files.convert:convert", *asked)
+    return Converted(made["text"], made["title"], tuple(made["pages"]))
+
+
 def _sha256(content: IO[bytes]) -> str:
     content.seek(0)
     digest = hashlib.sha256()
@@ -136,7 +141,8 @@ def _sha256(content: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _document(file: File, sha256: str, made: Converted, metadata: Metadata) -> Document:
+def document_of(file: File, sha256: str, made: Converted, metadata: Metadata) -> Document:
+    """The document that a file becomes."""
     title = made.title or PurePosixPath(file.path).stem
     about: dict[str, Any] = {
         "path": file.path, "kind": file.kind, "sha256": sha256, "converter": converter(file.kind),

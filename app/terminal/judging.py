@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from app.errors import NotInstalled
+from app.files.kinds import kind_of
+from app.files.readers import converter
+from app.files.types import Unreadable
 from app.quality import judge, label_page, labels, questions
 from app.quality.blend import SECOND
 from app.quality.first_stages import FIRST, RERANKED
@@ -22,10 +28,12 @@ from app.quality.labels import Row
 from app.quality.pipeline import runs
 from app.quality.types import Dataset, Query, Run
 from app.quality.variants import Setup, vary
+from app.service.files import File, document_of, read_file
 from app.settings import Settings
 from app.terminal import sources
 from app.terminal.bench import as_failures, check_extra, opened
 from app.terminal.client import UNUSABLE, Failure, stderr
+from app.terminal.sources import Source
 from app.types import Document
 
 NAMED = 20
@@ -118,27 +126,49 @@ def _announce(queries: Sequence[Query], documents: int, setups: Sequence[Setup],
 def _documents(paths: Sequence[Path]) -> dict[str, Document]:
     """All that `winnow ingest` would take from these paths; labels need every one of them to have an id."""
     found, faults = dict[str, Document](), list[str]()
-    for record in _records(paths):
-        document = record.fault or _document(record.line)
+    for place, document in _found(paths):
         if isinstance(document, Document) and document.id not in found:
             found[document.id] = document
         else:
             fault = document if isinstance(document, str) else f"has the id {document.id!r}, which was there before"
-            faults.append(f"{record.place} {fault}")
+            faults.append(f"{place} {fault}")
     if faults:
         more = [f"… and {len(faults) - NAMED:,} more"] if len(faults) > NAMED else []
         raise Failure("\n".join([*faults[:NAMED], *more]), UNUSABLE)
     if not found:
-        raise Failure("There are no documents: name .jsonl, .txt or .md files, or folders of them.", UNUSABLE)
+        raise Failure("There are no documents: name files that winnow ingest takes, or folders of them.", UNUSABLE)
     return found
 
 
-def _records(paths: Sequence[Path]) -> Iterator[sources.Record]:
+def _found(paths: Sequence[Path]) -> Iterator[tuple[str, Document | str]]:
+    """Each place with its document, or with what is wrong there."""
     try:
-        for batch in sources.batches(sources.find(paths).sources):
-            yield from (*batch.good, *batch.bad)
+        found = sources.find(paths).sources
     except sources.Unusable as error:
         raise Failure(str(error), UNUSABLE) from error
+    for batch in sources.batches(source for source in found if not source.is_file):
+        yield from ((record.place, record.fault or _document(record.line)) for record in (*batch.good, *batch.bad))
+    yield from asyncio.run(_files([source for source in found if source.is_file]))
+
+
+async def _files(found: Sequence[Source]) -> list[tuple[str, Document | str]]:
+    """Files as the service would read them, with its limits."""
+    settings = Settings()
+    with ThreadPoolExecutor(1) as threads:
+        return [(source.name, await _file(source, settings, threads)) for source in found]
+
+
+async def _file(source: Source, settings: Settings, threads: Executor) -> Document | str:
+    try:
+        kind = kind_of(source.name)
+        converter(kind)
+        with source.path.open("rb") as content:
+            file = File(source.name, kind, content)
+            return document_of(file, "", await read_file(file, settings, threads), {})
+    except (Unreadable, NotInstalled) as error:
+        return str(error)
+    except OSError as error:
+        return f"can't be read: {error.strerror}"
 
 
 def _document(line: bytes) -> Document | str:
