@@ -20,7 +20,7 @@ def convert(file: IO[bytes], kind: Kind, most_chars: int, most_unpacked: int) ->
         converted: Converted = read(file, most_chars)
     except (Unreadable, MemoryError, ModuleNotFoundError):
         raise
-    except Exception as error:
+    except Exception as error:  # readers raise whatever they like at a damaged file, and all of it means the same
         raise Unreadable(f"can't be read as {kind}: {_told(error)}") from error
     if not converted.text.strip():
         raise Unreadable("holds no text")
