@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from app.types import Mode
+from app.types import Fusing, Fusion, Mode
 from models.words import Language
 
 CONFIG_VARIABLE = "WINNOW_CONFIG"
@@ -52,9 +52,10 @@ class Settings(BaseSettings):
     mode: Mode = Field(
         "hybrid", description="First stages of a search that does not say: `hybrid`, `dense` or `lexical`."
     )
-    fusion_k: int = Field(60, ge=1, description="Fusion: how little the first ranks stand out.")
-    dense_weight: float = Field(1.0, gt=0, description="Fusion: weight of the ranking by vectors.")
-    lexical_weight: float = Field(1.0, gt=0, description="Fusion: weight of the ranking by words.")
+    fusion: Fusing = Field("scores", description="How rankings become one: by `scores`, or by `ranks` alone.")
+    dense_weight: float = Field(0.6, gt=0, description="Fusion: weight of what is found by vectors.")
+    lexical_weight: float = Field(0.4, gt=0, description="Fusion: weight of what is found by words.")
+    fusion_k: int = Field(60, ge=1, description="Fusion by ranks: how little the first ones stand out.")
 
     batch_tokens: int = Field(
         0,
@@ -117,6 +118,11 @@ class Settings(BaseSettings):
         300.0, gt=0, description="Seconds that an ingest waits to be searchable before it answers 202 with its job."
     )
     shutdown_timeout: float = Field(20.0, gt=0, description="Seconds that running requests get when the service stops.")
+
+    @property
+    def usual_fusion(self) -> Fusion:
+        """Of a search that does not say."""
+        return Fusion(self.fusion, self.dense_weight, self.lexical_weight, self.fusion_k)
 
     @classmethod
     def settings_customise_sources(

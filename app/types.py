@@ -142,13 +142,21 @@ Truncation = Literal["report", "refuse", "window"]
 """What to do where query and chunk are longer than the reranker reads at once."""
 
 
+Fusing = Literal["scores", "ranks"]
+
+
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """How two rankings become one: a chunk gets weight / (k + rank) from each."""
+    """How several rankings become one: each stage has its weight."""
 
+    by: Fusing = "scores"
+    """Scores count in standard deviations from the usual one of the query; ranks as 1 / (k + rank)."""
+    dense: float = 0.6
+    lexical: float = 0.4
     k: int = 60
-    dense: float = 1.0
-    lexical: float = 1.0
+
+    def weight(self, stage: str) -> float:
+        return {"dense": self.dense, "lexical": self.lexical}[stage]
 
 
 @dataclass(frozen=True, slots=True)

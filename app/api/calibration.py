@@ -15,8 +15,7 @@ from app.api.deps import EngineDep, StrictRoute
 from app.api.schemas import Body
 from app.service.collections import Shelf
 from app.service.relevance import trouble
-from app.settings import Settings
-from app.types import Calibration, Fusion, Mode, Scale
+from app.types import Calibration, Fusing, Fusion, Mode, Scale
 from models.types import Blend
 
 router = APIRouter(prefix="/collections/{name}/calibration", tags=["collections"], route_class=StrictRoute)
@@ -72,9 +71,10 @@ class BlendBody(Body):
 
 
 class WholeFusionBody(Body):
-    k: int = Field(ge=1)
+    by: Fusing
     dense: float = Field(gt=0, allow_inf_nan=False)
     lexical: float = Field(gt=0, allow_inf_nan=False)
+    k: int = Field(ge=1)
 
 
 class CalibrationBody(Body):
@@ -145,7 +145,7 @@ async def show(name: str, engine: EngineDep) -> CalibrationReply:
         reranker=reranker.fingerprint,
         mode=engine.settings.mode,
         blends={kind: BlendBody(**blend) for kind, blend in asdict(reranker.blends).items()},
-        fusion=WholeFusionBody(**asdict(usual_fusion(engine.settings))),
+        fusion=WholeFusionBody(**asdict(engine.settings.usual_fusion)),
         calibrations=[_kept(each, shelf) for each in kept.values()],
     )
 
@@ -159,11 +159,6 @@ async def keep(name: str, body: CalibrationBody, engine: EngineDep) -> KeptReply
 @router.delete("", status_code=204, summary="Remove a collection's calibrations")
 async def forget(name: str, engine: EngineDep) -> None:
     await engine.relevance.forget(engine.collections.shelf(name))
-
-
-def usual_fusion(settings: Settings) -> Fusion:
-    """How the rankings of a search that does not say become one."""
-    return Fusion(settings.fusion_k, settings.dense_weight, settings.lexical_weight)
 
 
 def _kept(calibration: Calibration, shelf: Shelf) -> KeptReply:

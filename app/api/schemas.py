@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.types import Format, Mode, Place, Truncation
+from app.types import Format, Fusing, Mode, Place, Truncation
 from models.words import Language
 
 COLLECTION_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
@@ -33,9 +33,10 @@ class Body(BaseModel):
 
 
 class FusionBody(Body):
+    by: Fusing | None = Field(None, description="By scores, in standard deviations; or by 1 / (k + rank).")
+    dense: float | None = Field(None, gt=0, allow_inf_nan=False, description="Weight of what is found by vectors.")
+    lexical: float | None = Field(None, gt=0, allow_inf_nan=False, description="Weight of what is found by words.")
     k: int | None = Field(None, ge=1, description="How little the first ranks stand out.")
-    dense: float | None = Field(None, gt=0, allow_inf_nan=False, description="Weight of the ranking by vectors.")
-    lexical: float | None = Field(None, gt=0, allow_inf_nan=False, description="Weight of the ranking by words.")
 
 
 class RecencyBody(Body):

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from app.api.checks import check_search
 from app.api.deps import EngineDep, StrictRoute, aside, in_time
-from app.api.schemas import FusionBody, Part, SearchBody, SearchReply, told
+from app.api.schemas import Part, SearchBody, SearchReply, told
 from app.engine import Engine
 from app.service.collections import Shelf
 from app.service.present import Shape
@@ -20,7 +20,7 @@ from app.stages.filter import parse
 from app.stages.refresh import Recency
 from app.stores.filters import And, Filter
 from app.telemetry import Stopwatch
-from app.types import Fusion, Hit
+from app.types import Hit
 
 router = APIRouter(tags=["search"], route_class=StrictRoute)
 
@@ -54,7 +54,7 @@ def _query(body: SearchBody, condition: Filter | None, settings: Settings) -> Qu
         top_k,
         candidates,
         body.mode or settings.mode,
-        _fusion(body.fusion, settings),
+        replace(settings.usual_fusion, **body.fusion.model_dump(exclude_none=True)),
         condition,
         True if body.rerank is None else body.rerank,
         body.exact,
@@ -85,11 +85,6 @@ def _shape(body: SearchBody) -> Shape:
         max_tokens=body.max_tokens,
         highlight=body.highlight,
     )
-
-
-def _fusion(asked: FusionBody, settings: Settings) -> Fusion:
-    usual = {"k": settings.fusion_k, "dense": settings.dense_weight, "lexical": settings.lexical_weight}
-    return Fusion(**usual | asked.model_dump(exclude_none=True))
 
 
 def _reply(shelf: Shelf, query: Query, answer: Answer, include: set[Part]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Answers:
 
 def questions(query: Query, setup: Setup) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """The searches that one query takes: each first stage, deep, and reranked with all candidates in the answer."""
-    asked = {"query": query.text, "collection": setup.collection, "include": ["stages"]}
+    asked = {"query": query.text, "collection": setup.collection, "fusion": setup.fusing, "include": ["stages"]}
     deep = {first: asked | {"mode": mode, "top_k": REACH, "rerank": False} for first, mode in MODES.items()}
     return deep, asked | {"mode": MODES[FIRST], "top_k": setup.depth, "candidates": setup.depth, "rerank": True}
 

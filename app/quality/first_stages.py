@@ -11,8 +11,8 @@ import numpy as np
 
 from app.quality import dense
 from app.quality.types import Query
-from app.stages.fuse import fuse
-from app.types import Candidates, ChunkIds, Fusion, LexicalIndex
+from app.stages.fuse import found, fuse
+from app.types import Candidates, ChunkIds, Fusion, LexicalIndex, Vector
 from models.types import BiEncoder, Scores, Vectors
 
 FIRST = ("dense", "lexical", "fused")
@@ -44,14 +44,15 @@ class FirstStages:
 
     vectors: Vectors
     words: LexicalIndex
+    fusion: Fusion
     depth: int
     """Chunks that a ranking goes down to."""
 
     def propose(self, queries: Sequence[Query], vectors: Vectors, candidates: int) -> Iterator[Proposal]:
         near = dense.search(vectors, self.vectors, self.depth)
-        for query, vector, found in zip(queries, vectors, near, strict=True):
-            worded = self.words.search(query.text, self.depth)
-            rankings = {"dense": found, "lexical": worded, "fused": _fused(found, worded)}
+        for query, vector, nearest in zip(queries, vectors, near, strict=True):
+            alone = {"dense": nearest, "lexical": self.words.search(query.text, self.depth)}
+            rankings = {**alone, "fused": self._fused(alone, query.text, vector)}
             pool = np.unique(np.concatenate([rankings[first].chunks[:candidates] for first in RERANKED]))
             yield Proposal(rankings, pool, self.vectors[pool] @ vector, self.words.shares(query.text, pool))
 
@@ -60,20 +61,19 @@ class FirstStages:
         taken = [self._laps(encoder, dims, query.text) for query in [*queries[:1], *queries[:TIMED]]][1:]
         return {stage: [laps[stage] for laps in taken] for stage in taken[0]}
 
+    def _fused(self, alone: Mapping[str, Candidates], query: str, vector: Vector) -> Candidates:
+        chunks = found(alone)
+        known = {"dense": self.vectors[chunks] @ vector, "lexical": self.words.shares(query, chunks)}
+        return fuse(alone, known, self.fusion)
+
     def _laps(self, encoder: BiEncoder, dims: int | None, query: str) -> dict[str, float]:
         clock = [perf_counter()]
-        vector = dense.cut(encoder.encode(encoder.tokenize([query], "query")), dims)
+        vectors = dense.cut(encoder.encode(encoder.tokenize([query], "query")), dims)
         clock.append(perf_counter())
-        near = dense.search(vector, self.vectors, self.depth)[0]
+        near = dense.search(vectors, self.vectors, self.depth)[0]
         clock.append(perf_counter())
         worded = self.words.search(query, self.depth)
         clock.append(perf_counter())
-        _fused(near, worded)
+        self._fused({"dense": near, "lexical": worded}, query, vectors[0])
         clock.append(perf_counter())
         return dict(zip(("embed", "dense", "lexical", "fuse"), np.diff(clock).tolist(), strict=True))
-
-
-def _fused(near: Candidates, worded: Candidates) -> Candidates:
-    """As a service does that nobody has told otherwise."""
-    usual = Fusion()
-    return fuse([near, worded], [usual.dense, usual.lexical], usual.k)

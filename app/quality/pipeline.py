@@ -21,7 +21,7 @@ from app.quality.types import Ceiling, Curve, Dataset, Evaluation, Latency, Opti
 from app.quality.variants import Setup
 from app.quality.workbench import Workbench
 from app.stores.lexical import K1, TantivyIndex
-from app.types import Candidates, ChunkIds, Fusion, LexicalIndex, Wording
+from app.types import Candidates, ChunkIds, LexicalIndex, Wording
 from models.types import BiEncoder, Reranker
 
 FEW = 100
@@ -96,7 +96,7 @@ def _prepare(dataset: Dataset, setup: Setup, bench: Workbench) -> Stand:
     texts = [query.text for query in dataset.queries]
     asked = embed(bench, encoder, texts, "query", f"{dataset.name}: embed queries")
     depth = max(DEEP, setup.depth, corpus.depth(DEPTH))
-    stages = FirstStages(dense.cut(vectors, setup.dims), _words(corpus, setup), depth)
+    stages = FirstStages(dense.cut(vectors, setup.dims), _words(corpus, setup), setup.fusion, depth)
     proposals = list(stages.propose(dataset.queries, dense.cut(asked, setup.dims), setup.depth))
     cut = sum(tokens.truncated for tokens in encoder.tokenize(texts, "query"))
     notes = (*dataset.notes, *corpus.notes, *_some(cut, "queries are longer than the encoder reads"))
@@ -243,6 +243,6 @@ def _settings(stand: Stand, bench: Workbench) -> Mapping[str, Option]:
         "encoder_fingerprint": stand.encoder.fingerprint,
         "reranker_fingerprint": stand.reranker.fingerprint,
         "ranking_depth": stand.stages.depth,
-        "fusion": str(Fusion()),
+        "fusion": str(setup.fusion),
         "bm25": f"tantivy {version('tantivy')}, k1={K1}",
     }

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from math import inf
+from typing import Any, get_args
 
 from app.errors import WinnowError
 from app.quality.types import BASE
-from app.types import Recipe
+from app.types import Fusing, Fusion, Recipe
 from models.words import LANGUAGES, Language
 
 TITLES = ("first", "every", "never")
+FUSINGS = get_args(Fusing)
 
 SHORTEST = 16
 """Tokens of a chunk, as the settings have it."""
 
 KEYS = (
     "encoder", "reranker", "dims", "chunk_tokens", "overlap_tokens", "title", "candidates", "language", "collection",
+    "fusion", "dense_weight", "lexical_weight", "fusion_k",
 )  # fmt: skip
-OF_COLLECTIONS = ("collection", "candidates")
+WHOLE = ("dims", "chunk_tokens", "overlap_tokens", "fusion_k")
+FUSING = {"fusion": "by", "dense_weight": "dense", "lexical_weight": "lexical", "fusion_k": "k"}
+"""How a search calls them."""
+
+OF_COLLECTIONS = ("collection", "candidates", *FUSING)
 """What a running service lets one choose; the rest is settled in the collection."""
 
 
@@ -39,6 +46,8 @@ class Setup:
     candidates: tuple[int, ...] = (50,)
     """How many chunks the cross-encoder reads; with several, a curve is drawn and the arms are those of the deepest."""
     language: Language = "english"
+    fusing: Mapping[str, Any] = field(default_factory=dict)
+    """What is not as usual about the fusion, as a search may ask for it."""
     rerank: bool = True
     collection: str | None = None
     """A collection of a running service, which then has the models and the recipe."""
@@ -48,12 +57,18 @@ class Setup:
     def depth(self) -> int:
         return max(self.candidates)
 
+    @property
+    def fusion(self) -> Fusion:
+        return Fusion(**self.fusing)
+
 
 def vary(base: Setup, text: str) -> Setup:
     """The base with what the text changes: `encoder=./mine,dims=128`."""
     given = dict(_pair(part, base) for part in text.split(","))
     recipe = {name: given.pop(name) for name in ("chunk_tokens", "overlap_tokens", "title") if name in given}
-    varied: Mapping[str, Any] = given | {"recipe": replace(base.recipe, **recipe), "name": text}
+    fusing = {short: given.pop(name) for name, short in FUSING.items() if name in given}
+    settled = {"recipe": replace(base.recipe, **recipe), "fusing": {**base.fusing, **fusing}, "name": text}
+    varied: Mapping[str, Any] = given | settled
     return checked(replace(base, **varied))
 
 
@@ -65,6 +80,10 @@ def checked(setup: Setup) -> Setup:
         raise BadSetup(f"title={setup.recipe.title} is not possible: choose one of {', '.join(TITLES)}.")
     if setup.depth < 1 or min(setup.candidates) < 1 or (setup.dims is not None and setup.dims < 1):
         raise BadSetup("candidates and dims must be at least 1.")
+    if setup.fusion.by not in FUSINGS:
+        raise BadSetup(f"fusion={setup.fusion.by} is not possible: choose one of {', '.join(FUSINGS)}.")
+    if not all(0 < number < inf for number in (setup.fusion.k, setup.fusion.dense, setup.fusion.lexical)):
+        raise BadSetup("fusion_k, dense_weight and lexical_weight must be more than 0.")
     if setup.recipe.chunk_tokens < SHORTEST:
         raise BadSetup(f"chunk_tokens must be at least {SHORTEST}.")
     return setup
@@ -82,7 +101,16 @@ def _pair(text: str, base: Setup) -> tuple[str, Any]:
         raise BadSetup(f"--compare {text!r} says nothing: write key=value, with one of {', '.join(allowed)} for a key.")
     if name == "candidates":
         return name, (_number(name, value),)
-    return name, _number(name, value) if name in ("dims", "chunk_tokens", "overlap_tokens") else value
+    if name in ("dense_weight", "lexical_weight"):
+        return name, _decimal(name, value)
+    return name, _number(name, value) if name in WHOLE else value
+
+
+def _decimal(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise BadSetup(f"{name} is {text!r}, which is not a number.") from error
 
 
 def _number(name: str, text: str) -> int:

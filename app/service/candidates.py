@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ import apsw
 import numpy as np
 
 from app.service.collections import Shelf
-from app.stages.fuse import fuse
+from app.stages.fuse import SAMPLE, found, fuse
 from app.stages.retrieve import retrieve_dense, retrieve_lexical
 from app.stores import documents
 from app.stores import log as changelog
@@ -74,6 +74,32 @@ class _Loaded:
         return self.gone is None or bool(np.isin(self.gone, chunks).any())
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _View:
+    """All that was found, and what every stage makes of it."""
+
+    chunks: ChunkIds
+    rankings: Mapping[str, Candidates]
+    scores: Mapping[str, Scores]
+    """In the order of the chunks."""
+    order: Candidates
+    """That of the search."""
+
+    def goes_on_after(self, reach: int) -> bool:
+        """Whether any stage may have more than it was asked for."""
+        return any(len(ranking) >= reach for ranking in self.rankings.values())
+
+    def of(self, living: list[Found]) -> Proposal:
+        places = {chunk: place for place, chunk in enumerate(self.chunks.tolist())}
+        chunks = [each.chunk for each in living]
+        rows = [places[chunk] for chunk in chunks]
+        opinions = {
+            stage: Opinion(scores[rows], _ranks(chunks, self.rankings.get(stage)))
+            for stage, scores in self.scores.items()
+        }
+        return Proposal(living, opinions)
+
+
 class FirstStage:
     """Proposes as many living candidates as asked for, though documents come, go and are replaced meanwhile."""
 
@@ -87,22 +113,21 @@ class FirstStage:
         """
         seen, k, attempt = shelf.indexes.dense.index.sequence, aim.depth, 1
         while True:
+            reach = max(k, SAMPLE) if aim.mode == "hybrid" else k
             with watch.stage("filter"):
                 allowed = await self._allowed(shelf, aim.filter)
             with watch.stage("retrieve"):
-                rankings = await self._retrieve(shelf, aim, k, allowed)
+                rankings = await self._retrieve(shelf, aim, reach, allowed)
             with watch.stage("fuse"):
-                order = _order(rankings, aim.fusion)
+                view = await self._fuse(shelf, aim, rankings)
             with watch.stage("load"):
-                loaded = await self._load(shelf, aim, order.chunks[:k], seen)
-            if attempt < ATTEMPTS and loaded.took_any_of(order.chunks if allowed is None else allowed):
+                loaded = await self._load(shelf, aim, view.order.chunks[:k], seen)
+            if attempt < ATTEMPTS and loaded.took_any_of(view.order.chunks if allowed is None else allowed):
                 seen, attempt = loaded.sequence, attempt + 1
-            elif len(loaded.found) < aim.depth and any(len(ranking) == k for ranking in rankings.values()):
+            elif len(loaded.found) < aim.depth and (len(view.order) > k or view.goes_on_after(reach)):
                 k *= 2
             else:
-                break
-        with watch.stage("fuse"):
-            return await self._judge(shelf, aim, loaded.found[: aim.depth], rankings, order)
+                return view.of(loaded.found[: aim.depth])
 
     async def _allowed(self, shelf: Shelf, condition: Filter | None) -> ChunkIds | None:
         if condition is None:
@@ -131,35 +156,24 @@ class FirstStage:
 
         return await self._database.read(load)
 
-    async def _judge(
-        self, shelf: Shelf, aim: Aim, found: list[Found], rankings: Mapping[str, Candidates], order: Candidates
-    ) -> Proposal:
-        """Ask each stage about every candidate, also about those that only the other one found."""
-        chunks = np.array([each.chunk for each in found], np.int64)
+    async def _fuse(self, shelf: Shelf, aim: Aim, rankings: Mapping[str, Candidates]) -> _View:
+        """Ask each stage about every candidate, also about those that only another one found; then put all in order."""
+        chunks, indexes, vector = found(rankings), shelf.indexes, aim.vector
 
-        def ask() -> dict[str, Scores]:
-            scores = {}
-            if aim.vector is not None:
-                near = shelf.indexes.dense.index.search_exact(aim.vector, len(chunks), chunks)
+        def look() -> _View:
+            scores: dict[str, Scores] = {}
+            if vector is not None:
+                near = indexes.dense.index.search_exact(vector, len(chunks), chunks)
                 scores["dense"] = _scores_of(chunks, near)
             if aim.mode != "dense":
-                scores["lexical"] = shelf.indexes.lexical.index.shares(aim.text, chunks)
-            return scores
+                scores["lexical"] = indexes.lexical.index.shares(aim.text, chunks)
+            if aim.mode != "hybrid":
+                return _View(chunks, rankings, scores, rankings[aim.mode])
+            fused = fuse(rankings, scores, aim.fusion)
+            scores["fused"] = _scores_of(chunks, fused)
+            return _View(chunks, {**rankings, "fused": fused}, scores, fused)
 
-        scores = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
-        if len(rankings) > 1:
-            rankings, scores = {**rankings, "fused": order}, {**scores, "fused": _scores_of(chunks, order)}
-        return Proposal(
-            found, {name: Opinion(each, _ranks(chunks, rankings.get(name))) for name, each in scores.items()}
-        )
-
-
-def _order(rankings: Mapping[str, Candidates], fusion: Fusion) -> Candidates:
-    """All that was found, as one ranking."""
-    if len(rankings) > 1:
-        return fuse([rankings["dense"], rankings["lexical"]], [fusion.dense, fusion.lexical], fusion.k)
-    (only,) = rankings.values()
-    return only
+        return await asyncio.get_running_loop().run_in_executor(self._threads, look)
 
 
 def _scores_of(chunks: ChunkIds, ranking: Candidates) -> Scores:
@@ -167,6 +181,6 @@ def _scores_of(chunks: ChunkIds, ranking: Candidates) -> Scores:
     return np.array([scores.get(chunk, 0.0) for chunk in chunks.tolist()], np.float32)
 
 
-def _ranks(chunks: ChunkIds, ranking: Candidates | None) -> Ranks:
+def _ranks(chunks: Sequence[int], ranking: Candidates | None) -> Ranks:
     places = {chunk: place for place, chunk in enumerate(ranking.chunks.tolist(), 1)} if ranking else {}
-    return [places.get(chunk) for chunk in chunks.tolist()]
+    return [places.get(chunk) for chunk in chunks]

@@ -122,7 +122,7 @@ def _unlike(facts: dict[str, Any], dataset: Dataset) -> list[str]:
 def _settings(facts: dict[str, Any], setup: Setup) -> dict[str, Option]:
     shown = {name: facts[name] for name in ("encoder", "reranker", "fingerprint", "dimensions")}
     asked = {"collection": setup.collection, "candidates": setup.depth, "documents_held": facts["documents"]}
-    return {**shown, **facts["recipe"], **asked}
+    return {**shown, **facts["recipe"], **asked, **{f"fusion_{name}": value for name, value in setup.fusing.items()}}
 
 
 def say(message: str) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ def base(
             candidates=depths(candidates),
             language=chosen.get("language", "english"),
             rerank=rerank,
+            fusing={} if collection else asdict(settings.usual_fusion),
             collection=collection,
         )
         if collection and len(setup.candidates) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from statistics import fmean, pstdev
 
 import pytest
 
@@ -15,6 +16,10 @@ TEXTS = {
     "dog": "a dog barks at night",
     "law": "contracts need signatures",
 }
+
+
+def standardised(scores: list[float]) -> list[float]:
+    return [max((score - fmean(scores)) / pstdev(scores), -1) for score in scores]
 
 
 @pytest.fixture
@@ -48,9 +53,26 @@ async def test_a_hybrid_search_tells_what_each_stage_thought_and_which_of_them_f
     assert set(hits) == set(TEXTS)
     assert all(set(stages) == {"dense", "lexical", "fused"} for stages in hits.values())
     assert hits["law"]["lexical"] == {"score": 0, "rank": None}
-    for stages in hits.values():
-        ranks = [stages[stage]["rank"] for stage in ("dense", "lexical")]
-        assert stages["fused"]["score"] == pytest.approx(sum(1 / (60 + rank) for rank in ranks if rank), rel=1e-5)
+    dense, lexical = (standardised([each[stage]["score"] for each in hits.values()]) for stage in ("dense", "lexical"))
+    expected = [0.6 * near + 0.4 * worded for near, worded in zip(dense, lexical, strict=True)]
+    assert [each["fused"]["score"] for each in hits.values()] == pytest.approx(expected, abs=1e-4)
+
+
+async def test_rankings_can_be_fused_by_their_ranks(animals: Service) -> None:
+    found = await animals.search("a cat barks", rerank=False, fusion={"by": "ranks", "dense": 1, "lexical": 2})
+    for stages in (hit["stages"] for hit in found["hits"]):
+        shares = [(stages["dense"]["rank"], 1), (stages["lexical"]["rank"], 2)]
+        expected = sum(weight / (60 + rank) for rank, weight in shares if rank)
+        assert stages["fused"]["score"] == pytest.approx(expected, rel=1e-5)
+
+
+async def test_the_best_hits_are_the_same_however_many_are_asked_for(service: Service) -> None:
+    names = ["river", "lake", "sea", "brook", "pond", "rain"]
+    await service.ingest(
+        *({"id": f"d{n}", "text": f"{names[n % 6]} {names[n % 5]} {n} water {names[n % 4]}"} for n in range(300))
+    )
+    long = await service.found("river rain water", rerank=False, top_k=120)
+    assert await service.found("river rain water", rerank=False, top_k=3, candidates=3) == long[:3]
 
 
 async def test_a_ranking_that_weighs_much_more_decides(animals: Service) -> None:
@@ -62,11 +84,11 @@ async def test_a_ranking_that_weighs_much_more_decides(animals: Service) -> None
 
 
 async def test_the_settings_say_what_a_search_leaves_open(tmp_path: Path) -> None:
-    async with serving(fakes(tmp_path, mode="lexical", fusion_k=1, dense_weight=2)) as service:
+    async with serving(fakes(tmp_path, mode="lexical", fusion="ranks", fusion_k=1, dense_weight=2)) as service:
         await service.ingest({"id": "a", "text": "green river"})
         assert (await service.search("river"))["mode"] == "lexical"
         (hit,) = (await service.search("river", mode="hybrid", rerank=False))["hits"]
-        assert hit["score"] == pytest.approx(2 / 2 + 1 / 2)
+        assert hit["score"] == pytest.approx(2 / 2 + 0.4 / 2)
 
 
 async def test_a_filter_holds_for_words_as_well(service: Service) -> None:
@@ -117,7 +139,12 @@ async def test_text_without_spaces_is_found_by_its_characters(service: Service) 
 
 @pytest.mark.parametrize(
     ("wrong", "pointer"),
-    [({"mode": "both"}, "/mode"), ({"fusion": {"k": 0}}, "/fusion/k"), ({"fusion": {"dense": 0}}, "/fusion/dense")],
+    [
+        ({"mode": "both"}, "/mode"),
+        ({"fusion": {"k": 0}}, "/fusion/k"),
+        ({"fusion": {"by": "luck"}}, "/fusion/by"),
+        ({"fusion": {"dense": 0}}, "/fusion/dense"),
+    ],
 )
 async def test_a_search_that_can_not_be_is_refused(service: Service, wrong: dict[str, object], pointer: str) -> None:
     answer = await service.client.post("/search", json={"query": "x", **wrong})

@@ -33,11 +33,14 @@ def of(collection: str, **more: object) -> Setup:
     return Setup("fake", "fake", collection=collection, **more)  # type: ignore[arg-type]
 
 
-def test_a_service_answers_as_the_models_do_offline(server: httpx.Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fusing", [{}, {"by": "ranks", "lexical": 2.0}])
+def test_a_service_answers_as_the_models_do_offline(
+    server: httpx.Client, tmp_path: Path, fusing: dict[str, object]
+) -> None:
     folder = write(tmp_path / "set")
     take_in(server, list(ANIMALS))
-    ((online, runs),) = asked(server, folder, of("default"))
-    offline, others = evaluate(read(folder), Setup("fake", "fake", Recipe()), bench(), 0)
+    ((online, runs),) = asked(server, folder, of("default", fusing=fusing))
+    offline, others = evaluate(read(folder), Setup("fake", "fake", Recipe(), fusing=fusing), bench(), 0)
     assert [arm.name for arm in online.arms] == ARMS
     for name in ARMS:
         (one,), (other,) = ([run.scores for run in each if run.arm == name] for each in (runs, others))

@@ -17,6 +17,7 @@ from models.types import Blend, Blends
 from tests.app.quality.folders import bench, write
 
 FAKES = Setup("fake", "fake", Recipe(32, 8))
+EVEN = {"by": "ranks", "dense": 1.0, "lexical": 1.0}
 ARMS = ["dense", "lexical", "fused", "dense+rerank", "dense+blend", "fused+rerank", "fused+blend"]
 
 # To the fake encoder every word weighs the same: many common words are nearer than one rare one in a long text.
@@ -47,9 +48,10 @@ def test_every_stage_is_measured_side_by_side(tmp_path: Path) -> None:
     assert all(len(arm.versus_dense) == (0 if arm.name == "dense" else 3) for arm in evaluation.arms)
 
 
-def test_what_dense_misses_lexical_finds_and_fusion_has(tmp_path: Path) -> None:
+def test_what_dense_misses_lexical_finds_and_fusion_by_ranks_has(tmp_path: Path) -> None:
+    """By scores it need not: sixty texts that say nearly the same make any other one look far away."""
     dataset = read(write(tmp_path, RARE, {"q": "where is the zebra to it"}, {"q": {"zoo": 1}}))
-    evaluation, runs = evaluate(dataset, replace(FAKES, candidates=(20,)), bench(), 0)
+    evaluation, runs = evaluate(dataset, replace(FAKES, candidates=(20,), fusing=EVEN), bench(), 0)
     assert answers(runs, "lexical", "q")[0] == "zoo"
     assert "zoo" not in answers(runs, "dense", "q")[:20]
     assert mean(evaluation, "lexical") == 1

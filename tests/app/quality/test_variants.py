@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from app.quality.types import BASE
 from app.quality.variants import BadSetup, Setup, checked, depths, vary
-from app.types import Recipe
+from app.types import Fusion, Recipe
 
 PLAIN = Setup("embedded", "embedded")
 ASKED = Setup("embedded", "embedded", collection="papers")
@@ -24,12 +26,18 @@ def test_a_variant_changes_what_it_names_and_nothing_else() -> None:
     assert PLAIN.name == BASE
 
 
+def test_a_variant_may_fuse_in_another_way() -> None:
+    varied = vary(replace(PLAIN, fusing={"dense": 0.5, "k": 30}), "fusion=ranks,dense_weight=2")
+    assert varied.fusion == Fusion("ranks", dense=2, lexical=0.4, k=30)
+    assert vary(ASKED, "fusion=ranks").fusing == {"by": "ranks"}
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         (
             "colour=red",
-            "with one of encoder, reranker, dims, chunk_tokens, overlap_tokens, title, candidates, language for",
+            "with one of encoder, reranker, dims, chunk_tokens, overlap_tokens, title, candidates, language, ",
         ),
         ("collection=papers", "with one of encoder"),
         ("dims", "write key=value"),
@@ -39,6 +47,10 @@ def test_a_variant_changes_what_it_names_and_nothing_else() -> None:
         ("chunk_tokens=8", "chunk_tokens must be at least 16"),
         ("candidates=0", "must be at least 1"),
         ("language=klingon", "There is no language 'klingon'"),
+        ("fusion=luck", "fusion=luck is not possible: choose one of scores, ranks"),
+        ("fusion_k=0", "fusion_k, dense_weight and lexical_weight must be more than 0"),
+        ("dense_weight=nan", "dense_weight and lexical_weight must be more than 0"),
+        ("lexical_weight=some", "lexical_weight is 'some', which is not a number"),
         ("title=sometimes", "title=sometimes is not possible: choose one of first, every, never"),
     ],
 )
@@ -49,7 +61,7 @@ def test_a_variant_that_says_nothing_is_refused_with_what_is_allowed(text: str, 
 
 
 def test_a_collection_has_its_own_models() -> None:
-    with pytest.raises(BadSetup, match="with one of collection, candidates for"):
+    with pytest.raises(BadSetup, match="with one of collection, candidates, fusion, "):
         vary(ASKED, "encoder=./mine")
 
 
