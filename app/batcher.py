@@ -241,6 +241,12 @@ class Batcher:
         self._metrics.refusals.labels(self.name).inc()
         raise Overloaded(f"The queue of {self.name} is full; come back in {retry_after:.1f} s.", retry_after)
 
+    def takes(self, tokens: int) -> float:
+        """Seconds until a search that comes now will have so many tokens computed, by the measured rate."""
+        with self._device.changed:
+            ahead = sum(call.tokens for call in self._lines["search"])
+            return (ahead + tokens) * self._spent / self._computed
+
     @contextmanager
     def _hold(self, tokens: int) -> Iterator[None]:
         try:

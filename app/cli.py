@@ -148,7 +148,13 @@ def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     collection: InCollection = "default",
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", help="Hits to show.", show_default="10")] = None,
-    candidates: Annotated[int | None, typer.Option(help="Candidates to rerank.", show_default="50")] = None,
+    candidates: Annotated[
+        str | None,
+        typer.Option(help="Candidates to rerank; auto: until more change the top no more.", show_default="50"),
+    ] = None,
+    deadline: Annotated[
+        int | None, typer.Option(min=1, metavar="MS", help="Answer after so long, however much is reranked by then.")
+    ] = None,
     filter_: Annotated[
         str | None, typer.Option("--filter", metavar="JSON", help="Conditions on metadata, as in the example.")
     ] = None,
@@ -174,13 +180,15 @@ def search(
     winnow search "how do vaccines work"
     winnow search "tax relief" --filter '{"year": {"$gte": 2020}}' --top-k 3
     winnow search "error 0x80070005" --mode lexical
+    winnow search "how do vaccines work" --candidates auto --deadline 200
     winnow search "tax relief" --no-rerank --exact --json
     """
     body = {
         "query": query,
         "collection": collection,
         "top_k": top_k,
-        "candidates": candidates,
+        "candidates": int(candidates) if candidates and candidates.isdecimal() else candidates,
+        "deadline_ms": deadline,
         "min_score": min_score,
         "filter": _parsed(filter_) if filter_ is not None else None,
         "mode": mode,

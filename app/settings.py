@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     mode: Mode = Field(
         "hybrid", description="First stages of a search that does not say: `hybrid`, `dense` or `lexical`."
     )
+    auto_candidates: int = Field(
+        100, ge=1, description="Most candidates to rerank for a search with `candidates: auto`, which stops before."
+    )
     fusion: Fusing = Field("scores", description="How rankings become one: by `scores`, or by `ranks` alone.")
     dense_weight: float = Field(0.6, gt=0, description="Fusion: weight of what is found by vectors.")
     lexical_weight: float = Field(0.4, gt=0, description="Fusion: weight of what is found by words.")

@@ -73,6 +73,13 @@ class Metrics:
             "winnow_truncated_texts_total", "Texts of which a model saw only a part", ["stage"], registry=r
         )
         self.windowed = Counter("winnow_windowed_texts_total", "Texts that the reranker read in windows", registry=r)
+        self.degraded = Counter(
+            "winnow_degraded_answers_total",
+            "Answers that a stage had no time to finish, and that say so",
+            ["stage", "reason"],
+            registry=r,
+        )
+        self.degraded.labels("rerank", "deadline")
         self.errors = Counter("winnow_errors_total", "Answers that are problems, by kind", ["kind"], registry=r)
         self.documents = Counter(
             "winnow_ingested_documents_total", "Documents taken in, by what became of them", ["status"], registry=r

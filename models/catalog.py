@@ -33,9 +33,9 @@ def open_encoder(name: str, options: ModelOptions | None = None) -> BiEncoder:
 
 
 def open_reranker(name: str, options: ModelOptions | None = None) -> Reranker:
-    """A reranker, named as encoders are; `fake:backwards` puts the worst text first."""
-    if _FAKE.fullmatch(name) or name == "fake:backwards":
-        return FakeReranker(backwards=name == "fake:backwards")
+    """A reranker, named as encoders are; `fake:backwards` puts the worst text first, `fake:slow` takes its time."""
+    if _FAKE.fullmatch(name) or name in ("fake:backwards", "fake:slow"):
+        return FakeReranker(backwards=name == "fake:backwards", slow=0.005 if name == "fake:slow" else 0.0)
     options = options or ModelOptions()
     path = _known(name, "reranker", options)
     if is_late(path):

@@ -61,7 +61,7 @@ class FakeEncoder:
 
 class FakeReranker:
     """The share of the query's words that a text has, and a little more where they stand in the same order; backwards
-    the worst text comes first."""
+    the worst text comes first, and slow it takes so many seconds for each."""
 
     device = "cpu"
     prompts = NO_PROMPTS
@@ -74,14 +74,16 @@ class FakeReranker:
         fail_on: str | None = None,
         blends: Blends | None = None,
         backwards: bool = False,
+        slow: float = 0.0,
     ) -> None:
-        self.name = "fake:backwards" if backwards else "fake"
+        self.name = "fake:backwards" if backwards else "fake:slow" if slow else "fake"
         self.fingerprint = _fingerprint(self.name, max_tokens)
         self.blends = blends or Blends()
         self._sign = np.float32(-1 if backwards else 1)
         self.capacity = max_tokens - 2
         self.calls: list[int] = []
         self._delay = delay
+        self._slow = slow
         self._fail_on = fail_on
 
     @property
@@ -94,7 +96,7 @@ class FakeReranker:
 
     def score(self, batch: Sequence[Tokens]) -> Scores:
         """The batch's scores, after the delay and unless the word to fail on is among its words."""
-        _act(self.calls, batch, self._delay, self._fail_on)
+        _act(self.calls, batch, self._delay + self._slow * len(batch), self._fail_on)
         return self._sign * np.asarray([_overlap(tokens) for tokens in batch], np.float32)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.types import Format, Fusing, Mode, Place, Truncation
@@ -46,11 +46,29 @@ class RecencyBody(Body):
     half_life_days: float = Field(30.0, gt=0, allow_inf_nan=False, description="After so long it adds half as much.")
 
 
+def _depth(given: object) -> object:
+    """One fault for what is neither: by itself a union has one for each."""
+    if given == "auto" or (type(given) is int and given >= 1):
+        return given
+    raise PydanticCustomError("depth", "should be a whole number, 1 or more, or 'auto'")
+
+
+Depth = Annotated[
+    int | Literal["auto"],
+    PlainValidator(_depth, json_schema_input_type=Annotated[int, Field(ge=1)] | Literal["auto"]),
+]
+
+
 class SearchBody(Body):
     query: str = Field(examples=["how long can a filter be used"])
     collection: str = "default"
     top_k: int = Field(10, ge=1, description="Hits to return.")
-    candidates: int = Field(50, ge=1, description="Candidates to rerank; never fewer than top_k.")
+    candidates: Depth = Field(
+        50, description="Candidates to rerank, never fewer than top_k; auto stops when more change the top no more."
+    )
+    deadline_ms: int | None = Field(
+        None, ge=1, description="Answer after so long, with as many candidates reranked as there was time for."
+    )
     mode: Mode | None = Field(None, description="Find candidates by vectors, by words, or by both.")
     fusion: FusionBody = Field(FusionBody(), description="How the two rankings of a hybrid search become one.")
     filter: dict[str, Any] | None = Field(None, examples=[{"year": {"$gte": 2020}}])
@@ -199,17 +217,23 @@ class IndexReply(BaseModel):
     sequence: int = Field(description="The last change that this answer's index had seen.")
 
 
+class DegradedReply(BaseModel):
+    stage: Literal["rerank"]
+    reason: Literal["deadline"]
+
+
 class SearchReply(BaseModel):
     collection: str
     mode: Mode
     hits: list[HitReply]
     candidates: int = Field(description="Living chunks that the first stage proposed.")
-    reranked: int
+    reranked: int = Field(description="How many of them the reranker has read.")
     truncated: dict[str, int] = Field(description="Of how many texts each model saw only a part.")
     timings: dict[str, Milliseconds]
     total_ms: float
     models: ModelsReply
     index: IndexReply
+    degraded: DegradedReply | None = Field(None, description="The stage that was not finished, and why, if any.")
     explanation: ExplanationReply | None = None
     nothing_relevant: bool = Field(False, description="There were candidates; none reached `min_relevance`.")
     advice: str | None = Field(None, description="Why labels of this collection speak against reranking, if they do.")

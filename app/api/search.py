@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -22,14 +23,18 @@ from app.stores.filters import And, Filter
 from app.telemetry import Stopwatch
 from app.types import Hit
 
+RESERVE = 0.003
+"""Seconds before a deadline that are kept for putting the answer together."""
+
 router = APIRouter(tags=["search"], route_class=StrictRoute)
 
 
 @router.post("/search", response_model=SearchReply, summary="Find the chunks that answer a query")
 async def search(body: SearchBody, request: Request, engine: EngineDep) -> Response:
+    deadline = _deadline(body)
     condition = await aside(request, lambda: _condition(body, engine.settings))
     shelf = engine.collections.shelf(body.collection)
-    query = await _calibrated(body, _query(body, condition, engine.settings), shelf, engine)
+    query = await _calibrated(body, _query(body, condition, deadline, engine.settings), shelf, engine)
     answer = await in_time(request, engine.settings.search_timeout, engine.search.answer(shelf, query))
     reply = orjson.dumps(_reply(shelf, query, answer, set(body.include)))
     return Response(reply, media_type="application/json", headers={"Server-Timing": _server_timing(answer.watch)})
@@ -46,13 +51,13 @@ def _condition(body: SearchBody, settings: Settings) -> Filter | None:
     return And((*others, newer)) if others else newer
 
 
-def _query(body: SearchBody, condition: Filter | None, settings: Settings) -> Query:
+def _query(body: SearchBody, condition: Filter | None, deadline: float | None, settings: Settings) -> Query:
     """Defaults give way to the limits."""
-    top_k, candidates = min(body.top_k, settings.max_top_k), min(body.candidates, settings.max_candidates)
+    candidates = settings.auto_candidates if body.candidates == "auto" else body.candidates
     return Query(
         body.query,
-        top_k,
-        candidates,
+        min(body.top_k, settings.max_top_k),
+        min(candidates, settings.max_candidates),
         body.mode or settings.mode,
         replace(settings.usual_fusion, **body.fusion.model_dump(exclude_none=True)),
         condition,
@@ -64,7 +69,14 @@ def _query(body: SearchBody, condition: Filter | None, settings: Settings) -> Qu
         Recency(**body.recency.model_dump()) if body.recency else None,
         _shape(body),
         body.explain,
+        adaptive=body.candidates == "auto",
+        deadline=deadline,
     )
+
+
+def _deadline(body: SearchBody) -> float | None:
+    """By the event loop's clock, from now on."""
+    return None if body.deadline_ms is None else asyncio.get_running_loop().time() + body.deadline_ms / 1000 - RESERVE
 
 
 async def _calibrated(body: SearchBody, query: Query, shelf: Shelf, engine: Engine) -> Query:
@@ -108,6 +120,8 @@ def _reply(shelf: Shelf, query: Query, answer: Answer, include: set[Part]) -> di
 def _remarks(query: Query, answer: Answer) -> dict[str, Any]:
     """What is there only where there is something to say."""
     said: dict[str, Any] = {"explanation": asdict(answer.explanation)} if answer.explanation else {}
+    if answer.late:
+        said["degraded"] = {"stage": "rerank", "reason": "deadline"}
     if answer.nothing_relevant:
         said["nothing_relevant"] = True
     if query.calibration and query.calibration.advice:

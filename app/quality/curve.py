@@ -13,13 +13,19 @@ RULE = (
 )
 
 
-def draw(arm: str, quality: Mapping[int, Table], cost: Mapping[int, tuple[float, float | None]], seed: int) -> Curve:
-    """From nDCG@10 and the candidates' recall of every query (two columns), and tokens and milliseconds, by depth."""
-    points = []
-    for depth, values in quality.items():
-        ndcg, recall = estimates([values], seed)
-        points.append(Point(depth, ndcg, recall, *cost[depth]))
-    return Curve(arm, tuple(points), _knee(quality, seed), RULE)
+Cost = tuple[float, float | None]
+"""Tokens that are read for one query, and the milliseconds that they take."""
+
+
+def draw(arm: str, quality: Mapping[int, Table], cost: Mapping[int, Cost], auto: Point, seed: int) -> Curve:
+    """From nDCG@10 and the candidates' recall of every query (two columns), and what it costs, by depth."""
+    points = tuple(point(depth, values, cost[depth], seed) for depth, values in quality.items())
+    return Curve(arm, points, _knee(quality, seed), RULE, auto)
+
+
+def point(candidates: float, values: Table, cost: Cost, seed: int) -> Point:
+    ndcg, recall = estimates([values], seed)
+    return Point(candidates, ndcg, recall, *cost)
 
 
 def _knee(quality: Mapping[int, Table], seed: int) -> int:

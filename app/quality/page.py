@@ -329,7 +329,8 @@ def _candidates(curve: Curve, colours: Colours) -> Figure | None:
     pin = next(
         (plots.Pin("knee", cost, point.ndcg.mean) for cost, point in pairs if point.candidates == curve.knee), None
     )
-    caption = f"{MAIN} against what reranking costs; the numbers are candidates. The knee is {curve.rule}."
+    auto = f"With candidates: auto {curve.auto.candidates:.1f} are read in the mean, for {curve.auto.ndcg.mean:.3f}."
+    caption = f"{MAIN} against what reranking costs; the numbers are candidates. The knee is {curve.rule}. {auto}"
     line = plots.Line(curve.arm, points, colours[curve.arm])
     axis = "milliseconds of reranking for a query" if timed else "tokens that the cross-encoder reads for a query"
     plot = plots.curves([line], axis, MAIN, caption, pin=pin, log=all(cost > 0 for cost in costs))

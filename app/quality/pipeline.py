@@ -20,6 +20,7 @@ from app.quality.statistics import Table, estimates
 from app.quality.types import Ceiling, Curve, Dataset, Evaluation, Latency, Option, Run
 from app.quality.variants import Setup
 from app.quality.workbench import Workbench
+from app.stages.pace import enough
 from app.stores.lexical import K1, TantivyIndex
 from app.types import Candidates, ChunkIds, LexicalIndex, Wording
 from models.types import BiEncoder, Reranker
@@ -32,6 +33,9 @@ DEEP = 1000
 
 AGAIN = 10
 """Queries whose pairs are scored once more when only their time is not known."""
+
+TOP = 10
+"""Hits of a search that does not say how many."""
 
 SERVED = "fused+blend"
 """The arm that the service answers by."""
@@ -139,13 +143,32 @@ def _runs(stand: Stand, judged: Judged | None) -> list[Run]:
 
 def _reranked(stand: Stand, judged: Judged, first: str, second: str, depth: int) -> Iterator[Candidates]:
     """The candidates of a first stage in the order of a second one; equals stay in the order of the first."""
+    reads = [depth] * len(stand.proposals)
+    return _partly(stand, judged, first, second, depth, reads)
+
+
+def _partly(
+    stand: Stand, judged: Judged, first: str, second: str, depth: int, reads: Sequence[int]
+) -> Iterator[Candidates]:
+    """The same where of each query's candidates so many were read, and the rest count as the worst of those."""
     weighed = weights(stand.reranker, first, second)
-    for proposal, pairs in zip(stand.proposals, judged.pairs, strict=True):
+    for proposal, pairs, read in zip(stand.proposals, judged.pairs, reads, strict=True):
         places = proposal.places(first, depth)
-        features = Features(pairs.scores[places], proposal.cosines[places], proposal.shares[places])
-        final = features.weighed(weighed)
+        scores = pairs.scores[places].copy()
+        scores[read:] = scores[:read].min(initial=np.inf)
+        final = Features(scores, proposal.cosines[places], proposal.shares[places]).weighed(weighed)
         order = np.argsort(-final, kind="stable")
         yield Candidates(proposal.pool[places][order], final[order])
+
+
+def _enough(stand: Stand, judged: Judged, first: str) -> list[int]:
+    """How many candidates of each query are read by a search that stops when its top rests."""
+    weighed, found = weights(stand.reranker, first, "blend"), []
+    for proposal, pairs in zip(stand.proposals, judged.pairs, strict=True):
+        places = proposal.places(first, stand.setup.depth)
+        features = Features(pairs.scores[places], proposal.cosines[places], proposal.shares[places])
+        found.append(enough(features.weighed(weighed), TOP))
+    return found
 
 
 def _ceiling(stand: Stand, first: str, seed: int) -> Ceiling:
@@ -166,24 +189,28 @@ def _reachable(stand: Stand, first: str, depth: int) -> Table:
 def _curves(stand: Stand, judged: Judged, seed: int) -> Iterator[Curve]:
     """Of the blended arms."""
     for first in RERANKED:
-        quality = {depth: _quality(stand, judged, first, depth) for depth in stand.setup.candidates}
-        cost = {depth: _cost(stand, judged, first, depth) for depth in stand.setup.candidates}
-        yield curve.draw(f"{first}+blend", quality, cost, seed)
+        every = {depth: [depth] * len(stand.proposals) for depth in stand.setup.candidates}
+        quality = {depth: _quality(stand, judged, first, depth, reads) for depth, reads in every.items()}
+        cost = {depth: _cost(stand, judged, first, reads) for depth, reads in every.items()}
+        reads = _enough(stand, judged, first)
+        values = _quality(stand, judged, first, stand.setup.depth, reads)
+        auto = curve.point(float(np.mean(reads)), values, _cost(stand, judged, first, reads), seed)
+        yield curve.draw(f"{first}+blend", quality, cost, auto, seed)
 
 
-def _quality(stand: Stand, judged: Judged, first: str, depth: int) -> Table:
-    """nDCG@10 after reranking so many, and their recall, of every query."""
-    ranked = zip(stand.dataset.queries, _reranked(stand, judged, first, "blend", depth), strict=True)
+def _quality(stand: Stand, judged: Judged, first: str, depth: int, reads: Sequence[int]) -> Table:
+    """nDCG@10 after reranking so many, and the recall of all candidates, of every query."""
+    ranked = zip(stand.dataset.queries, _partly(stand, judged, first, "blend", depth, reads), strict=True)
     run = Run(first, {query.id: stand.corpus.ranked(candidates, DEPTH) for query, candidates in ranked})
     ndcg = measure(run, stand.dataset.judgements, stand.dataset.queries, (NDCG,))
     return np.column_stack([ndcg[:, 0], _reachable(stand, first, depth)[:, 0]])
 
 
-def _cost(stand: Stand, judged: Judged, first: str, depth: int) -> tuple[float, float | None]:
+def _cost(stand: Stand, judged: Judged, first: str, reads: Sequence[int]) -> curve.Cost:
     """Tokens that the cross-encoder reads for one query, and the milliseconds that they take by the measured rate."""
-    both = zip(stand.proposals, judged.pairs, strict=True)
-    read = [pairs.tokens[proposal.places(first, depth)].sum() for proposal, pairs in both]
-    tokens, timed = float(np.mean(read)), sum(timing.tokens for timing in judged.timings)
+    each = zip(stand.proposals, judged.pairs, reads, strict=True)
+    tokens = float(np.mean([pairs.tokens[proposal.places(first, read)].sum() for proposal, pairs, read in each]))
+    timed = sum(timing.tokens for timing in judged.timings)
     rate = sum(timing.seconds for timing in judged.timings) / timed if timed else None
     return tokens, None if rate is None else 1000 * tokens * rate
 

@@ -115,7 +115,8 @@ class Latency:
 class Point:
     """Quality and cost with so many candidates."""
 
-    candidates: int
+    candidates: float
+    """In the mean, where each query has its own number."""
     ndcg: Estimate
     recall: Estimate
     tokens: float
@@ -134,6 +135,8 @@ class Curve:
     """The number of candidates beyond which nothing is gained that can be told from chance."""
     rule: str
     """How the knee was found, in one sentence."""
+    auto: Point
+    """Up to the deepest, and for each query only until more reading changes the top ten no more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,8 @@ class Readiness:
         texts = await self._embedder.documents(TEXTS, self._threads, Lap())
         if np.argmax(texts @ vector):
             return f"the encoder {self._embedder.encoder.name} does not find a known answer"
-        scored = await self._ranker.score(QUESTION, TEXTS, "report", self._threads, Lap())
+        pairs = await self._ranker.read(QUESTION, TEXTS, "report", self._threads)
+        scored = await self._ranker.score(pairs, Lap())
         if np.argmax(scored.scores):
             return f"the reranker {self._ranker.reranker.name} does not put a known answer first"
         return None

@@ -10,21 +10,20 @@ from time import time_ns
 import numpy as np
 
 from app.errors import Fault, Invalid
-from app.service.candidates import Aim, FirstStage, Opinion, Proposal
+from app.service.candidates import Aim, FirstStage, Proposal
 from app.service.collections import Shelf
 from app.service.explain import Explainer, Explanation
 from app.service.present import Presenter, Shape
 from app.service.relevance import rated, scale_of
+from app.service.second_stage import Brief, Ranked, SecondStage, unread
 from app.stages.calibrate import LEVEL
 from app.stages.refresh import Recency, refreshed
-from app.stages.rerank import Scored, blended
-from app.stores.documents import Found
 from app.stores.filters import Filter
 from app.stores.metadata import instant
 from app.stores.sqlite import Database
 from app.telemetry import Metrics, Stopwatch
-from app.types import Calibration, Fusion, Hit, Mode, Seen, StageScore, Truncation, Vector
-from models.types import Scores, Tokens
+from app.types import Calibration, Fusion, Hit, Mode, Truncation, Vector
+from models.types import Blend, Tokens
 
 DATE = "date"
 """The field of metadata that says of which day a document is."""
@@ -51,6 +50,10 @@ class Query:
     min_relevance: float | None = None
     calibration: Calibration | None = None
     """What labels taught about the collection's scores, where that holds for this search."""
+    adaptive: bool = False
+    """Whether reranking may stop before the last candidate, when more of it changes the top no more."""
+    deadline: float | None = None
+    """When the answer must be there, by the event loop's clock."""
 
     @property
     def depth(self) -> int:
@@ -82,6 +85,8 @@ class Answer:
     explanation: Explanation | None = None
     nothing_relevant: bool = False
     """There were candidates, and none reached the relevance that was asked for."""
+    late: bool = False
+    """The deadline came before the reranker had read all that it should."""
 
 
 class Search:
@@ -91,6 +96,7 @@ class Search:
         self._metrics = metrics
         self._threads = threads
         self._first_stage = FirstStage(database, threads)
+        self._second_stage = SecondStage(threads)
         self._presenter = Presenter(database, threads)
         self._explainer = Explainer(database, threads)
 
@@ -103,20 +109,19 @@ class Search:
                 query.text, vector, query.depth, query.mode, query.fusion, query.filter, query.exact, query.superseded
             )
             proposal = await self._first_stage.propose(shelf, aim, watch)
-            hits, truncated = await self._rank(shelf, query, proposal, watch)
-        hits = rated(hits, scale_of(query.calibration, query.fusion, rerank=query.rerank))
+            ranked = await self._rank(shelf, query, proposal, watch)
+        hits = rated(ranked.hits, scale_of(query.calibration, query.fusion, rerank=ranked.read > 0))
         if query.recency:
             hits = _refreshed(hits, query.recency)
         relevant = [hit for hit in hits if query.finds_relevant(hit)]
         kept = [hit for hit in relevant if query.min_score is None or hit.score >= query.min_score]
-        reranked = len(hits) if query.rerank else 0
         shown = await self._presenter.present(shelf, query.shape, kept, query.top_k, vector, watch)
         explanation = None
         if query.explain:
             shown, explanation = await self._explainer.explain(shelf, query.text, query.filter, shown)
-        cut = {"embed": int(seen is not None and seen.truncated), "rerank": truncated}
+        cut = {"embed": int(seen is not None and seen.truncated), "rerank": ranked.truncated}
         nothing = bool(hits) and not relevant
-        return Answer(shown, len(proposal.found), reranked, sequence, cut, watch, explanation, nothing)
+        return Answer(shown, len(proposal.found), ranked.read, sequence, cut, watch, explanation, nothing, ranked.late)
 
     async def _embed(self, shelf: Shelf, query: Query, watch: Stopwatch) -> tuple[Vector | None, Tokens | None]:
         """The query's vector, unless nothing will be compared with it."""
@@ -129,53 +134,21 @@ class Search:
             raise Invalid("The encoder can't read all of it.", [Fault("/query", detail)])
         return vector, seen
 
-    async def _rank(self, shelf: Shelf, query: Query, proposal: Proposal, watch: Stopwatch) -> tuple[list[Hit], int]:
-        """Hits in their final order, and how many pairs the reranker saw only in part."""
+    async def _rank(self, shelf: Shelf, query: Query, proposal: Proposal, watch: Stopwatch) -> Ranked:
+        first = "fused" if query.mode == "hybrid" else query.mode
         if not query.rerank:
-            first = "fused" if query.mode == "hybrid" else query.mode
-            return _ordered(proposal, proposal.opinions[first].scores, _unread(proposal)), 0
-        texts = [found.reads for found in proposal.found]
-        with watch.stage("rerank") as lap:
-            scored = await shelf.ranker.score(query.text, texts, query.on_truncation, self._threads, lap)
-        blends = shelf.ranker.reranker.blends
-        own = blends.dense if query.mode == "dense" else blends.hybrid
-        blend = (query.calibration and query.calibration.blend) or own
-        known = {stage: opinion.scores for stage, opinion in proposal.opinions.items()}
-        proposal.opinions["rerank"] = Opinion(scored.scores, _ranks(scored.scores))
-        return _ordered(proposal, blended(blend, scored.scores, known), scored), scored.truncated
+            return Ranked(unread(proposal, first), 0)
+        blend = (query.calibration and query.calibration.blend) or _blend(shelf, query.mode)
+        brief = Brief(query.text, query.on_truncation, blend, query.top_k, query.adaptive, query.deadline)
+        ranked = await self._second_stage.rank(shelf.ranker, brief, proposal, first, watch)
+        if ranked.late:
+            self._metrics.degraded.labels("rerank", "deadline").inc()
+        return ranked
 
 
-def _unread(proposal: Proposal) -> Scored:
-    """What is known where no reranker read: a chunk fits its encoder by construction."""
-    whole = [Seen(found.tokens, found.tokens) for found in proposal.found]
-    return Scored(np.zeros(len(whole), np.float32), whole, [None] * len(whole))
-
-
-def _ordered(proposal: Proposal, final: Scores, scored: Scored) -> list[Hit]:
-    """Hits by final score; equals stay in first-stage order."""
-    order = np.argsort(-final, kind="stable").tolist()
-    return [_hit(proposal, place, float(final[place]), scored) for place in order]
-
-
-def _hit(proposal: Proposal, place: int, score: float, scored: Scored) -> Hit:
-    found = proposal.found[place]
-    return Hit(
-        chunk=found.chunk,
-        document=found.document,
-        title=found.title,
-        text=found.text,
-        start=found.start,
-        end=found.end,
-        metadata=found.metadata,
-        score=score,
-        stages={
-            stage: StageScore(float(opinion.scores[place]), opinion.ranks[place])
-            for stage, opinion in proposal.opinions.items()
-        },
-        tokens=scored.seen[place],
-        window=_window(found, scored.windows[place]),
-        place=found.place,
-    )
+def _blend(shelf: Shelf, mode: Mode) -> Blend:
+    blends = shelf.ranker.reranker.blends
+    return blends.dense if mode == "dense" else blends.hybrid
 
 
 def _refreshed(hits: list[Hit], recency: Recency) -> list[Hit]:
@@ -184,19 +157,3 @@ def _refreshed(hits: list[Hit], recency: Recency) -> list[Hit]:
     dates = [instant(date) if isinstance(date, str) else None for date in stated]
     scores = refreshed(np.array([hit.score for hit in hits], np.float32), dates, time_ns() // 1000, recency)
     return [replace(hits[place], score=float(scores[place])) for place in np.argsort(-scores, kind="stable").tolist()]
-
-
-def _window(found: Found, span: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Where in the document a part of what the reranker read stands; the title in front of it stands nowhere."""
-    if span is None:
-        return None
-    ahead = len(found.reads) - len(found.text)
-    start, end = (found.start + max(edge - ahead, 0) for edge in span)
-    return start, end
-
-
-def _ranks(scores: Scores) -> list[int | None]:
-    """Each one's place among them, counted from 1."""
-    ranks = np.empty(len(scores), dtype=np.int64)
-    ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
-    return list(ranks.tolist())

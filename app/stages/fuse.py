@@ -17,8 +17,8 @@ is asked for."""
 Gains = NDArray[np.float64]
 
 FLOOR = -1.0
-"""What a stage says against a chunk at most. The one text that has a rare word is far below all that is near: without an
-end to that, its word could not save it."""
+"""What a stage says against a chunk at most. The one text that has a rare word is far below all that is near: without
+an end to that, its word could not save it."""
 
 ALIKE = 1e-6
 """Scores that spread no more than this are all the same: what is left is rounding."""

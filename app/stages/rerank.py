@@ -40,15 +40,21 @@ class Scored:
         return sum(each.scored < each.total for each in self.seen)
 
 
+NOTHING = Scored(np.zeros(0, np.float32), [], [])
+
+
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """A text, or a window of one, beside the query."""
 
-    text: int
     whole: int
     """Tokens of all of the text beside the query."""
     span: Span | None
     pair: Tokens
+
+
+Parts = list[Part]
+"""All that is read of one text."""
 
 
 class Ranker:
@@ -65,28 +71,30 @@ class Ranker:
         """Room for a whole request before any of its work is done, by what pairs have cost so far."""
         return self.batcher.admit(round(pairs * self._pair_tokens))
 
-    async def score(self, query: str, texts: Sequence[str], policy: Truncation, threads: Executor, lap: Lap) -> Scored:
+    async def read(self, query: str, texts: Sequence[str], policy: Truncation, threads: Executor) -> list[Parts]:
+        """Each text beside the query, as the cross-encoder will see it."""
         loop = asyncio.get_running_loop()
-        parts = await loop.run_in_executor(threads, self._read, query, texts, policy)
-        ran = await self.batcher.run([part.pair for part in parts], "search")
+        return await loop.run_in_executor(threads, self._read, query, texts, policy)
+
+    async def score(self, texts: Sequence[Parts], lap: Lap) -> Scored:
+        ran = await self.batcher.run([part.pair for parts in texts for part in parts], "search")
         lap.queued += ran.queued
-        self._learn(sum(len(part.pair) for part in parts), len(texts))
-        scored = _best(parts, ran.values, len(texts))
+        self._learn(sum(map(cost, texts)), len(texts))
+        scored = _best(texts, ran.values)
         self._metrics.truncations.labels("rerank").inc(scored.truncated)
         self._metrics.windowed.inc(sum(window is not None for window in scored.windows))
         return scored
 
-    def _read(self, query: str, texts: Sequence[str], policy: Truncation) -> list[_Part]:
+    def _read(self, query: str, texts: Sequence[str], policy: Truncation) -> list[Parts]:
         pairs = self.reranker.tokenize(query, texts)
         if policy == "refuse" and (cut := sum(pair.truncated for pair in pairs)):
             raise Invalid("The reranker can't read all of it.", [Fault("/query", self._excess(pairs, cut))])
-        parts = []
-        for number, (text, pair) in enumerate(zip(texts, pairs, strict=True)):
-            if policy == "window" and pair.truncated:
-                parts += [_Part(number, pair.total, *window) for window in self._windows(query, text)]
-            else:
-                parts.append(_Part(number, pair.total, None, pair))
-        return parts
+        return [
+            [Part(pair.total, *window) for window in self._windows(query, text)]
+            if policy == "window" and pair.truncated
+            else [Part(pair.total, None, pair)]
+            for text, pair in zip(texts, pairs, strict=True)
+        ]
 
     def _windows(self, query: str, text: str) -> Iterator[tuple[Span, Tokens]]:
         """The text in parts that fit beside the query, each sharing a quarter with the next."""
@@ -127,14 +135,26 @@ def blended(blend: Blend, reranked: Scores, first: Mapping[str, Scores]) -> Scor
     return final
 
 
-def _best(parts: Sequence[_Part], values: Scores, texts: int) -> Scored:
+def cost(parts: Parts) -> int:
+    """Tokens that the cross-encoder reads of a text."""
+    return sum(len(part.pair) for part in parts)
+
+
+def joined(one: Scored, other: Scored) -> Scored:
+    """What was read first, then what was read next."""
+    return Scored(np.concatenate([one.scores, other.scores]), one.seen + other.seen, one.windows + other.windows)
+
+
+def _best(texts: Sequence[Parts], values: Scores) -> Scored:
     """Of each text its best part. All parts of a text together show all of it, and each as much of the query."""
-    scores, windows = np.full(texts, -np.inf, np.float32), list[Span | None]([None] * texts)
-    total, lost = np.zeros(texts, np.int64), np.zeros(texts, np.int64)
-    for part, value in zip(parts, values.tolist(), strict=True):
-        total[part.text] = part.whole
-        lost[part.text] = max(lost[part.text], part.pair.total - len(part.pair))
-        if value > scores[part.text]:
-            scores[part.text], windows[part.text] = value, part.span
-    seen = [Seen(whole, whole - cut) for whole, cut in zip(total.tolist(), lost.tolist(), strict=True)]
-    return Scored(scores, seen, windows)
+    ends = np.cumsum([len(parts) for parts in texts])
+    best = [int(np.argmax(own)) for own in np.split(values, ends[:-1])] if texts else []
+    starts = [end - len(parts) for end, parts in zip(ends.tolist(), texts, strict=True)]
+    scores = values[[start + place for start, place in zip(starts, best, strict=True)]]
+    windows = [parts[place].span for parts, place in zip(texts, best, strict=True)]
+    return Scored(scores, [_seen(parts) for parts in texts], windows)
+
+
+def _seen(parts: Parts) -> Seen:
+    whole = parts[0].whole
+    return Seen(whole, whole - max(part.pair.total - len(part.pair) for part in parts))

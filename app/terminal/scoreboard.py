@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.quality.measures import CUTS, MAP, MRR, NDCG
-from app.quality.types import BASE, Arm, Comparison, Curve, Difference, Estimate, Evaluation, Report, Summary
+from app.quality.types import BASE, Arm, Comparison, Curve, Difference, Estimate, Evaluation, Point, Report, Summary
 
 PRECISIONS = (5, 10)
 """What fits a terminal; the files have all of them."""
@@ -89,11 +89,16 @@ def _curve(curve: Curve) -> RenderableType:
     title = f"{curve.arm} by candidates; cost of one query, ms by the measured rate"
     table = _table(title, "candidates", NDCG, "95 %", "recall", "tokens", "ms")
     for point in curve.points:
-        milliseconds = "" if point.milliseconds is None else f"{point.milliseconds:,.0f}"
-        cells = (_number(point.ndcg.mean), _interval(point.ndcg), _number(point.recall.mean), f"{point.tokens:,.0f}")
         mark = " ◂ knee" if point.candidates == curve.knee else ""
-        table.add_row(f"{point.candidates}{mark}", *cells, milliseconds)
+        table.add_row(f"{point.candidates}{mark}", *_cells(point))
+    table.add_row(f"auto, {curve.auto.candidates:.1f}", *_cells(curve.auto))
     return table
+
+
+def _cells(point: Point) -> tuple[str, ...]:
+    milliseconds = "" if point.milliseconds is None else f"{point.milliseconds:,.0f}"
+    quality = _number(point.ndcg.mean), _interval(point.ndcg), _number(point.recall.mean)
+    return *quality, f"{point.tokens:,.0f}", milliseconds
 
 
 def _summary(found: Summary, served: str) -> RenderableType:

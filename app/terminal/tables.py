@@ -113,9 +113,9 @@ def _timings(answer: Answer) -> Table:
 
 def _summary(answer: Answer) -> str:
     seen = ", ".join(f"{stage} {amount}" for stage, amount in answer["truncated"].items())
-    models = answer["models"]
+    models, late = answer["models"], " (then its time was up)" if "degraded" in answer else ""
     return (
-        f"{answer['candidates']} candidates, {answer['reranked']} reranked; truncated: {seen}\n"
+        f"{answer['candidates']} candidates, {answer['reranked']} reranked{late}; truncated: {seen}\n"
         f"encoder {models['encoder']}, reranker {models['reranker'] or 'not asked'}"
     )
 

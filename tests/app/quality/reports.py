@@ -93,11 +93,11 @@ def arm(name: str, table: Table, dense: Table) -> Arm:
 
 
 def curve(arm: str, *, timed: bool) -> Curve:
-    points = (
+    *points, auto = (
         Point(amount, around(0.72 - 0.3 / amount), around(0.8), 160.0 * amount, 9.1 * amount if timed else None)
-        for amount in (5, 10, 20, 50, 100)
+        for amount in (5, 10, 20, 50, 100, 31.4)
     )
-    return Curve(arm, tuple(points), 20, "the fewest candidates that no larger number beats")
+    return Curve(arm, tuple(points), 20, "the fewest candidates that no larger number beats", auto)
 
 
 def around(mean: float) -> Estimate:

@@ -105,6 +105,7 @@ def test_several_depths_draw_a_curve_and_name_the_knee(winnow: Winnow, animals: 
     ran = winnow(animals, "--candidates", "1,2,5")
     assert "dense+blend by candidates" in ran.stdout
     assert "◂ knee" in ran.stdout
+    assert "auto, 5.0" in ran.stdout
     assert "The knee: the fewest candidates" in ran.stdout
 
 

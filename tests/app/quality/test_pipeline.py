@@ -109,6 +109,16 @@ def test_a_curve_has_a_point_for_every_depth_and_agrees_with_the_arms(tmp_path: 
     assert evaluation.curves[0].points[-1].recall == dense.recall
 
 
+def test_a_curve_says_what_is_saved_by_stopping_when_the_top_rests(tmp_path: Path) -> None:
+    documents = {f"d{n}": f"honey {'bees ' * (n < 2)}{'flowers ' * (n % 5)}{n}" for n in range(60)}
+    dataset = read(write(tmp_path, documents, {"q": "honey bees"}, {"q": {"d0": 1, "d1": 1}}))
+    evaluation, _ = evaluate(dataset, replace(FAKES, candidates=(20, 50)), bench(), 0)
+    for curve in evaluation.curves:
+        assert 15 <= curve.auto.candidates < 50
+        assert curve.auto.tokens < curve.points[-1].tokens
+        assert curve.auto.ndcg == curve.points[-1].ndcg
+
+
 def test_a_second_run_asks_no_model_for_what_the_first_one_learned(tmp_path: Path) -> None:
     dataset = read(write(tmp_path / "set"))
     first_reranker, second_reranker = FakeReranker(), FakeReranker()

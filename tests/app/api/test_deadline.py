@@ -1,0 +1,96 @@
+"""Reranking that ends before the last candidate: because time is up, or because the top has come to rest."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.app.serving import Service, fakes, pointers, problem, serving
+
+QUERY = "green river"
+AMPLE = 60_000
+
+
+@pytest.fixture
+async def slow(tmp_path: Path) -> AsyncIterator[Service]:
+    """Reranking takes 5 ms a text: a quarter of a second for fifty."""
+    async with serving(fakes(tmp_path, reranker="fake:slow", batch_tokens=64)) as service:
+        await service.ingest(*({"id": f"d{n}", "text": f"a river {'green ' * (n % 7)} {n}"} for n in range(80)))
+        yield service
+
+
+async def test_who_has_time_gets_everything_reranked(slow: Service) -> None:
+    found = await slow.search(QUERY, deadline_ms=AMPLE)
+    assert (found["candidates"], found["reranked"]) == (50, 50)
+    assert "degraded" not in found
+    without = await slow.search(QUERY)
+    assert [hit["id"] for hit in found["hits"]] == [hit["id"] for hit in without["hits"]]
+
+
+async def test_a_deadline_that_comes_before_the_end_is_kept_and_said(slow: Service) -> None:
+    before = slow.sample("winnow_degraded_answers_total", stage="rerank", reason="deadline")
+    found = await slow.search(QUERY, deadline_ms=120, top_k=50)
+    assert found["degraded"] == {"stage": "rerank", "reason": "deadline"}
+    assert found["reranked"] < found["candidates"] == len(found["hits"]) == 50
+    assert sum("rerank" in hit["stages"] for hit in found["hits"]) == found["reranked"]
+    assert [hit["score"] for hit in found["hits"]] == sorted((hit["score"] for hit in found["hits"]), reverse=True)
+    assert slow.sample("winnow_degraded_answers_total", stage="rerank", reason="deadline") == before + 1
+
+
+async def test_without_time_for_any_the_first_stage_answers(slow: Service) -> None:
+    found = await slow.search(QUERY, deadline_ms=1)
+    assert found["reranked"] == 0
+    assert found["degraded"] == {"stage": "rerank", "reason": "deadline"}
+    first = await slow.search(QUERY, rerank=False)
+    assert [(hit["id"], hit["score"]) for hit in found["hits"]] == [(hit["id"], hit["score"]) for hit in first["hits"]]
+
+
+async def test_a_search_that_finds_nothing_is_not_late(slow: Service) -> None:
+    found = await slow.search(QUERY, deadline_ms=1, filter={"n": 1})
+    assert found["hits"] == []
+    assert "degraded" not in found
+
+
+async def test_what_was_not_read_stands_behind_what_was_and_is_not_mistaken_for_it(slow: Service) -> None:
+    """The fake reranker has no blend: by it alone unread candidates are equals, in the order of the first stage."""
+    found = await slow.search(QUERY, deadline_ms=120, top_k=50)
+    read = [hit for hit in found["hits"] if "rerank" in hit["stages"]]
+    unread = [hit for hit in found["hits"] if "rerank" not in hit["stages"]]
+    if read:
+        assert {hit["score"] for hit in unread} == {min(hit["score"] for hit in read)}
+    ranks = [hit["stages"]["fused"]["rank"] for hit in unread]
+    assert ranks == sorted(ranks)
+
+
+async def test_auto_stops_when_more_reading_changes_the_top_no_more(service: Service) -> None:
+    await service.ingest(*({"id": f"d{n}", "text": f"{'green ' * (n < 20)}river water {n}"} for n in range(150)))
+    every = await service.search(QUERY, candidates=100)
+    auto = await service.search(QUERY, candidates="auto")
+    assert (every["reranked"], auto["candidates"]) == (100, 100)
+    assert 10 < auto["reranked"] < 50
+    assert {hit["score"] for hit in auto["hits"]} == {hit["score"] for hit in every["hits"]}
+    assert "degraded" not in auto, "it was not for want of time"
+
+
+async def test_auto_goes_as_deep_as_the_setting_says_and_deep_enough_for_the_answer(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path, auto_candidates=20)) as service:
+        await service.ingest(*({"id": f"d{n}", "text": f"river {n}"} for n in range(60)))
+        assert (await service.search("river", candidates="auto"))["candidates"] == 20
+        assert (await service.search("river", candidates="auto", top_k=40))["candidates"] == 40
+
+
+async def test_both_may_be_asked_for_together(slow: Service) -> None:
+    found = await slow.search(QUERY, candidates="auto", deadline_ms=AMPLE)
+    assert found["reranked"] < found["candidates"]
+    assert "degraded" not in found
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"), [({"candidates": "all"}, "/candidates"), ({"deadline_ms": 0}, "/deadline_ms")]
+)
+async def test_what_can_not_be_is_refused(service: Service, wrong: dict[str, object], where: str) -> None:
+    answer = await service.client.post("/search", json={"query": "x", **wrong})
+    problem(answer, 422, "invalid")
+    assert all(pointer.startswith(where) for pointer in pointers(answer))
