@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from tempfile import SpooledTemporaryFile
@@ -21,10 +21,10 @@ from app.api.forms import read_form
 from app.api.ndjson import SPOOL_BYTES, Feed
 from app.api.schemas import FilesReply, KnownBody, KnownReply
 from app.engine import Engine
-from app.errors import Fault, Invalid, TimedOut, TooLarge, UnsupportedType
+from app.errors import Fault, Invalid, NotInstalled, TimedOut, TooLarge, UnsupportedType
 from app.files.kinds import kind_of
-from app.files.readers import READERS, converter
-from app.files.types import Unreadable
+from app.files.readers import EXTRA, READERS, converter
+from app.files.types import Kind, Unreadable
 from app.service.collections import DEFAULT, Shelf
 from app.service.files import File
 from app.service.ingest import Ticket
@@ -99,7 +99,7 @@ async def known(body: KnownBody, engine: EngineDep) -> KnownReply:
             kind = kind_of(each.path)
         except Unreadable as error:
             raise Invalid("A file can't be read.", [Fault("/files", f"'{each.path}' {error}")]) from error
-        if kind in READERS:
+        if kind in READERS and not _lacking(each.path):
             hashes[each.path] = (kind, each.sha256)
     return KnownReply(known=await engine.files.known(engine.collections.shelf(body.collection), hashes))
 
@@ -117,8 +117,7 @@ def _sent(form: FormData, engine: Engine) -> Sent:
     if not isinstance(wait, bool):
         raise Invalid("The upload can't be taken as it is.", [Fault("/wait", "is neither true nor false")])
     checks.check_upload([each.filename or "" for each in files], metadata, engine.settings)
-    for each in files:
-        _check_installed(each.filename or "")
+    _check_installed([each.filename or "" for each in files])
     return Sent(engine.collections.shelf(str(fields.get("collection", DEFAULT))), files, metadata, wait)
 
 
@@ -129,14 +128,26 @@ def _parsed(name: str, value: Any) -> Any:
         raise Invalid("The upload can't be taken as it is.", [Fault(f"/{name}", f"is not JSON: {error}")]) from error
 
 
-def _check_installed(path: str) -> None:
-    """Before any work: what is missing is missing for every file of the kind."""
+def _check_installed(paths: Sequence[str]) -> None:
+    """Before any work: where what is missing is missing for every file, there is nothing to report of each."""
+    lacking = [kind for path in paths if (kind := _lacking(path))]
+    if lacking and len(lacking) == len(paths):
+        raise NotInstalled(
+            f"Files of these kinds can't be read here: {', '.join(sorted(set(lacking)))}. What reads them: {EXTRA}"
+        )
+
+
+def _lacking(path: str) -> Kind | None:
+    """The kind of a file if nothing is installed that reads it."""
     try:
         kind = kind_of(path)
+        if kind in READERS:
+            converter(kind)
     except Unreadable:
-        return
-    if kind in READERS:
-        converter(kind)
+        return None
+    except NotInstalled:
+        return kind
+    return None
 
 
 async def _take_all(engine: Engine, sent: Sent, report: Report) -> None:
@@ -148,7 +159,7 @@ async def _take_all(engine: Engine, sent: Sent, report: Report) -> None:
                 raise Unreadable(f"is {upload.size} bytes long; at most {engine.settings.max_file_bytes} are allowed")
             take = _take_lines if file.kind == "jsonl" else _take_file
             told = await take(engine, sent, file, report)
-        except Unreadable as error:
+        except (Unreadable, NotInstalled) as error:
             told = {"status": "failed", "reason": str(error)}
         engine.metrics.files.labels(label, told["status"]).inc()
         report.files.append({"path": path} | told)

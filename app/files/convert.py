@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import IO, Any
 
 from app.files.kinds import check
-from app.files.readers import READERS
+from app.files.readers import EXTRA, READERS
 from app.files.types import Converted, Kind, Unreadable
 
 
@@ -15,11 +15,12 @@ def convert(file: IO[bytes], kind: Kind, most_chars: int, most_unpacked: int) ->
     """The file as text; whatever its reader stumbles over becomes a sentence."""
     check(kind, file, most_unpacked)
     module, name = READERS[kind].function.split(":")
-    read = getattr(import_module(module), name)
     try:
-        converted: Converted = read(file, most_chars)
-    except (Unreadable, MemoryError, ModuleNotFoundError):
+        converted: Converted = getattr(import_module(module), name)(file, most_chars)
+    except (Unreadable, MemoryError):
         raise
+    except ModuleNotFoundError as error:
+        raise Unreadable(f"can't be read without {error.name}: {EXTRA}") from error
     except Exception as error:  # readers raise whatever they like at a damaged file, and all of it means the same
         raise Unreadable(f"can't be read as {kind}: {_told(error)}") from error
     if not converted.text.strip():

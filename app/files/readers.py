@@ -37,10 +37,10 @@ READERS: dict[Kind, Reader] = {
 
 @lru_cache
 def converter(kind: Kind) -> str:
-    """Name and version of what reads this kind."""
+    """Name and version of what reads this kind; the sentence of one that is missing goes on from a file's name."""
     reader = READERS[kind]
     try:
         made_of = f" {reader.package} {version(reader.package)}" if reader.package else ""
     except PackageNotFoundError:
-        raise NotInstalled(f"Reading .{kind} files needs {reader.package}: {EXTRA}") from None
+        raise NotInstalled(f"can't be read without {reader.package}: {EXTRA}") from None
     return f"{kind} {reader.edition}{made_of}"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from io import BytesIO
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import httpx
 
@@ -23,7 +26,10 @@ FILES, BYTES = 8, 16 * 2**20
 AT_ONCE = 3
 """Uploads under way together: while one is converted, another one comes in."""
 
-UNFIT = (400, 413, 422)
+NOT_INSTALLED = 501
+"""The answer to files of which the service can read none."""
+
+UNFIT = (400, 413, 422, NOT_INSTALLED)
 """Answers that are about what was sent, and not about the service."""
 
 TIMEOUT = httpx.Timeout(10.0, read=3600.0, write=300.0)
@@ -107,15 +113,16 @@ class Shipment:
         except (Refused, OSError) as error:
             if isinstance(error, Refused) and error.status not in UNFIT:
                 raise
-            if len(parcel) == 1:
-                return _failed(parcel[0], error)
-            alone = [await self._upload([file]) for file in parcel]
+            if len(parcel) == 1 or (isinstance(error, Refused) and error.status == NOT_INSTALLED):
+                alone = [_failed(file, error) for file in parcel]
+            else:
+                alone = [await self._upload([file]) for file in parcel]
         files = [file for shipped in alone for file in shipped.files]
         return Shipped(sum(each.size for each in alone), files, [job for shipped in alone for job in shipped.jobs])
 
     async def _post(self, parcel: Sequence[Source]) -> Shipped:
         with ExitStack() as opened:
-            form = [("files", (file.name, opened.enter_context(file.path.open("rb")))) for file in parcel]
+            form = [("files", (file.name, opened.enter_context(_as_it_is(file)))) for file in parcel]
             answer = await self._client.patiently(
                 "POST",
                 "/ingest/files",
@@ -126,6 +133,15 @@ class Shipment:
             )
         told = read_json(answer)
         return Shipped(sum(file.size for file in parcel), told["files"], [told["job"]] if told["job"] else [])
+
+
+@contextmanager
+def _as_it_is(file: Source) -> Iterator[IO[bytes]]:
+    """A copy, since a file that grows or shrinks while it is sent would break the request off."""
+    with BytesIO() if file.size <= BYTES else TemporaryFile() as copy:
+        with file.path.open("rb") as content:
+            shutil.copyfileobj(content, copy)
+        yield copy
 
 
 def _parcels(files: Sequence[Source]) -> Iterator[list[Source]]:

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.app.files.made import COURIER, Grid, Text, encrypted_pdf, laughs, lying_bomb, pdf, sheet, slides, word
+from tests.app.files.missing import missing
 from tests.app.test_cli import Terminal, Told
 from tests.process import Process
 
@@ -177,6 +178,51 @@ def test_a_file_that_is_too_large_for_an_upload_is_named_and_the_rest_goes_on(tm
     assert told.code == 1
     assert "refused large.txt can't be sent: The request is too large" in told.errors
     assert outcomes(told)["created"] == 2
+
+
+def test_files_that_grow_and_shrink_while_they_are_sent_stop_nothing(
+    terminal: Terminal, service: Process, tmp_path: Path
+) -> None:
+    write(tmp_path, {f"{i}.txt": b"some words\n" * 50 for i in range(60)} | {"log.txt": b"", "last.md": b"good words"})
+    over = threading.Event()
+
+    def change() -> None:
+        while not over.is_set():
+            with (tmp_path / "log.txt").open("ab") as log:
+                log.write(b"one more line\n" * 100)
+                if log.tell() > 2**16:
+                    log.truncate(1000)
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        for _ in range(2):
+            counts = outcomes(ingest(terminal, tmp_path, "growing"))
+            assert counts["refused"] <= 1, "it may be empty at that moment"
+            assert sum(counts.values()) == 62
+    finally:
+        over.set()
+        changing.join()
+    asked = {"query": "good words", "collection": "growing", "top_k": 1}
+    assert service.client.post("/search", json=asked).json()["hits"][0]["document_id"] == "last.md"
+
+
+def test_without_the_extra_the_files_that_need_it_are_named_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "docs", good_files(0) | {f"{i}.pdf": pdf([Text(PROSE)]) for i in range(9)} | {"a.md": b"# Sea"})
+    monkeypatch.setenv(
+        "PYTHONPATH", missing(tmp_path, "pdfplumber", "python-docx", "python-pptx", "openpyxl", "markdownify")
+    )
+    with Process(tmp_path / "data", ENCODER="fake") as running:
+        running.await_ready()
+        for created in (2, 0):
+            told = Terminal(str(running.client.base_url))("ingest", tmp_path / "docs")
+            assert told.code == 1
+            assert outcomes(told)["created"] == created
+            assert outcomes(told)["refused"] == 14
+            for name in ("word/0.docx", "pdf/0.pdf", "8.pdf"):
+                assert re.search(rf"refused {name} .*pip install 'winnow\[files\]'", told.errors), told.errors
 
 
 def test_an_ingest_that_was_interrupted_goes_on_where_it_stopped(tmp_path: Path) -> None:

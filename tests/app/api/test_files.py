@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from app.api.schemas import DocumentReply, FilesReply
-from tests.app.files.made import Grid, Text, encrypted_pdf, pdf, sheet, word
+from tests.app.files.made import Grid, Text, encrypted_pdf, pdf, sheet, slides, word
+from tests.app.files.missing import missing
 from tests.app.serving import Json, Service, body, fakes, pointers, problem, serving
 from tests.process import Process
 
@@ -268,19 +269,29 @@ async def test_a_title_that_is_too_long_for_small_chunks_is_left_out(service: Se
     assert told["status"] == "created"
 
 
-def test_without_the_extra_the_answer_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "import importlib.metadata as m\n"
-        "found = m.version\n"
-        "def version(name):\n"
-        "    if name in ('pdfplumber', 'python-docx'):\n"
-        "        raise m.PackageNotFoundError(name)\n"
-        "    return found(name)\n"
-        "m.version = version\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+@pytest.fixture
+def without_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
+    """A service where the extra is not installed; what reads slides has lost but a part of what it needs."""
+    monkeypatch.setenv("PYTHONPATH", missing(tmp_path, "pdfplumber", "python-docx", "PIL"))
     with Process(tmp_path / "data", ENCODER="fake") as running:
         running.await_ready()
-        answer = running.client.post("/ingest/files", files=form({"sea.pdf": SEA, "a.txt": b"x"}))
-        assert "pip install 'winnow[files]'" in problem(answer, 501, "not-installed")["detail"]
-        assert running.client.post("/ingest/files", files=form({"a.txt": b"x"})).status_code == 200
+        yield running.client
+
+
+def test_files_that_need_the_extra_are_named_with_it_and_the_rest_goes_on(without_extra: httpx.Client) -> None:
+    files = {"sea.pdf": SEA, "a.txt": b"x", "b.docx": word(), "photo.jpg": b"x", "c.pptx": slides("one")}
+    told = body(without_extra.post("/ingest/files", files=form(files)))["files"]
+    assert [file["status"] for file in told] == ["failed", "created", "failed", "failed", "failed"]
+    assert told[0]["reason"] == "can't be read without pdfplumber: pip install 'winnow[files]'"
+    assert told[2]["reason"] == "can't be read without python-docx: pip install 'winnow[files]'"
+    assert told[4]["reason"] == "can't be read without PIL: pip install 'winnow[files]'"
+    asked = {"files": [{"path": path, "sha256": hashlib.sha256(content).hexdigest()} for path, content in files.items()
+                       if path != "photo.jpg"]}  # fmt: skip
+    assert body(without_extra.post("/ingest/files/known", json=asked)) == {"known": ["a.txt"]}
+
+
+def test_where_everything_needs_the_extra_the_answer_is_an_error(without_extra: httpx.Client) -> None:
+    answer = without_extra.post("/ingest/files", files=form({"sea.pdf": SEA, "more.pdf": SEA, "b.docx": word()}))
+    assert problem(answer, 501, "not-installed")["detail"] == (
+        "Files of these kinds can't be read here: docx, pdf. What reads them: pip install 'winnow[files]'"
+    )
