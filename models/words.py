@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, get_args
+from unicodedata import normalize
 
 from tantivy import Filter, TextAnalyzer, TextAnalyzerBuilder, Tokenizer
 
@@ -18,7 +19,7 @@ Language = Literal[
 ]  # fmt: skip
 """Whose stems and stop words: `none` takes words as they are, accents and all."""
 
-RULES = 1
+RULES = 2
 """Raised when the same text gives other words than before: indexes are then built anew."""
 
 LANGUAGES: tuple[Language, ...] = get_args(Language)
@@ -35,7 +36,7 @@ LONGEST = 60
 
 @lru_cache(maxsize=2 * len(LANGUAGES))
 def analyzer(language: Language, *, stop_words: bool = True) -> TextAnalyzer:
-    """What makes words of texts; with or without those that say nothing."""
+    """What makes words of texts that were respelled; with or without those that say nothing."""
     words = TextAnalyzerBuilder(Tokenizer.regex(WORD)).filter(Filter.remove_long(LONGEST)).filter(Filter.lowercase())
     if language == "none":
         return words.build()
@@ -44,11 +45,18 @@ def analyzer(language: Language, *, stop_words: bool = True) -> TextAnalyzer:
     return words.filter(Filter.stemmer(language)).filter(Filter.ascii_fold()).build()
 
 
+def respelled(text: str) -> str:
+    """Letters of one form and width, and no hyphens that nobody sees: files from a Mac or in PDF have their own."""
+    return (
+        normalize("NFKC", text).replace("\N{SOFT HYPHEN}", "").replace("\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}", "I")
+    )
+
+
 def text_words(text: str, language: Language) -> Sequence[str]:
     """All words of a text, in order."""
-    return analyzer(language).analyze(text)
+    return analyzer(language).analyze(respelled(text))
 
 
 def query_words(query: str, language: Language) -> Sequence[str]:
     """The words to look for."""
-    return analyzer(language, stop_words=False).analyze(query) or text_words(query, language)
+    return analyzer(language, stop_words=False).analyze(respelled(query)) or text_words(query, language)

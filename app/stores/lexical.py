@@ -14,7 +14,7 @@ from tantivy import Document, Index, IndexWriter, Occur, Query, Schema, SchemaBu
 
 from app.types import Candidates, ChunkIds, Wording
 from models.types import Scores
-from models.words import Language, analyzer, query_words
+from models.words import Language, analyzer, query_words, respelled, text_words
 
 K1 = 1.2
 """Tantivy's own. A word that a text is full of weighs its idf times this and one."""
@@ -104,7 +104,7 @@ class TantivyIndex:
 
     def matches(self, query: str, text: str) -> list[str]:
         """The words of the query that a text has."""
-        has = set(analyzer(self._language).analyze(text))
+        has = set(text_words(text, self._language))
         return [word for word in dict.fromkeys(query_words(query, self._language)) if word in has]
 
     def close(self) -> None:
@@ -201,6 +201,6 @@ def _schema() -> Schema:
 def _document(chunk: int, text: str) -> Document:
     document = Document()
     document.add_unsigned("chunk", chunk)
-    document.add_text("text", text)
+    document.add_text("text", respelled(text))
     document.add_text("all", "")
     return document

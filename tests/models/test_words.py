@@ -29,6 +29,24 @@ def test_without_a_language_words_are_taken_as_they_are() -> None:
     assert query_words("the cafés", "none") == ["the", "cafés"]
 
 
+@pytest.mark.parametrize(
+    ("language", "written", "meant"),
+    [
+        ("german", "U\u0308berschwemmung", "Überschwemmung"),
+        ("german", "Über\u00adschwem\u00admung", "Überschwemmung"),
+        ("german", "Haeuser Muenchen", "Häuser München"),
+        ("german", "STRASSE", "Straße"),
+        ("none", "Cafe\u0301", "café"),
+        ("none", "\ufb01le", "file"),
+        ("none", "\uff21\uff22\uff23\uff11\uff12 \u5168\u89d2", "abc12 \u5168\u89d2"),
+        ("turkish", "\u0130stanbul", "istanbul"),
+        ("arabic", "\u0643\u0650\u062a\u064e\u0627\u0628", "\u0643\u062a\u0627\u0628"),
+    ],
+)
+def test_what_is_written_in_two_ways_is_one_word(language: Language, written: str, meant: str) -> None:
+    assert text_words(written, language) == query_words(meant, language) != []
+
+
 def test_stop_words_are_left_out_of_a_query_unless_it_has_no_others() -> None:
     assert query_words("who is the king of Spain", "english") == ["who", "king", "spain"]
     assert query_words("to be or not to be", "english") == ["to", "be", "or", "not", "to", "be"]

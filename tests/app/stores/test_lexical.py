@@ -168,6 +168,13 @@ def test_it_tells_which_words_a_text_has_of_the_query(index: LexicalIndex) -> No
     assert index.matches("The quick foxes and zebras", "a quick brown fox") == ["quick", "fox"]
 
 
+def test_texts_and_queries_may_spell_a_word_in_two_ways() -> None:
+    made = TantivyIndex("german")
+    made.apply(additions(["U\u0308ber\u00adschwem\u00admung am Rhein", "Ebbe"]))
+    assert made.search("überschwemmung", 5).chunks.tolist() == [1]
+    assert made.matches("überschwemmung", "U\u0308ber\u00adschwem\u00admung am Rhein") == ["uberschwemm"]
+
+
 def test_each_language_has_its_own_stems() -> None:
     index = TantivyIndex("german")
     index.apply(additions(["Die Häuser am Fluss", "Ein Baum"]))
