@@ -14,7 +14,7 @@ from app.errors import WinnowError
 from app.quality.measures import NDCG, measure
 from app.quality.monotone import Labelled, fit
 from app.quality.reblend import Listed, fit_blend
-from app.quality.reliability import Reliability, expected, reliability
+from app.quality.reliability import Expected, Reliability, expected, read_as_probabilities, reliability
 from app.quality.statistics import differences, estimates
 from app.quality.types import Difference, Estimate, Query, Run
 from app.stages.calibrate import level
@@ -119,6 +119,8 @@ class Findings:
     orders: tuple[Order, ...]
     refit_gain: Difference
     rerank_gain: Difference
+    before: Reliability
+    """Of the reranker's own scores, read as probabilities: what there was without labels."""
     reranked: Mapped
     unreranked: Mapped
     warnings: tuple[str, ...]
@@ -161,6 +163,7 @@ def calibrate(every: Sequence[Asked], basis: Basis, candidates: int, seed: int) 
         orders=tuple(_orders(values, seed)),
         refit_gain=gains[0],
         rerank_gain=gains[1],
+        before=_before(measuring, seed),
         reranked=mapped[0],
         unreranked=mapped[1],
         warnings=tuple(_warnings(len(every), measuring)),
@@ -271,6 +274,15 @@ def _mapped(
     learned = fit([_labelled(each, blend) for each in fitting], seed)
     held_out = [expected(learned.scale, _labelled(each, blend), each.question.held) for each in measuring]
     return learned.scale, Mapped(learned.method, learned.losses, reliability(held_out, seed))
+
+
+def _before(measuring: Sequence[Asked], seed: int) -> Reliability:
+    """Documents in the reranker's own order."""
+    every = [_labelled(each, Blend()) for each in measuring]
+    said = read_as_probabilities(np.concatenate([each.scores for each in every]))
+    parts = np.split(said, np.cumsum([len(each.scores) for each in every])[:-1])
+    rows = zip(parts, every, measuring, strict=True)
+    return reliability([Expected(part, each.relevant, own.question.held) for part, each, own in rows], seed)
 
 
 def _labelled(each: Asked, blend: Blend | None) -> Labelled:

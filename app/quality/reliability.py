@@ -41,7 +41,9 @@ class Bin:
     """Hits of like probability, and how many of them are relevant."""
 
     expected: float
-    seen: float
+    """In the mean."""
+    seen: Estimate
+    """The share of them that is relevant."""
     hits: int
 
 
@@ -87,6 +89,12 @@ class Reliability:
     thresholds: tuple[Threshold, ...]
 
 
+def read_as_probabilities(scores: Numbers) -> Numbers:
+    """What a reranker's own scores would say: themselves where they can be probabilities, log-odds otherwise."""
+    can_be = scores.size and scores.min() >= 0 and scores.max() <= 1
+    return scores if can_be else 0.5 + 0.5 * np.tanh(scores / 2)
+
+
 def expected(scale: Scale, query: Labelled, held: int) -> Expected:
     return Expected(probabilities(scale, query.scores, query.level), query.relevant, held)
 
@@ -124,7 +132,9 @@ def brier(said: Numbers, relevant: Numbers) -> float:
 def _bins(said: Numbers, relevant: Numbers) -> Iterator[Bin]:
     order = np.argsort(said, kind="stable")
     for places in (order[part] for part in _parted(len(order))):
-        yield Bin(float(said[places].mean()), float(relevant[places].mean()), len(places))
+        seen = share(float(relevant[places].sum()), len(places))
+        assert seen is not None, "there is no bin without hits"
+        yield Bin(float(said[places].mean()), seen, len(places))
 
 
 def _parted(amount: int) -> list[NDArray[np.int64]]:

@@ -53,6 +53,22 @@ def track(what: str, total: int) -> Iterator[Callable[[int], object]]:
         yield lambda steps: bars.advance(task, steps)
 
 
+def write(path: Path, content: bytes) -> None:
+    """A file for a person, in a folder that need not be there."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Let a path that can't be written to end the command with a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise Failure(f"{path} can't be written: {error.strerror}.", UNUSABLE) from error
+
+
 @contextmanager
 def as_failures(cache: Path | None = None) -> Iterator[None]:
     """Let whatever a user can have got wrong end the command with a sentence."""

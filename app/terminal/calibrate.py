@@ -40,7 +40,14 @@ def calibrate(
             "--from", exists=True, dir_okay=False, help="Keep the calibration in such a file; takes no dataset."
         ),
     ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Show what the collection has, since when, and what it is worth.")
+    ] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Remove all that the collection has.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the calibration with all figures as JSON.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="File for a page with the reliability diagram, of one piece.")
+    ] = None,
     url: Url = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -58,18 +65,19 @@ def calibrate(
     \b
     winnow calibrate datasets/mine --collection papers
     winnow calibrate datasets/mine --collection papers --mode dense --dry-run
-    winnow calibrate datasets/mine --output papers.json
+    winnow calibrate datasets/mine --output papers.json --html papers.html
     winnow calibrate --from papers.json --collection papers --url http://search:8000
+    winnow calibrate --show --collection papers
+    winnow calibrate --forget --collection papers
     """
+    target = Target(url, data_dir)
+    if sum([dataset is not None, from_ is not None, show, forget]) != 1:
+        raise Failure("Name a dataset, or say one of --from, --show and --forget, and no more than one.", UNUSABLE)
+    if dataset is None:
+        _manage(collection, mode, from_, html, target, show=show, as_json=as_json)
+        return
     from app.terminal import calibration  # takes seconds with all that it imports
 
-    if (dataset is None) == (from_ is None):
-        raise Failure("Name a dataset, or a file that --output wrote with --from, and not both.", UNUSABLE)
-    target = Target(url, data_dir)
-    if from_ is not None:
-        calibration.carry(from_, collection, target)
-        return
-    assert dataset is not None
     order = calibration.Order(
         folder=dataset,
         split=split,
@@ -82,9 +90,33 @@ def calibrate(
         judged_only=judged_only,
         keeps=not dry_run,
         output=output,
+        html=html,
         as_json=as_json,
     )
     try:
         calibration.run(order, target)
     except KeyboardInterrupt:
         raise Failure("Stopped. Nothing was kept.", STOPPED) from None
+
+
+def _manage(
+    collection: str,
+    mode: Mode | None,
+    file: Path | None,
+    html: Path | None,
+    target: Target,
+    *,
+    show: bool,
+    as_json: bool,
+) -> None:
+    """What a collection has already, or another has."""
+    from app.terminal import kept
+
+    if file is not None:
+        kept.carry(file, collection, target)
+    elif show:
+        kept.show(collection, mode, html, target, as_json=as_json)
+    elif mode is not None:
+        raise Failure("--forget removes the calibrations for every mode: leave out --mode.", UNUSABLE)
+    else:
+        kept.forget(collection, target)

@@ -8,20 +8,22 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
 import orjson
 import typer
 from rich.console import Console
 
-from app.quality.calibrate import Asked, Basis, Question, asked, calibrate
+from app.quality.calibrate import Asked, Basis, Findings, Question, asked, calibrate
 from app.quality.dataset import read, unanswerable
+from app.quality.reliability_page import render
 from app.quality.types import Query
+from app.terminal import reliability
 from app.terminal.asking import bounded, holds, say
-from app.terminal.bench import as_failures, check_extra, track
+from app.terminal.bench import as_failures, check_extra, track, write
 from app.terminal.client import UNUSABLE, Client, Failure, Target, connect, read_json
-from app.terminal.reliability import findings as told
+from app.terminal.kept import keep, place
 from app.types import Calibration, Fusion, Mode
 from models.types import Blend
 
@@ -47,6 +49,7 @@ class Order:
     judged_only: bool
     keeps: bool
     output: Path | None
+    html: Path | None
     as_json: bool
 
 
@@ -57,20 +60,6 @@ def run(order: Order, target: Target) -> None:
         asyncio.run(_run(order, target))
 
 
-def carry(path: Path, collection: str, target: Target) -> None:
-    """Keep what another installation found out; the service refuses what other models made."""
-    try:
-        body = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise Failure(f"{path} is no calibration: {error}. Write one with --output.", UNUSABLE) from error
-
-    async def put() -> None:
-        async with connect(target) as client:
-            await _keep(client, collection, body)
-
-    asyncio.run(put())
-
-
 async def _run(order: Order, target: Target) -> None:
     labels = _labels(order)
     async with connect(target) as client:
@@ -78,9 +67,9 @@ async def _run(order: Order, target: Target) -> None:
         questions = await _questions(client, order, labels)
         every = await _ask(client, order, basis, questions)
         found, findings = await asyncio.to_thread(calibrate, every, basis, order.candidates, order.seed)
-        _tell(order, found, told(findings, basis, found))
+        _tell(order, found, findings)
         if order.keeps:
-            await _keep(client, order.collection, orjson.loads(orjson.dumps(found)), quiet=order.as_json)
+            await keep(client, order.collection, orjson.loads(orjson.dumps(found)), quiet=order.as_json)
 
 
 def _labels(order: Order) -> Labels:
@@ -94,8 +83,8 @@ def _labels(order: Order) -> Labels:
 
 
 async def _basis(client: Client, order: Order) -> Basis:
-    path = f"/collections/{quote(order.collection, safe='')}"
-    facts, known = await client.get(path), await client.get(f"{path}/calibration")
+    known = await client.get(place(order.collection))
+    facts = await client.get(f"/collections/{quote(order.collection, safe='')}")
     mode: Mode = order.mode or known["mode"]
     return Basis(
         collection=order.collection,
@@ -153,17 +142,12 @@ async def _counted(work: Awaitable[Done], advance: Callable[[int], object]) -> D
     return done
 
 
-def _tell(order: Order, found: Calibration, report: object) -> None:
+def _tell(order: Order, found: Calibration, findings: Findings) -> None:
     if order.output:
-        order.output.parent.mkdir(parents=True, exist_ok=True)
-        order.output.write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
+        write(order.output, orjson.dumps(found, option=orjson.OPT_INDENT_2))
+    if order.html:
+        write(order.html, render(order.collection, [(found, findings)]).encode())
     if order.as_json:
         typer.echo(orjson.dumps(found).decode())
     else:
-        Console(highlight=False).print(report)
-
-
-async def _keep(client: Client, collection: str, body: Any, *, quiet: bool = False) -> None:
-    kept = read_json(await client.ask("PUT", f"/collections/{quote(collection, safe='')}/calibration", json=body))
-    if not quiet:
-        Console(highlight=False).print(f"Kept for {kept['mode']} searches of '{collection}'.")
+        Console(highlight=False).print(reliability.findings(findings, order.collection, found))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from app.quality.variants import BadSetup, Setup, checked, depths, vary
 from app.settings import Settings
 from app.terminal import scoreboard
 from app.terminal.asking import ask
-from app.terminal.bench import as_failures, check_extra, opened, track
+from app.terminal.bench import as_failures, check_extra, opened, track, write, writing
 from app.terminal.client import UNUSABLE, Failure, Target
 from app.types import Recipe
 
@@ -116,7 +115,7 @@ def _show(found: Found, datasets: Sequence[Dataset], order: Order) -> Found:
     if order.runs:
         (dataset,) = (each for each in datasets if each.name == evaluation.dataset)
         folder = order.runs / evaluation.dataset / _slug(evaluation.variant)
-        with _writing(folder):
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             save_judgements(dataset.judgements, folder)
             for each in runs:
@@ -128,23 +127,9 @@ def _conclude(found: Report, order: Order) -> None:
     if found.summaries or found.comparisons:
         _print(scoreboard.together(found))
     if order.json:
-        _write(order.json, orjson.dumps(found, option=orjson.OPT_INDENT_2))
+        write(order.json, orjson.dumps(found, option=orjson.OPT_INDENT_2))
     if order.html:
-        _write(order.html, page.render(found).encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise Failure(f"{path} can't be written: {error.strerror}.", UNUSABLE) from error
+        write(order.html, page.render(found).encode())
 
 
 def _slug(variant: str) -> str:

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from app.quality.calibrate import Basis, Findings, Mapped
+from app.quality import verdict
+from app.quality.calibrate import Findings, Mapped
 from app.quality.measures import NDCG
 from app.quality.reliability import Errors
-from app.quality.types import Difference, Estimate
+from app.quality.types import Estimate
 from app.types import Calibration
-from models.types import Blend
 
 
-def findings(found: Findings, basis: Basis, calibration: Calibration) -> RenderableType:
+def findings(found: Findings, collection: str, calibration: Calibration) -> RenderableType:
     """From the order of candidates to what a probability can be believed."""
     return Group(
-        Text.assemble((f"{basis.collection}, {basis.mode}", "bold"), f": {_size(found)}"),
+        Text.assemble((f"{collection}, {calibration.mode}", "bold"), f": {verdict.size(found)}"),
         _orders(found),
-        Text(_blend(found)),
-        Text(_rerank(found, calibration), "" if calibration.rerank else "bold red"),
+        Text(verdict.blend(found)),
+        Text(verdict.reranking(found, calibration), "" if calibration.rerank else "bold red"),
         _errors(found),
         _thresholds("Reranked searches by min_relevance, with 95 % intervals", found.reranked),
         _thresholds("Searches that are not reranked", found.unreranked),
         Text("Documents that nobody judged count as irrelevant, unless --judged-only leaves them out.", "dim"),
         *(Text(warning, "yellow") for warning in found.warnings),
     )
-
-
-def _size(found: Findings) -> str:
-    refused = f", {found.unanswerable} of them without an answer in the collection" if found.unanswerable else ""
-    return f"fitted to {found.fitting} queries, measured with {found.measuring} others{refused}"
 
 
 def _orders(found: Findings) -> Table:
@@ -44,41 +37,12 @@ def _orders(found: Findings) -> Table:
     return table
 
 
-def _blend(found: Findings) -> str:
-    done = "is taken" if found.taken else "is not taken, since it does no better"
-    told = _gain(found.refit_gain)
-    return f"The refitted blend ({_weights(found.refitted)}, own: {_weights(found.own)}) {done}: {told}."
-
-
-def _rerank(found: Findings, calibration: Calibration) -> str:
-    if calibration.rerank:
-        return f"Reranking changes {NDCG} by {_gain(found.rerank_gain)}."
-    return f"{calibration.advice} Searches are not reranked unless they say so."
-
-
-def _weights(blend: Blend) -> str:
-    return f"rerank {blend.rerank:g}, dense {blend.dense:g}, lexical {blend.lexical:g}"
-
-
-def _gain(difference: Difference) -> str:
-    estimate = difference.estimate
-    return f"{estimate.mean:+.3f} (95 % {estimate.low:+.3f} … {estimate.high:+.3f}, p {difference.p:.3f})"
-
-
 def _errors(found: Findings) -> Table:
     title = "Expected calibration error; by chance: of probabilities that are exactly right, with so few hits"
     table = _table(title, "documents", "hits", "error", "95 %", "by chance", "Brier")
-    for name, mapped in (("reranked", found.reranked), ("not reranked", found.unreranked)):
-        for part, errors in _parts(mapped):
-            table.add_row(f"{name}, {part}", f"{errors.hits:,}", *_figures(errors))
+    for name, errors in verdict.errors(found):
+        table.add_row(name, f"{errors.hits:,}", *_figures(errors))
     return table
-
-
-def _parts(mapped: Mapped) -> Iterator[tuple[str, Errors]]:
-    measured = mapped.reliability
-    yield "first ten", measured.shown
-    yield "first", measured.first
-    yield "all", measured.candidates
 
 
 def _figures(errors: Errors) -> tuple[str, ...]:

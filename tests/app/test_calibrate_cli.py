@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -13,7 +14,9 @@ from typer.testing import CliRunner, Result
 
 from app.cli import app
 from tests.app.quality.folders import write
+from tests.app.quality.test_page import Tree
 from tests.app.serving import Json, fakes, listening
+from tests.app.test_cli import winnow
 
 WORDS = [f"word{number}" for number in range(400)]
 DOCUMENTS = 40
@@ -188,6 +191,61 @@ def test_a_reranker_that_does_harm_is_named_and_not_asked_by_accident(server: ht
     assert "advice" not in search(server, queries(folder)["q1"])
 
 
+def test_what_stands_is_shown_until_it_is_forgotten(server: httpx.Client, folder: Path) -> None:
+    assert calibrate(server, folder, "--collection", "bad", "--queries", 50).exit_code == 0
+    shown = calibrate(server, "--show", "--collection", "bad")
+    assert shown.exit_code == 0, shown.stderr
+    assert re.search(r"Kept on \d{4}-\d\d-\d\dT", shown.stdout)
+    assert re.search(r"bad, hybrid: fitted to \d\d queries", shown.stdout)
+    for part in ("first stage", "min_relevance", "reranker's own scores, first ten"):
+        assert part in shown.stdout
+    assert "the reranker fake:backwards" in shown.stdout
+    assert "Searches are not reranked unless they say so." in shown.stdout
+    (*_, told) = calibrate(server, "--show", "--collection", "bad", "--json").stdout.splitlines()
+    assert json.loads(told) == server.get("/collections/bad/calibration").json()
+    other = calibrate(server, "--show", "--collection", "bad", "--mode", "dense")
+    assert (other.exit_code, "has no calibration for dense searches" in other.stderr) == (1, True)
+    gone = calibrate(server, "--forget", "--collection", "bad")
+    assert (gone.exit_code, "The calibrations of 'bad' are forgotten." in gone.stdout) == (0, True)
+    assert server.get("/collections/bad/calibration").json()["calibrations"] == []
+    assert search(server, "word1", collection="bad")["reranked"] > 0
+
+
+def test_figures_of_another_version_are_not_guessed_at(server: httpx.Client, kept: Json, tmp_path: Path) -> None:
+    server.put("/collections/default/calibration", json=kept | {"measured": {"seed": 1}}).raise_for_status()
+    shown = calibrate(server, "--show")
+    assert shown.exit_code == 0, shown.stderr
+    assert "can't be shown: calibrate again" in shown.stdout
+    page = calibrate(server, "--show", "--html", tmp_path / "page.html")
+    assert (page.exit_code, "There are no figures" in page.stderr) == (1, True)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_what_does_not_hold_any_more_is_shown_as_such(found: tuple[Path, str], tmp_path: Path) -> None:
+    with listening(fakes(tmp_path)) as client:
+        client.put("/collections/default/calibration", json=json.loads(found[0].read_text())).raise_for_status()
+    told = winnow("calibrate", "--show", WINNOW_DATA_DIR=str(tmp_path), WINNOW_RERANKER="fake:backwards")
+    assert told.code == 0, told.errors
+    assert "It does not hold any more: it was made with another reranker: run `winnow calibrate` again." in told.output
+
+
+def test_the_page_has_the_reliability_diagram_of_each_mode(
+    server: httpx.Client, folder: Path, kept: Json, tmp_path: Path
+) -> None:
+    made, shown = tmp_path / "new" / "made.html", tmp_path / "shown.html"
+    told = calibrate(server, folder, "--mode", "dense", "--html", made)
+    assert told.exit_code == 0, told.stderr
+    assert calibrate(server, "--show", "--html", shown).exit_code == 0
+    one, both = Tree(made.read_text()), Tree(shown.read_text())
+    assert (one.open, both.open) == ([], [])
+    assert one.texts["h2"][0] == "dense searches"
+    assert both.texts["h2"][:2] == ["dense searches", "hybrid searches"]
+    assert both.tags["figure"] == 2 * one.tags["figure"] == 6
+    assert "10 bins of 40 hits" in both.texts["figcaption"][3]
+    for name in ("reranker's own", "calibrated", "exactly right"):
+        assert name in both.texts["text"]
+
+
 def test_a_calibration_travels_in_a_file_but_not_to_other_models(
     server: httpx.Client, kept: Json, found: tuple[Path, str]
 ) -> None:
@@ -208,8 +266,14 @@ def test_what_a_person_can_get_wrong_is_said(server: httpx.Client, folder: Path,
     few = write(tmp_path / "few", answers={"q1": {"owl": 1}})
     (tmp_path / "no.json").write_text("{")
     cases: dict[tuple[object, ...], str] = {
-        (): "Name a dataset, or a file",
-        (folder, "--from", tmp_path / "no.json"): "not both",
+        (): "Name a dataset, or say one of --from, --show and --forget",
+        (folder, "--from", tmp_path / "no.json"): "no more than one",
+        ("--show", "--forget"): "no more than one",
+        ("--forget", "--mode", "dense"): "leave out --mode",
+        ("--forget",): "has no calibration",
+        ("--show",): "'default' has no calibration",
+        ("--show", "--collection", "nowhere"): "no collection 'nowhere'",
+        (folder, "--html", tmp_path / "no.json" / "page.html", "--dry-run"): "can't be written",
         ("--from", tmp_path / "no.json"): "is no calibration",
         (few,): "holds none of the relevant documents",
         (folder, "--queries", 15): "20 are the least",

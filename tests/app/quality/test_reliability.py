@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from app.quality.monotone import Labelled, fit
-from app.quality.reliability import Expected, calibration_error, expected, reliability
+from app.quality.reliability import Expected, calibration_error, expected, read_as_probabilities, reliability
 from app.quality.statistics import ratios, share
 
 
@@ -30,7 +30,8 @@ def test_a_map_fitted_to_one_half_is_right_on_the_other() -> None:
         assert errors.ece.low <= errors.ece.mean <= errors.ece.high
         assert errors.chance <= 0.05
     assert [each.hits for each in (measured.shown, measured.first, measured.candidates)] == [5000, 500, 10000]
-    assert sum(each.hits for each in measured.bins) == 5000
+    assert [each.hits for each in measured.bins] == [500] * 10
+    assert sum(each.seen.low <= each.expected <= each.seen.high for each in measured.bins) >= 8
     precisions = [each.precision.mean for each in measured.thresholds if each.precision]
     assert precisions == sorted(precisions)
     assert all(precision >= each.at for precision, each in zip(precisions, measured.thresholds, strict=True))
@@ -42,6 +43,17 @@ def test_probabilities_that_are_far_off_are_found_out() -> None:
     measured = reliability(queries, 0)
     assert measured.shown.ece.mean == pytest.approx(0.6, abs=0.05)
     assert measured.shown.ece.low > measured.shown.chance
+
+
+def test_a_bin_of_nothing_but_misses_is_not_sure_of_it() -> None:
+    (first, *_) = reliability([Expected(np.full(10, 0.1), np.zeros(10), 0)] * 30, 0).bins
+    assert (first.seen.mean, first.hits) == (0, 30)
+    assert first.seen.high > 0.1
+
+
+def test_a_rerankers_own_scores_are_read_as_probabilities_where_they_can_be_and_as_log_odds_otherwise() -> None:
+    assert read_as_probabilities(np.array([0.0, 0.3, 1.0])).tolist() == [0.0, 0.3, 1.0]
+    assert read_as_probabilities(np.array([-2000.0, 0.0, 1.0])) == pytest.approx([0, 0.5, 0.7311], abs=1e-4)
 
 
 def test_thresholds_count_what_is_shown_missed_and_refused() -> None:
