@@ -10,14 +10,14 @@ import tomllib
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from models.folder import Kind
+from models.folder import Kind, title
 from models.types import ModelError, Prompts
 
-Sort = Literal["encoder", "cross-encoder", "late-interaction"]
+Sort = Literal["encoder", "sparse", "cross-encoder", "late-interaction"]
 
 _FOLDER = Path(__file__).parent / "cards"
 _SLOT = "{instruction}"
@@ -36,6 +36,7 @@ class Card(BaseModel):
     source: str
     formerly: str | None = None
     dimensions: int | None = None
+    """Of a sparse encoder, the terms of its vocabulary."""
     tokens: int | None = None
     """The longest input that its authors recommend; of a cross-encoder, query and text together."""
     parameters: float | None = None
@@ -71,7 +72,7 @@ class Card(BaseModel):
     @property
     def role(self) -> Kind:
         """The stage that it can serve."""
-        return "encoder" if self.kind == "encoder" else "reranker"
+        return "reranker" if self.kind == "cross-encoder" or self.kind == "late-interaction" else self.kind
 
     @property
     def prompts(self) -> Prompts:
@@ -93,7 +94,7 @@ class Card(BaseModel):
 def all_cards() -> tuple[Card, ...]:
     """Every card: encoders first, then by family and in the order of its file."""
     cards = [card for file in sorted(_FOLDER.glob("*.toml")) for card in _read(file)]
-    return tuple(sorted(cards, key=lambda card: ("encoder", "cross-encoder", "late-interaction").index(card.kind)))
+    return tuple(sorted(cards, key=lambda card: get_args(Sort).index(card.kind)))
 
 
 def find(name: str) -> Card | None:
@@ -127,7 +128,9 @@ def refuse(name: str, kind: Kind) -> None:
     if card is None:
         return
     if card.role != kind:
-        raise ModelError(f"{name} is a model of the kind {card.kind}, which can't serve as {kind}: choose another one.")
+        raise ModelError(
+            f"{name} is a model of the kind {card.kind}, which can't serve as {title(kind)}: choose another one."
+        )
     if card.obstacle:
         raise ModelError(f"{name} can't be opened, since {card.obstacle}: choose {card.instead} instead.")
 

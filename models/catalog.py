@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from models.cards import known_as, refuse
-from models.fake import FakeEncoder, FakeReranker
-from models.folder import Kind, is_late
-from models.types import NO_PROMPTS, BiEncoder, ModelError, ModelOptions, Reranker
+from models.fake import FakeEncoder, FakeReranker, FakeSparseEncoder
+from models.folder import Kind, is_late, title
+from models.runtimes import choose, refuse_openvino
+from models.types import NO_PROMPTS, BiEncoder, ModelError, ModelOptions, Reranker, SparseEncoder
 
 _WEIGHTS = Path(__file__).parent / "weights"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -27,9 +28,19 @@ def open_encoder(name: str, options: ModelOptions | None = None) -> BiEncoder:
     options = options or ModelOptions()
     path = _known(name, "encoder", options)
     card = known_as(name, path)
-    from models.torch_runtime import TorchEncoder
+    prompts = card.prompts if card else NO_PROMPTS
 
-    return TorchEncoder(name, path, options, card.prompts if card else NO_PROMPTS)
+    def in_openvino() -> BiEncoder:
+        from models.openvino_runtime import OpenvinoEncoder
+
+        return OpenvinoEncoder(name, path, options, prompts)
+
+    def in_torch() -> BiEncoder:
+        from models.torch_runtime import TorchEncoder
+
+        return TorchEncoder(name, path, options, prompts)
+
+    return choose(name, options, in_openvino, in_torch)
 
 
 def open_reranker(name: str, options: ModelOptions | None = None) -> Reranker:
@@ -39,25 +50,49 @@ def open_reranker(name: str, options: ModelOptions | None = None) -> Reranker:
     options = options or ModelOptions()
     path = _known(name, "reranker", options)
     if is_late(path):
+        refuse_openvino(name, options, "late interaction")
         from models.late import LateReranker
 
         return LateReranker(name, path, options)
-    from models.torch_runtime import TorchReranker
 
-    return TorchReranker(name, path, options)
+    def in_openvino() -> Reranker:
+        from models.openvino_runtime import OpenvinoReranker
+
+        return OpenvinoReranker(name, path, options)
+
+    def in_torch() -> Reranker:
+        from models.torch_runtime import TorchReranker
+
+        return TorchReranker(name, path, options)
+
+    return choose(name, options, in_openvino, in_torch)
+
+
+def open_sparse(name: str, options: ModelOptions | None = None) -> SparseEncoder:
+    """A sparse encoder: a folder or a hub name; `fake`, and `fake:lookup`, which reads no queries. None is embedded."""
+    if _FAKE.fullmatch(name) or name == "fake:lookup":
+        return FakeSparseEncoder(reads_queries=name != "fake:lookup")
+    options = options or ModelOptions()
+    path = _known(name, "sparse", options)
+    card = known_as(name, path)
+    refuse_openvino(name, options, "a sparse encoder")
+    from models.sparse import TorchSparseEncoder
+
+    return TorchSparseEncoder(name, path, options, card.prompts if card else NO_PROMPTS)
 
 
 def locate(name: str, kind: Kind, options: ModelOptions) -> Path:
     """The folder of a model that is named as above, fetched from the hub where need be."""
-    if name == "embedded":
+    if name == "embedded" and kind != "sparse":
         return _embedded(kind)
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         return folder
     if _HUB_NAME.fullmatch(name) and name[0] not in ".~":
         return _fetch(name, options)
+    embedded = "" if kind == "sparse" else " or `embedded`"
     raise ModelError(
-        f"There is no {kind} {name!r}: name an existing folder, a hub model (organisation/name) or `embedded`."
+        f"There is no {title(kind)} {name!r}: name an existing folder, a hub model (organisation/name){embedded}."
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 import zlib
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -15,17 +17,20 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import PreTokenizer, Whitespace
 
-from models.types import NO_PROMPTS, Blends, ModelError, Role, Scores, Tokens, Vectors
+from models.types import NO_PROMPTS, Blends, ModelError, Role, Scores, SparseVector, Tokens, Vectors
 
 _WORDS: PreTokenizer = Whitespace()
 _START, _BETWEEN = 1, 2
 _ORDER_BONUS = 0.1
+_VOCABULARY = 2**20
+_ROOT_LETTERS = 4
 
 
 class FakeEncoder:
     """A text is the sum of its words, and a word is a fixed random direction."""
 
     device = "cpu"
+    runtime = "fake"
     prompts = NO_PROMPTS
 
     def __init__(
@@ -59,11 +64,64 @@ class FakeEncoder:
         return np.asarray(total / np.linalg.norm(total), np.float32)
 
 
+class FakeSparseEncoder:
+    """A text is its words and, half as heavy, their first letters, which it could have had instead; or, looked up, its
+    words alone where it is a query."""
+
+    device = "cpu"
+    runtime = "fake"
+    prompts = NO_PROMPTS
+
+    def __init__(
+        self,
+        *,
+        max_tokens: int = 512,
+        most_terms: int = 256,
+        reads_queries: bool = True,
+        delay: float = 0.0,
+        fail_on: str | None = None,
+    ) -> None:
+        self.name = "fake" if reads_queries else "fake:lookup"
+        self.fingerprint = _fingerprint(f"sparse {self.name} {most_terms}", max_tokens)
+        self.capacity = max_tokens - 1
+        self.most_terms = most_terms
+        self.reads_queries = reads_queries
+        self.calls: list[int] = []
+        self._roots: dict[int, int] = {}
+        self._delay = delay
+        self._fail_on = fail_on
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return _tokenizer()
+
+    def tokenize(self, texts: Sequence[str], role: Role) -> list[Tokens]:
+        for word in {word for text in texts for word, _ in _WORDS.pre_tokenize_str(text)}:
+            self._roots[_word_id(word)] = _word_id(word[:_ROOT_LETTERS])
+        return [_tokens(_word_ids(text), self.capacity) for text in texts]
+
+    def encode(self, batch: Sequence[Tokens], role: Role) -> list[SparseVector]:
+        """The batch's terms, after the delay and unless the word to fail on is among its words."""
+        _act(self.calls, batch, self._delay, self._fail_on)
+        return [
+            self._vector(tokens.ids[1:].tolist(), expands=self.reads_queries or role == "document") for tokens in batch
+        ]
+
+    def _vector(self, words: list[int], *, expands: bool) -> SparseVector:
+        weights: dict[int, float] = {}
+        for word, count in Counter(words).items():
+            for term, share in [(word, 1.0), *([(self._roots[word], 0.5)] if expands else [])]:
+                weights[term % _VOCABULARY] = weights.get(term % _VOCABULARY, 0) + share * math.log2(1 + count)
+        kept = sorted(sorted(weights, key=lambda term: -weights[term])[: self.most_terms])
+        return SparseVector(np.asarray(kept, np.int32), np.asarray([weights[term] for term in kept], np.float32))
+
+
 class FakeReranker:
     """The share of the query's words that a text has, and a little more where they stand in the same order; backwards
     the worst text comes first, and slow it takes so many seconds for each."""
 
     device = "cpu"
+    runtime = "fake"
     prompts = NO_PROMPTS
 
     def __init__(

@@ -6,21 +6,34 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from models.types import Blend, Blends, ModelError
 
-Kind = Literal["encoder", "reranker"]
+Kind = Literal["encoder", "reranker", "sparse"]
 
 _LATE = "MultiVectorEncoder"
-_CLASSES: Mapping[Kind, str] = {"encoder": "SentenceTransformer", "reranker": "CrossEncoder"}
+_CLASSES: Mapping[Kind, str] = {"encoder": "SentenceTransformer", "reranker": "CrossEncoder", "sparse": "SparseEncoder"}
+_TITLES: Mapping[Kind, str] = {"encoder": "encoder", "reranker": "reranker", "sparse": "sparse encoder"}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TRUSTED = ("sentence_transformers.", "torch.")
+_ROUTER = ".Router"
+# Its activation function is one of two words, where that of others is a class.
+_SPLADE = "SpladePooling"
+_FIRST = ("Transformer", "SparseStaticEmbedding")
 # PyLate's name for a module that sentence-transformers has too, and takes from there.
 _RENAMED = "pylate.models.Dense.Dense"
 _SETTINGS = "config_sentence_transformers.json"
-_CONFIGS = ("modules.json", "config.json", "sentence_*_config.json", "tokenizer_config.json", "artifact.metadata")
+_ROUTES = "router_config.json"
+_CONFIGS = (
+    "modules.json",
+    "config.json",
+    _ROUTES,
+    "sentence_*_config.json",
+    "tokenizer_config.json",
+    "artifact.metadata",
+)
 _VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "*.model", "added_tokens.json", "special_tokens_map.json")
 _BLENDS = {"dense": {"rerank", "dense"}, "hybrid": {"rerank", "dense", "lexical"}}
 # They tell where and with what a model was saved, not what it computes.
@@ -39,9 +52,20 @@ def check_content(name: str, path: Path) -> None:
     _check_weights(name, path)
 
 
+def title(kind: Kind) -> str:
+    """What people call a kind."""
+    return _TITLES[kind]
+
+
 def is_late(path: Path) -> bool:
     """Whether a folder holds a model of late interaction, which compares a query and a text token by token."""
     return class_of(path) == _LATE
+
+
+def kind_of(path: Path) -> Kind | None:
+    """What a folder can serve as, as far as it says so."""
+    found = class_of(path)
+    return "reranker" if found == _LATE else next((kind for kind, name in _CLASSES.items() if name == found), None)
 
 
 def class_of(path: Path) -> str | None:
@@ -66,7 +90,7 @@ def named_prompts(path: Path) -> frozenset[str]:
 
 def wants_end(path: Path) -> bool:
     """Whether a tokenizer's configuration asks for an end token behind every text."""
-    return _read(_module_folders(path)[0] / "tokenizer_config.json").get("add_eos_token") is True
+    return _read(module_folders(path)[0] / "tokenizer_config.json").get("add_eos_token") is True
 
 
 def read_blends(path: Path) -> Blends:
@@ -86,7 +110,7 @@ def read_blends(path: Path) -> Blends:
 def hash_folder(path: Path, facts: Mapping[str, Any]) -> str:
     """The fingerprint: of a folder's weights, tokenizer and configuration, and of facts about their use."""
     digest = hashlib.sha256(_canonical(facts))
-    for folder in _module_folders(path):
+    for folder in module_folders(path):
         for file in _shaping_files(folder):
             digest.update(f"\0{file.relative_to(path).as_posix()}\0".encode())
             digest.update(_content_hash(file))
@@ -98,11 +122,12 @@ def _check_kind(name: str, path: Path, kind: Kind) -> None:
     if found is None:
         raise ModelError(
             f"{name} is no sentence-transformers model: {path} has neither modules.json (an encoder) nor the "
-            "classification head of a cross-encoder. Name a folder that SentenceTransformer or CrossEncoder saved."
+            f"classification head of a cross-encoder. Name a folder that {_CLASSES[kind]} saved."
         )
     if found != _CLASSES[kind]:
         raise ModelError(
-            f"{name} is a {found}, which can't serve as {kind}: choose a {_CLASSES[kind]} model for the {kind}."
+            f"{name} is a {found}, which can't serve as {title(kind)}: choose a {_CLASSES[kind]} model for the "
+            f"{title(kind)}."
         )
 
 
@@ -116,39 +141,63 @@ def _check_code(name: str, path: Path) -> None:
 
 
 def _class_references(path: Path) -> Iterator[str]:
-    config = _read(path / "config.json")
+    config, modules = _read(path / "config.json"), _modules(path)
     saved = [_read(path / _SETTINGS), config.get("sentence_transformers") or {}]
-    saved += [_read(folder / "config.json") for folder in _module_folders(path)]
+    saved += [
+        _read(path / module["path"] / "config.json") for module in modules if not module["type"].endswith(_SPLADE)
+    ]
     named = [entry.get(key) for entry in saved for key in ("activation_fn", "activation_function")]
     named += [config.get("sbert_ce_default_activation_function")]
-    yield from (str(module["type"]) for module in _modules(path))
+    yield from (module["type"] for module in modules)
     yield from (reference for reference in named if isinstance(reference, str))
 
 
 def _check_weights(name: str, path: Path) -> None:
-    for number, folder in enumerate(_module_folders(path)):
+    for folder, needed in _wanted_weights(path):
         tensors = any(folder.glob("*.safetensors"))
         pickled = any(file for pattern in _PICKLES for file in folder.glob(pattern))
-        if not tensors and (pickled or number == 0):
+        if not tensors and (pickled or needed):
             raise ModelError(
                 f"{name} has no safetensors weights in {folder}{' but pickled ones' if pickled else ''}: pickles can "
                 "run code when opened and are refused. Save it again with model.save(path, safe_serialization=True)."
             )
 
 
-def _modules(path: Path) -> list[dict[str, Any]]:
+def _wanted_weights(path: Path) -> Iterator[tuple[Path, bool]]:
+    """The folders of modules, and whether there must be weights: of those that others begin with, or that are looked
+    up in. A router has none of its own."""
+    for number, module in enumerate(_modules(path)):
+        if not module["type"].endswith(_ROUTER):
+            yield path / module["path"], number == 0 or module["type"].endswith(_FIRST)
+
+
+def _modules(path: Path) -> list[dict[str, str]]:
+    """What a model is made of. Behind a router stand the modules that it leads to."""
     file = path / "modules.json"
     if not file.exists():
         return [{"path": "", "type": "sentence_transformers.models.Transformer"}]
     try:
-        modules = json.loads(file.read_bytes())
-        return [{"path": str(module["path"]), "type": str(module["type"])} for module in modules]
+        modules = [
+            {"path": str(module["path"]), "type": str(module["type"])} for module in json.loads(file.read_bytes())
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{file} is damaged: fetch the model again.") from error
+    return [part for module in modules for part in (module, *_routed(path, module))]
 
 
-def _module_folders(path: Path) -> list[Path]:
-    return [path / module["path"] for module in _modules(path)]
+def _routed(path: Path, router: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    if router["type"].endswith(_ROUTER):
+        file = path / router["path"] / _ROUTES
+        types = _read(file).get("types")
+        if not isinstance(types, dict):
+            raise ModelError(f"{file} does not say where it leads to: fetch the model again.")
+        for folder, kind in types.items():
+            yield {"path": (PurePosixPath(router["path"]) / folder).as_posix(), "type": str(kind)}
+
+
+def module_folders(path: Path) -> list[Path]:
+    """Where the modules of a model lie, each folder once."""
+    return list(dict.fromkeys(path / module["path"] for module in _modules(path)))
 
 
 def _shaping_files(folder: Path) -> list[Path]:

@@ -45,6 +45,8 @@ class _Expansion:
 class LateReranker:
     """A MultiVectorEncoder: the same scores as its `similarity` of queries and documents."""
 
+    runtime = "torch"
+
     def __init__(self, name: str, path: Path, options: ModelOptions) -> None:
         check_content(name, path)
         self.name = name

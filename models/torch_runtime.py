@@ -19,7 +19,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from models.folder import check_folder, hash_folder, named_prompts, read_blends, wants_end
+from models.batch import check_finite, padded
+from models.folder import check_folder, hash_folder, module_folders, named_prompts, read_blends, wants_end
 from models.tokens import TOKENISATION, TextTokenizer
 from models.types import NO_PROMPTS, ModelError, ModelOptions, Prompts, Role, Scores, Tokens, Vectors
 
@@ -36,6 +37,8 @@ _LOAD_ERRORS = (
 _NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16")
 # Tokenizers without a limit of their own say 10**30.
 _LONGEST = 10**6
+# Missing weights that are named; a layer has a dozen.
+_NAMED = 3
 
 _TRANSFORMERS_LOG: Any = logging
 
@@ -47,43 +50,46 @@ _PROMPT_NAMES: Mapping[Role, tuple[str, ...]] = {"query": ("query",), "document"
 class TorchEncoder:
     """A SentenceTransformer: the same vectors as its `encode_query` and `encode_document`, always of unit length."""
 
+    runtime = "torch"
+
     def __init__(self, name: str, path: Path, options: ModelOptions, prompts: Prompts = NO_PROMPTS) -> None:
-        """With what its authors put in front of texts, for a folder that says nothing of it."""
+        """With what its authors put in front of texts, for a folder that says nothing of it; the options come first."""
         check_folder(name, path, "encoder")
         model = load(SentenceTransformer, name, path, options)
-        self.prompts = _completed(read_prompts(model), prompts, named_prompts(path))
+        own = completed(read_prompts(model), prompts, named_prompts(path))
+        self.prompts: Prompts = {**own, **options.prompts.get(name, {})}
         _check_pooling(name, model, self.prompts)
         self.name = name
         self.dimensions = _dimensions(name, model)
-        self._body = Body(name, model, options)
-        self._text = self._body.plain_text()
-        if wants_end(path) and not self._text.ends:
+        self.body = Body(name, model, options)
+        self.text = self.body.plain_text()
+        if wants_end(path) and not self.text.ends:
             _check_last(name, model)
-        self.device = self._body.device
-        self.capacity = self._text.text_room - self._text.count(self.prompts["document"])
+        self.device = self.body.device
+        self.capacity = self.text.text_room - self.text.count(self.prompts["document"])
         self.fingerprint = hash_folder(path, self._facts())
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return self._text.clone()
+        return self.text.clone()
 
     def tokenize(self, texts: Sequence[str], role: Role) -> list[Tokens]:
         prompt = self.prompts[role]
-        return self._text.texts([prompt + text for text in texts])
+        return self.text.texts([prompt + text for text in texts])
 
     def encode(self, batch: Sequence[Tokens]) -> Vectors:
         """One forward pass over the whole batch, however large it is."""
         if not batch:
             return np.zeros((0, self.dimensions), np.float32)
         with torch.inference_mode():
-            raw = self._body.run(batch)["sentence_embedding"][:, : self.dimensions]
+            raw = self.body.run(batch)["sentence_embedding"][:, : self.dimensions]
             unit = raw / raw.norm(dim=1, keepdim=True)
         return finite(self.name, unit)
 
     def _facts(self) -> dict[str, Any]:
         return {
             "tokenisation": TOKENISATION,
-            "limit": self._text.limit,
+            "limit": self.text.limit,
             "prompts": self.prompts,
             "dimensions": self.dimensions,
             "normalised": True,
@@ -93,6 +99,8 @@ class TorchEncoder:
 class TorchReranker:
     """A CrossEncoder with one label: the same scores as its `predict`."""
 
+    runtime = "torch"
+
     def __init__(self, name: str, path: Path, options: ModelOptions) -> None:
         check_folder(name, path, "reranker")
         self.blends = read_blends(path)
@@ -100,34 +108,34 @@ class TorchReranker:
         _check_head(name, path, model)
         self.name = name
         self.prompts: Prompts = {"query": model.prompts.get(model.default_prompt_name or "") or "", "document": ""}
-        self._activation: Callable[[Tensor], Tensor] = model.activation_fn
-        self._body = Body(name, model, options)
-        self._text = self._body.plain_text()
-        self.device = self._body.device
-        self.capacity = self._text.pair_room - self._text.count(self.prompts["query"])
+        self.activation: Callable[[Tensor], Tensor] = model.activation_fn
+        self.body = Body(name, model, options)
+        self.text = self.body.plain_text()
+        self.device = self.body.device
+        self.capacity = self.text.pair_room - self.text.count(self.prompts["query"])
         self.fingerprint = hash_folder(path, self._facts())
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return self._text.clone()
+        return self.text.clone()
 
     def tokenize(self, query: str, texts: Sequence[str]) -> list[Tokens]:
-        return self._text.pairs(self.prompts["query"] + query, texts)
+        return self.text.pairs(self.prompts["query"] + query, texts)
 
     def score(self, batch: Sequence[Tokens]) -> Scores:
         """One forward pass over the whole batch, however large it is."""
         if not batch:
             return np.zeros(0, np.float32)
         with torch.inference_mode():
-            scores = self._activation(self._body.run(batch)["scores"])
+            scores = self.activation(self.body.run(batch)["scores"])
         return finite(self.name, scores.reshape(len(batch)))
 
     def _facts(self) -> dict[str, Any]:
         return {
             "tokenisation": TOKENISATION,
-            "limit": self._text.limit,
+            "limit": self.text.limit,
             "prompt": self.prompts["query"],
-            "activation": repr(self._activation),
+            "activation": repr(self.activation),
             "blends": asdict(self.blends),
         }
 
@@ -135,10 +143,13 @@ class TorchReranker:
 class Body:
     """What all kinds share: a transformer in the chosen precision, modules after it in float32, and a tokenizer."""
 
-    def __init__(self, name: str, model: BaseModel, options: ModelOptions) -> None:
+    def __init__(
+        self, name: str, model: BaseModel, options: ModelOptions, modules: Sequence[Any] | None = None
+    ) -> None:
+        """Of all modules of a model, or of those that one side of it takes."""
         self._name = name
-        self._modules: list[Any] = list(model.eval().children())
-        self.transformer = _checked_transformer(name, self._modules[0])
+        self.modules: list[Any] = list(model.eval().children() if modules is None else modules)
+        self.transformer = _checked_transformer(name, self.modules[0])
         self._device = model.device
         self.device = str(model.device)
         if options.threads:
@@ -146,8 +157,8 @@ class Body:
         if _wants_bfloat16(options, self._device):
             _to_bfloat16(self.transformer.model)
         self.tokenizer: Any = self.transformer.tokenizer
-        self._padding = self.tokenizer.pad_token_id or 0
-        self._takes_types = "token_type_ids" in self.tokenizer.model_input_names
+        self.padding: int = self.tokenizer.pad_token_id or 0
+        self.takes_types = "token_type_ids" in self.tokenizer.model_input_names
 
     def plain_text(self) -> TextTokenizer:
         """For a model to which all texts are alike."""
@@ -166,20 +177,13 @@ class Body:
 
     def forward(self, features: dict[str, Any], task: Role | None) -> dict[str, Any]:
         """The same for inputs that are made; some modules treat queries and documents differently."""
-        for module in self._modules:
+        for module in self.modules:
             told = {"task": task} if task and "task" in module.forward_kwargs else {}
             features = _in_float32(module(features, **told))
         return features
 
     def inputs(self, batch: Sequence[Tokens]) -> dict[str, Tensor]:
-        # Padded at the end, so that a text's positions don't depend on its neighbours.
-        shape = len(batch), max(len(tokens) for tokens in batch)
-        ids, types, mask = np.full(shape, self._padding), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        for row, tokens in enumerate(batch):
-            ids[row, : len(tokens)] = tokens.ids
-            types[row, : len(tokens)] = tokens.types
-            mask[row, : len(tokens)] = 1
-        arrays = {"input_ids": ids, "attention_mask": mask} | ({"token_type_ids": types} if self._takes_types else {})
+        arrays = padded(batch, self.padding, with_types=self.takes_types)
         return {key: torch.from_numpy(array).to(self._device) for key, array in arrays.items()}
 
 
@@ -187,7 +191,7 @@ def load(kind: type[_M], name: str, path: Path, options: ModelOptions) -> _M:
     """The model in a folder that was checked; what keeps it from loading becomes a sentence."""
     device = find_device(options.device)
     try:
-        with _quiet():
+        with quiet():
             # In float32 first, whatever the file has: only the transformer may go to bfloat16 afterwards.
             model: _M = kind(
                 str(path),
@@ -196,9 +200,24 @@ def load(kind: type[_M], name: str, path: Path, options: ModelOptions) -> _M:
                 local_files_only=True,
                 model_kwargs={"dtype": torch.float32, "use_safetensors": True},
             )
-            return model
     except _LOAD_ERRORS as error:
         raise ModelError(f"{name} can't be loaded from {path}: {_reason(error)}") from error
+    _check_whole(name, model)
+    return model
+
+
+def _check_whole(name: str, model: BaseModel) -> None:
+    """Refuses a body of which transformers has made up a part from random numbers; what was read it has marked so."""
+    body: Any = model.transformers_model
+    if body is None:
+        return
+    weights = body.base_model.named_parameters()
+    missing = [key for key, weight in weights if not getattr(weight, "_is_hf_initialized", False)]
+    if not isinstance(model, CrossEncoder):  # others pool by themselves, and are often saved without BERT's own way
+        missing = [key for key in missing if not key.startswith("pooler.")]
+    if missing:
+        named = ", ".join(missing[:_NAMED]) + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
+        raise ModelError(f"{name} was saved without some of its weights ({named}): fetch it again, or choose another.")
 
 
 def _reason(error: Exception) -> str:
@@ -208,7 +227,7 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no advice on standard error while a model loads."""
     verbosity, bars = _TRANSFORMERS_LOG.get_verbosity(), _TRANSFORMERS_LOG.is_progress_bar_enabled()
     _TRANSFORMERS_LOG.set_verbosity_error()
@@ -250,6 +269,9 @@ def has_bfloat16(device: torch.device) -> bool:
 def _to_bfloat16(model: Any) -> None:
     # Converted weights beat autocast: one query of MiniLM-L6 on one core 3.4 ms against 4.5, 16 texts of 170 tokens
     # 240 ms against 280; float32 5.9 and 670.
+    if model.get_output_embeddings() is not None:  # a head of words shares its weights with the body, and its type
+        model.to(torch.bfloat16)
+        return
     model.base_model.to(torch.bfloat16)
     if model.base_model is not model:
         for head in model.children():
@@ -272,8 +294,7 @@ def _is_narrow(value: Any) -> bool:
 def finite(name: str, output: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
     """What a model gave, unless it is not made of numbers."""
     numbers: np.ndarray[Any, np.dtype[np.float32]] = output.float().cpu().numpy()
-    if not np.isfinite(numbers).all():
-        raise ModelError(f"{name} gave numbers that are not finite: its weights are damaged, or try float32 precision.")
+    check_finite(name, numbers)
     return numbers
 
 
@@ -287,7 +308,7 @@ def _first(prompts: Mapping[str, str | None], names: Sequence[str], default: str
     return next((prompts[name] for name in names if name in prompts), default) or ""
 
 
-def _completed(own: Prompts, known: Prompts, named: Set[str]) -> Prompts:
+def completed(own: Prompts, known: Prompts, named: Set[str]) -> Prompts:
     """A model's own prompts, and where it was saved without one that which its authors make known elsewhere."""
     silent = {role for role, names in _PROMPT_NAMES.items() if named.isdisjoint(names) and not own[role]}
     return {role: (known if role in silent else own)[role] for role in _PROMPT_NAMES}
@@ -323,13 +344,14 @@ def _check_head(name: str, path: Path, model: CrossEncoder) -> None:
     if body is None or body.base_model is body:
         return
     heads = {key for key in body.state_dict() if not key.startswith(f"{body.base_model_prefix}.")}
-    if missing := heads - _stored(path):
+    if missing := heads - stored_tensors(path):
         raise ModelError(f"{name} was saved without its scoring head ({', '.join(sorted(missing))}): train it first.")
 
 
-def _stored(path: Path) -> set[str]:
+def stored_tensors(path: Path) -> set[str]:
+    """The names of the weights that were saved, in whichever of a model's modules."""
     keys: set[str] = set()
-    for file in path.glob("*.safetensors"):
+    for file in (file for folder in module_folders(path) for file in folder.glob("*.safetensors")):
         with safe_open(file, framework="numpy") as tensors:
             keys.update(tensors.keys())
     return keys

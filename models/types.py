@@ -7,7 +7,7 @@ of them the model will see; `encode` and `score` are dear and take whatever batc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -30,6 +30,20 @@ Prompts = Mapping[Role, str]
 NO_PROMPTS: Prompts = {"query": "", "document": ""}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseVector:
+    """A text as weighted terms of a model's vocabulary. What two texts have to do with each other is the sum, over the
+    terms that both have, of the products of their weights."""
+
+    terms: NDArray[np.int32]
+    """In rising order."""
+    weights: NDArray[np.float32]
+    """Above 0."""
+
+    def __len__(self) -> int:
+        return len(self.terms)
+
+
 class ModelError(Exception):
     """A model that cannot be loaded or used; the message says what to change."""
 
@@ -41,9 +55,15 @@ class ModelOptions:
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: int = 0
-    """CPU threads of model work; 0 leaves torch's own choice."""
+    """CPU threads of model work; 0 leaves the choice to what computes."""
+    runtime: Literal["auto", "torch", "openvino"] = "auto"
+    """What computes: OpenVINO is the faster one on a CPU."""
+    conversions: Path | None = None
+    """Where models converted for OpenVINO are kept; without it, in the user's cache folder."""
     cache: Path | None = None
     offline: bool = False
+    prompts: Mapping[str, Prompts] = field(default_factory=dict)
+    """By an encoder's name: what stands in front of its texts in place of what its authors put there."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,6 +119,10 @@ class BiEncoder(Protocol):
     def device(self) -> str: ...
 
     @property
+    def runtime(self) -> str:
+        """What computes it."""
+
+    @property
     def prompts(self) -> Prompts: ...
 
     @property
@@ -114,6 +138,48 @@ class BiEncoder(Protocol):
     def encode(self, batch: Sequence[Tokens]) -> Vectors: ...
 
 
+class SparseEncoder(Protocol):
+    """Texts to weighted terms, each text on its own; those that it has, and those that it could have had."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that shapes a vector: weights, tokenizers, pooling, prompts, and how many terms are kept."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def runtime(self) -> str:
+        """What computes it."""
+
+    @property
+    def prompts(self) -> Prompts: ...
+
+    @property
+    def capacity(self) -> int:
+        """Tokens of a document's text that fit beside its prompt and the special tokens."""
+
+    @property
+    def most_terms(self) -> int:
+        """A text keeps so many terms at most, those that weigh most."""
+
+    @property
+    def reads_queries(self) -> bool:
+        """Whether a query takes a model; otherwise its terms are looked up, in microseconds and in any thread."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of documents. A new clone that neither cuts nor pads; dear to make."""
+
+    def tokenize(self, texts: Sequence[str], role: Role) -> list[Tokens]: ...
+
+    def encode(self, batch: Sequence[Tokens], role: Role) -> list[SparseVector]:
+        """Queries and documents may be read by different parts of a model: a batch is of one side."""
+
+
 class Reranker(Protocol):
     """Query and text together to one score."""
 
@@ -125,6 +191,10 @@ class Reranker(Protocol):
 
     @property
     def device(self) -> str: ...
+
+    @property
+    def runtime(self) -> str:
+        """What computes it."""
 
     @property
     def blends(self) -> Blends: ...

@@ -11,11 +11,12 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from torch import nn
 
+from models.cards import known_as
 from models.catalog import locate
-from models.folder import Kind, check_folder, hash_folder
-from models.torch_runtime import positions
+from models.folder import Kind, check_folder, hash_folder, named_prompts
+from models.torch_runtime import completed, positions, read_prompts
 from models.training.settings import RunSettings
-from models.types import ModelError, ModelOptions
+from models.types import NO_PROMPTS, ModelError, ModelOptions, Prompts
 
 LONGEST = 512
 """Most tokens that a trained model reads, however many its base could."""
@@ -46,6 +47,15 @@ class Base:
                 raise
             check_folder(settings.base, folder, "encoder")
         return cls(settings.base, folder, hash_folder(folder, {}))
+
+
+def prompted(model: SentenceTransformer, name: str, folder: Path, asked: Prompts) -> SentenceTransformer:
+    """The same with the prompts that it is served with, which are saved with whatever becomes of it."""
+    card = known_as(name, folder)
+    own = completed(read_prompts(model), card.prompts if card else NO_PROMPTS, named_prompts(folder))
+    model.prompts = {str(role): asked.get(role, prompt) for role, prompt in own.items()}
+    model.default_prompt_name = None
+    return model
 
 
 def limit(model: SentenceTransformer | CrossEncoder) -> int:

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from models.catalog import locate
 from models.folder import Kind, check_folder, hash_folder
+from models.training.backbone import prompted
 from models.training.groups import Group, read_groups
 from models.training.held_out import hold_out
 from models.training.judge import Weights
 from models.training.machine import Machine
 from models.training.run import Plan, Run
-from models.training.settings import BlendSettings, RerankerSettings
+from models.training.settings import BlendSettings, RerankerSettings, asked_prompts
 from models.training.watch import Watch
 from models.types import Blend, Blends, ModelOptions
 
@@ -42,7 +43,8 @@ def blend_file(groups: Path, output: Path, settings: BlendSettings, watch: Watch
     every = read_groups(groups)
     chosen = split(every, settings)[1] if settings.held_out else every
     watch.say(f"Fitting on {len(chosen):,} of {len(every):,} groups.")
-    encoder = SentenceTransformer(str(folders["encoder"]), device=machine.device)
+    plain = SentenceTransformer(str(folders["encoder"]), device=machine.device)
+    encoder = prompted(plain, settings.encoder, folders["encoder"], asked_prompts(settings))
     reranker = CrossEncoder(str(folders["reranker"]), device=machine.device)
     found = fit_blend(reranker, rescored(chosen, encoder, machine), machine)
 

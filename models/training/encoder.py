@@ -17,13 +17,13 @@ from sentence_transformers.base.sampler import BatchSamplers, MultiDatasetBatchS
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
 from torch import Tensor, nn
 
-from models.training.backbone import hold_steady, limit, write_model
+from models.training.backbone import hold_steady, limit, prompted, write_model
 from models.training.bench import Bench
 from models.training.card import Account, Report
 from models.training.held_out import APART, hold_out
 from models.training.judge import EncoderJudge, Metrics, Questions
 from models.training.pairs import Pair, answers, described, passage_text, read_pairs, sample, titles_tell_nothing
-from models.training.settings import EncoderSettings, RunSettings, caps, dimensions
+from models.training.settings import EncoderSettings, RunSettings, asked_prompts, caps, dimensions
 from models.training.trainer import EncoderTrainer, on_one_device
 from models.training.watch import Watch
 
@@ -125,8 +125,16 @@ def datasets(pairs: Mapping[str, Sequence[Pair]], negatives: int, seed: int) -> 
     return DatasetDict({name: Dataset.from_dict(rows) for name, rows in columns.items()})
 
 
+def column_prompts(model: SentenceTransformer, data: DatasetDict) -> dict[str, str]:
+    """What stands in front of each column's texts, as it will when the model is served."""
+    names = {name for rows in data.values() for name in rows.column_names}
+    prompts = {name: model.prompts["query" if name == "query" else "document"] or "" for name in names}
+    return {name: prompt for name, prompt in prompts.items() if prompt}
+
+
 def _open(bench: Bench[EncoderSettings]) -> SentenceTransformer:
-    model = _opened(bench.base.folder, bench)
+    base = bench.base
+    model = prompted(_opened(base.folder, bench), base.name, base.folder, asked_prompts(bench.settings))
     model.max_seq_length = min(bench.settings.tokens, limit(model))
     hold_steady(model)
     return model
@@ -147,6 +155,7 @@ def _trainer(
     bench: Bench[EncoderSettings],
 ) -> EncoderTrainer:
     settings = bench.settings
+    data = datasets(pairs, settings.negatives, settings.seed)
     base = bench.machine.open_frozen(bench.base.folder)
     arguments = SentenceTransformerTrainingArguments(
         per_device_train_batch_size=settings.batch,
@@ -154,12 +163,13 @@ def _trainer(
         warmup_steps=0.1,
         batch_sampler=BatchSamplers.NO_DUPLICATES,
         multi_dataset_batch_sampler=MultiDatasetBatchSamplers.PROPORTIONAL,
+        prompts=column_prompts(model, data),
         **bench.arguments(judge),
     )
     return EncoderTrainer(
         model=model,
         args=on_one_device(arguments),
-        train_dataset=datasets(pairs, settings.negatives, settings.seed),
+        train_dataset=data,
         loss=AnchoredMatryoshkaLoss(model, base, _dims(model, settings), settings.anchor),
         evaluator=judge,
     )

@@ -15,14 +15,14 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import Tensor, nn
 
-from models.training.backbone import limit, write_model
+from models.training.backbone import limit, prompted, write_model
 from models.training.bench import Bench
 from models.training.card import Report
 from models.training.encoder import prepare
 from models.training.errors import TrainingError
 from models.training.judge import EncoderJudge, Metrics
 from models.training.pairs import Pair, passage_text, read_pairs
-from models.training.settings import HeadSettings, dimensions
+from models.training.settings import HeadSettings, asked_prompts, dimensions
 from models.training.trainer import Fitted
 from models.training.vectors import VectorFiles
 from models.training.watch import Watch
@@ -71,8 +71,9 @@ def train_head(pairs: Path, output: Path, settings: HeadSettings, watch: Watch) 
     bench = Bench.set_up("head", pairs, output, settings, watch)
     data = prepare(read_pairs(pairs), settings)
     watch.say(data.account.data)
-    model = bench.machine.open_frozen(bench.base.folder)
-    _refuse_a_second_head(model, bench.base.name)
+    base = bench.base
+    model = prompted(bench.machine.open_frozen(base.folder), base.name, base.folder, asked_prompts(settings))
+    _refuse_a_second_head(model, base.name)
     dims = dimensions(settings.dims, model.get_embedding_dimension() or 0)
     judge = EncoderJudge(data.questions, dims, bench.machine) if data.questions else None
     before = bench.judge_base(judge, model)
@@ -81,8 +82,10 @@ def train_head(pairs: Path, output: Path, settings: HeadSettings, watch: Watch) 
     head, fitted = fit_head(examples, dims, settings, watch)
 
     def write(folder: Path) -> Metrics:
-        whole = SentenceTransformer(str(bench.base.folder), device=bench.machine.device)
-        write_model(SentenceTransformer(modules=[*whole, head.widen, head.narrow, Normalize()]), folder)
+        whole = SentenceTransformer(str(base.folder), device=bench.machine.device)
+        modules = [*whole, head.widen, head.narrow, Normalize()]
+        prompts = {role: prompt or "" for role, prompt in model.prompts.items()}
+        write_model(SentenceTransformer(modules=modules, prompts=prompts), folder)
         return judge(bench.machine.open_frozen(folder)) if judge else {}
 
     return bench.finish(write, data.account, before, fitted)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from models.catalog import locate
 from models.folder import check_folder, hash_folder
+from models.training.backbone import prompted
 from models.training.groups import Group
 from models.training.lexicon import Lexicon
 from models.training.machine import Machine
@@ -32,7 +33,7 @@ from models.training.pairs import (
     titles_tell_nothing,
 )
 from models.training.run import Plan, Run
-from models.training.settings import MiningSettings, caps
+from models.training.settings import MiningSettings, asked_prompts, caps
 from models.training.vectors import Floats, VectorFiles
 from models.training.watch import Watch
 from models.types import ModelOptions
@@ -84,7 +85,7 @@ def mine_file(corpus: Path, pairs: Path, output: Path, settings: MiningSettings,
     run = Run(output, plan)
     every, wanted = read_pairs(pairs), caps(settings.take)
     watch.say(described(every, "pairs"))
-    encoder = machine.open_frozen(folder)
+    encoder = prompted(machine.open_frozen(folder), settings.encoder, folder, asked_prompts(settings))
     encoder.max_seq_length = min(settings.tokens, encoder.max_seq_length or settings.tokens)
     vectors = VectorFiles(encoder, run.folder / "vectors", watch)
     mining = Mining(vectors, settings, watch)

@@ -7,9 +7,13 @@ from shlex import quote
 from typing import Annotated, Any, Literal
 
 from models.training.errors import TrainingError
+from models.types import Prompts, Role
 from models.words import Language
 
 Apart = Literal["both", "queries"]
+
+QueryPrompt = Annotated[str | None, "Stands in front of queries in place of the encoder's own prompt."]
+DocumentPrompt = Annotated[str | None, "Stands in front of passages, likewise."]
 
 UNBINDING = frozenset({"minutes", "threads", "licence"})
 """Settings that an interrupted run may go on with under other values."""
@@ -62,6 +66,8 @@ class EncoderSettings(TrainingSettings):
     batch: Annotated[int, "Pairs a step; each pair's passage is a negative of all others."] = 64
     tokens: Annotated[int, "Tokens of a text that training reads. Shorter is faster."] = 192
     rate: Annotated[float, "Learning rate at its height."] = 5e-5
+    query_prompt: QueryPrompt = None
+    document_prompt: DocumentPrompt = None
     anchor: Annotated[float, "How strongly whole vectors are held near the base model's; 0: not at all."] = 10.0
     share: Annotated[float, "How far to go from the base model's weights to the trained ones."] = 1.0
 
@@ -74,6 +80,8 @@ class HeadSettings(RunSettings):
         str, "Dimensions that vectors may be cut to: `384,256,128,64`. By default those that fit the base."
     ] = ""
     tokens: Annotated[int, "Tokens of a passage that are embedded. Shorter is faster."] = 256
+    query_prompt: QueryPrompt = None
+    document_prompt: DocumentPrompt = None
     hidden: Annotated[int, "Width of the layer between; at least twice the length of a vector."] = 1536
     scale: Annotated[float, "Scale of that layer at the start: the higher, the less it stays a rotation."] = 2.0
     sharpness: Annotated[float, "How much the nearest passages count before the others."] = 20.0
@@ -107,6 +115,8 @@ class BlendSettings:
     """A fit of the blend."""
 
     encoder: Annotated[str, "Encoder whose cosines the blend is for: `embedded`, a folder, or a hub name."] = "embedded"
+    query_prompt: QueryPrompt = None
+    document_prompt: DocumentPrompt = None
     reranker: Annotated[str, "Reranker to fit it for, named likewise."] = "embedded"
     held_out: Annotated[int, "As in the reranker's training, to fit on what it never saw; 0: fit on all groups."] = 400
     apart: Annotated[Apart, "As in the reranker's training."] = "both"
@@ -120,6 +130,8 @@ class MiningSettings:
     """How hard, how many and how surely wrong the negatives are."""
 
     encoder: Annotated[str, "Encoder to find them by: `embedded`, a folder, or a hub name."] = "embedded"
+    query_prompt: QueryPrompt = None
+    document_prompt: DocumentPrompt = None
     take: Annotated[
         str, "Sources to mine for, with the most pairs of each: `faq=2000,tickets=500`. By default all."
     ] = ""
@@ -139,6 +151,15 @@ class MiningSettings:
 
 
 Settings = RunSettings | BlendSettings | MiningSettings
+
+Prompted = EncoderSettings | HeadSettings | BlendSettings | MiningSettings
+"""Settings of what asks an encoder."""
+
+
+def asked_prompts(settings: Prompted) -> Prompts:
+    """What shall stand in front of texts, as far as that was said."""
+    asked: dict[Role, str | None] = {"query": settings.query_prompt, "document": settings.document_prompt}
+    return {role: prompt for role, prompt in asked.items() if prompt is not None}
 
 
 def check(settings: Settings) -> None:

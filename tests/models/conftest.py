@@ -33,6 +33,19 @@ def rerankers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return folders | late | {"fake": "fake", "embedded": "embedded"}
 
 
+@pytest.fixture(scope="session")
+def sparse_encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The same for sparse encoders."""
+    root = tmp_path_factory.mktemp("sparse")
+    folders = {
+        "splade": tiny.save_sparse(root / "splade"),
+        "lookup": tiny.save_sparse(root / "lookup", looks_up=True),
+        "plain": tiny.save_sparse(root / "plain", plain=True),
+        "prompted": tiny.save_sparse(root / "prompted", prompts={"query": "bank ", "document": "river of "}),
+    }
+    return {kind: str(folder) for kind, folder in folders.items()} | {"fake": "fake", "fake:lookup": "fake:lookup"}
+
+
 @pytest.fixture
 def encoder_folder(encoders: dict[str, str]) -> Path:
     return Path(encoders["bert"])

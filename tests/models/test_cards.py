@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +16,10 @@ from models.catalog import locate, open_encoder, open_reranker
 from models.torch_runtime import TorchEncoder
 from models.types import ModelError, ModelOptions
 from tests.models import tiny
-from tests.models.folders import edit
+from tests.models.folders import SETTINGS, edit, silenced
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 EXACT = ModelOptions(precision="float32")
-SETTINGS = "config_sentence_transformers.json"
-
-
-def silenced(folder: Path) -> Path:
-    """A model that was saved before sentence-transformers knew prompts."""
-    settings = json.loads((folder / SETTINGS).read_text())
-    (folder / SETTINGS).write_text(json.dumps({key: value for key, value in settings.items() if key != "prompts"}))
-    return folder
 
 
 def on_hub(cache: Path, name: str, folder: Path) -> ModelOptions:
@@ -42,7 +34,7 @@ def on_hub(cache: Path, name: str, folder: Path) -> ModelOptions:
 def test_every_card_is_read_and_no_two_are_of_one_model() -> None:
     names = [name for card in all_cards() for name in (card.name, card.formerly) if name]
     assert len(names) == len(set(names)) > 60
-    assert {card.kind for card in all_cards()} == {"encoder", "cross-encoder", "late-interaction"}
+    assert {card.kind for card in all_cards()} == {"encoder", "sparse", "cross-encoder", "late-interaction"}
 
 
 @pytest.mark.parametrize("card", all_cards(), ids=lambda card: card.name)
@@ -134,6 +126,18 @@ def test_prompts_that_a_model_was_saved_with_go_before_those_of_its_card(tmp_pat
     assert open_encoder("intfloat/e5-small-v2", options).prompts == {"query": "ask: ", "document": ""}
 
 
+def test_prompts_that_are_asked_for_go_before_all_others_and_change_the_fingerprint(encoders: dict[str, str]) -> None:
+    name = encoders["xlm-roberta"]
+    own, asked = open_encoder(name, EXACT), open_encoder(name, replace(EXACT, prompts={name: {"query": "Represent: "}}))
+    assert asked.prompts == {"query": "Represent: ", "document": own.prompts["document"]}
+    assert asked.fingerprint != own.fingerprint
+    theirs = SentenceTransformer(name, device="cpu")
+    expected = theirs.encode(tiny.TEXTS, prompt="Represent: ", normalize_embeddings=True)
+    np.testing.assert_allclose(asked.encode(asked.tokenize(tiny.TEXTS, "query")), expected, atol=1e-5)
+    assert open_encoder(name, replace(EXACT, prompts={"another": {"query": "Represent: "}})).prompts == own.prompts
+    assert open_encoder(name, replace(EXACT, prompts={name: {"query": ""}})).prompts["query"] == ""
+
+
 def test_a_card_fills_in_for_the_side_that_a_model_was_saved_without(tmp_path: Path, encoder_folder: Path) -> None:
     name = "intfloat/e5-mistral-7b-instruct"
     options = on_hub(tmp_path, name, encoder_folder)
@@ -169,7 +173,7 @@ def test_a_reranker_may_still_be_trained_from_a_known_encoder(tmp_path: Path, en
 
 
 def test_a_chat_template_does_not_make_messages_of_texts(encoders: dict[str, str], tmp_path: Path) -> None:
-    assert isinstance(open_encoder(encoders["qwen3"]), TorchEncoder)
+    assert isinstance(open_encoder(encoders["qwen3"], ModelOptions(runtime="torch")), TorchEncoder)
     with pytest.raises(ModelError, match="reads chat messages"):
         open_encoder(str(tiny.save_encoder("qwen3", tmp_path / "chat", chat=True)))
 

@@ -11,13 +11,18 @@ from models.catalog import open_encoder
 from models.types import BiEncoder, ModelOptions, Role, Tokens
 from tests.models import tiny
 
-EXACT = ModelOptions(precision="float32")
+RUNTIMES: dict[str, ModelOptions] = {
+    "torch": ModelOptions(precision="float32", runtime="torch"),
+    "openvino": ModelOptions(precision="float32", runtime="openvino"),
+}
+BACKENDS = [f"{runtime} {family}" for runtime in RUNTIMES for family in (*tiny.ENCODERS, "minilm", "embedded")]
 TEXTS = [*tiny.TEXTS, "", "...", "\n", "🦜" * 7, "bank " * 9]
 
 
-@pytest.fixture(scope="module", params=["fake", *tiny.ENCODERS, "minilm", "embedded"])
+@pytest.fixture(scope="module", params=["fake", *BACKENDS])
 def encoder(request: pytest.FixtureRequest, encoders: dict[str, str]) -> BiEncoder:
-    return open_encoder(encoders[request.param], EXACT)
+    runtime, _, family = request.param.rpartition(" ")
+    return open_encoder(encoders[family], RUNTIMES.get(runtime))
 
 
 def ids(tokens: list[Tokens]) -> list[list[int]]:

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from models.fake import FakeEncoder, FakeReranker
+from models.fake import FakeEncoder, FakeReranker, FakeSparseEncoder
 from models.types import Blend, Blends, ModelError
 
 
@@ -67,3 +67,22 @@ def test_vectors_are_the_same_in_every_process() -> None:
     encoder = FakeEncoder(4)
     (vector,) = encoder.encode(encoder.tokenize(["bank"], "query"))
     np.testing.assert_allclose(vector, encoder.encode(encoder.tokenize(["BANK"], "document"))[0])
+
+
+def test_the_sparse_encoder_foresees_first_letters_unless_queries_are_looked_up() -> None:
+    reading, looking = FakeSparseEncoder(), FakeSparseEncoder(reads_queries=False)
+    for encoder, terms in ((reading, 2), (looking, 1)):
+        (query,) = encoder.encode(encoder.tokenize(["signatures"], "query"), "query")
+        (document,) = encoder.encode(encoder.tokenize(["signatures"], "document"), "document")
+        assert (len(query), len(document)) == (terms, 2)
+    twice, once = reading.encode(reading.tokenize(["bank bank", "bank"], "query"), "query")
+    assert once.weights.sum() < twice.weights.sum() < 2 * once.weights.sum()
+
+
+def test_the_sparse_encoder_takes_the_same_orders() -> None:
+    encoder = FakeSparseEncoder(max_tokens=4, fail_on="poison")
+    (tokens,) = encoder.tokenize(["one two three four"], "document")
+    assert (len(tokens), tokens.total) == (4, 5)
+    with pytest.raises(ModelError, match="poison"):
+        encoder.encode(encoder.tokenize(["poison"], "query"), "query")
+    assert encoder.calls == [1]

@@ -12,14 +12,19 @@ from models.types import ModelOptions, Reranker, Tokens
 from tests.models import tiny
 from tests.models.conftest import LATE
 
-EXACT = ModelOptions(precision="float32")
+RUNTIMES: dict[str, ModelOptions] = {
+    "torch": ModelOptions(precision="float32", runtime="torch"),
+    "openvino": ModelOptions(precision="float32", runtime="openvino"),
+}
+BACKENDS = [f"{runtime} {family}" for runtime in RUNTIMES for family in (*tiny.FAMILIES, "embedded")]
 QUERY = "which bank is near"
 TEXTS = [*tiny.TEXTS, "", "...", "\n", "🦜" * 7, "bank " * 9]
 
 
-@pytest.fixture(scope="module", params=["fake", *tiny.FAMILIES, *LATE, "embedded"])
+@pytest.fixture(scope="module", params=["fake", *BACKENDS, *(f"torch {kind}" for kind in LATE)])
 def reranker(request: pytest.FixtureRequest, rerankers: dict[str, str]) -> Reranker:
-    return open_reranker(rerankers[request.param], EXACT)
+    runtime, _, family = request.param.rpartition(" ")
+    return open_reranker(rerankers[family], RUNTIMES.get(runtime))
 
 
 def pair(reranker: Reranker, query: str, text: str) -> Tokens:

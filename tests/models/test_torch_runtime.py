@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from models.types import Blend, Blends, ModelError, ModelOptions, Role, Tokens
 from tests.models import tiny
 from tests.models.folders import edit
 
-EXACT = ModelOptions(precision="float32")
+TORCH = ModelOptions(runtime="torch")
+EXACT = replace(TORCH, precision="float32")
 # Within every tiny model's limit: beyond it we cut pairs elsewhere.
 TEXTS = [*tiny.TEXTS, "", "...", "bank", "the [SEP] of </s> it"]
 LONG = "interest rate of the river bank " * 200
@@ -66,7 +68,7 @@ def test_a_reranker_puts_its_prompt_before_the_query(tmp_path: Path) -> None:
     ours, theirs = open_reranker(str(folder), EXACT), CrossEncoder(str(folder), device="cpu")
     pairs = [("bank", text) for text in TEXTS]
     np.testing.assert_allclose(ours.score(ours.tokenize("bank", TEXTS)), theirs.predict(pairs), atol=1e-5)
-    assert ours.tokenize("bank", [""])[0].total > open_reranker(str(folder)).tokenize("", [""])[0].total - 1
+    assert ours.tokenize("bank", [""])[0].total > open_reranker(str(folder), TORCH).tokenize("", [""])[0].total - 1
 
 
 def test_the_saved_activation_is_applied(tmp_path: Path) -> None:
@@ -82,7 +84,7 @@ def test_the_saved_activation_is_applied(tmp_path: Path) -> None:
 def test_bfloat16_keeps_vectors_where_they_are() -> None:
     vectors = []
     for precision in ("float32", "bfloat16"):
-        encoder = open_encoder(str(get_model_path()), ModelOptions(precision=precision))
+        encoder = open_encoder(str(get_model_path()), replace(TORCH, precision=precision))
         vectors.append(encoder.encode(encoder.tokenize([*tiny.TEXTS, LONG], "document")))
     assert vectors[1].dtype == np.float32
     assert np.linalg.norm(vectors[1], axis=1) == pytest.approx(np.ones(len(vectors[1])), abs=1e-6)
@@ -92,7 +94,7 @@ def test_bfloat16_keeps_vectors_where_they_are() -> None:
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_bfloat16_keeps_scores_where_they_are(rerankers: dict[str, str], family: str) -> None:
     exact, rough = (
-        open_reranker(rerankers[family], ModelOptions(precision=precision)) for precision in ("float32", "bfloat16")
+        open_reranker(rerankers[family], replace(TORCH, precision=precision)) for precision in ("float32", "bfloat16")
     )
     tokens = exact.tokenize("which bank is near", TEXTS)
     np.testing.assert_allclose(rough.score(tokens), exact.score(tokens), atol=0.03)
@@ -101,16 +103,16 @@ def test_bfloat16_keeps_scores_where_they_are(rerankers: dict[str, str], family:
 def test_threads_are_set_only_when_asked_for(encoder_folder: Path) -> None:
     before = torch.get_num_threads()
     try:
-        open_encoder(str(encoder_folder), ModelOptions(threads=1))
+        open_encoder(str(encoder_folder), replace(TORCH, threads=1))
         assert torch.get_num_threads() == 1
-        open_encoder(str(encoder_folder))
+        open_encoder(str(encoder_folder), TORCH)
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
 
 
 def test_loading_is_silent(encoder_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    open_encoder(str(encoder_folder))
+    open_encoder(str(encoder_folder), TORCH)
     assert capfd.readouterr() == ("", "")
 
 
@@ -138,7 +140,7 @@ def test_the_same_model_elsewhere_has_the_same_fingerprint(tmp_path: Path, encod
     copy = shutil.copytree(encoder_folder, tmp_path / "copy")
     edit(copy / "config.json", transformers_version="99.0", _name_or_path="somewhere/else")
     (copy / "README.md").write_text("read me")
-    assert open_encoder(str(copy)).fingerprint == open_encoder(str(encoder_folder), EXACT).fingerprint
+    assert open_encoder(str(copy), TORCH).fingerprint == open_encoder(str(encoder_folder), EXACT).fingerprint
 
 
 def _other_weights(folder: Path, target: Path) -> Path:
@@ -167,7 +169,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_whatever_shapes_a_vector_changes_the_fingerprint(tmp_path: Path, encoder_folder: Path, change: str) -> None:
     other = CHANGES[change](encoder_folder, tmp_path / "other")
-    assert open_encoder(str(other)).fingerprint != open_encoder(str(encoder_folder)).fingerprint
+    assert open_encoder(str(other), TORCH).fingerprint != open_encoder(str(encoder_folder), TORCH).fingerprint
 
 
 def test_a_reranker_brings_the_blends_that_it_was_trained_for(tmp_path: Path, reranker_folder: Path) -> None:
@@ -175,9 +177,9 @@ def test_a_reranker_brings_the_blends_that_it_was_trained_for(tmp_path: Path, re
     (folder / "blend.json").write_text(
         '{"dense": {"rerank": 1, "dense": 11.2}, "hybrid": {"rerank": 1, "dense": 9.8, "lexical": 3.1}}'
     )
-    assert open_reranker(str(folder)).blends == Blends(Blend(1.0, 11.2), Blend(1.0, 9.8, 3.1))
-    assert open_reranker(str(reranker_folder)).blends == Blends()
-    assert open_reranker(str(folder)).fingerprint != open_reranker(str(reranker_folder)).fingerprint
+    assert open_reranker(str(folder), TORCH).blends == Blends(Blend(1.0, 11.2), Blend(1.0, 9.8, 3.1))
+    assert open_reranker(str(reranker_folder), TORCH).blends == Blends()
+    assert open_reranker(str(folder), TORCH).fingerprint != open_reranker(str(reranker_folder), TORCH).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -199,7 +201,7 @@ def test_a_malformed_blend_is_an_error(tmp_path: Path, reranker_folder: Path, co
     folder = shutil.copytree(reranker_folder, tmp_path / "r")
     (folder / "blend.json").write_text(content)
     with pytest.raises(ModelError, match=r"blend\.json"):
-        open_reranker(str(folder))
+        open_reranker(str(folder), TORCH)
 
 
 def test_pooling_without_the_prompt_is_refused_only_where_there_is_a_prompt(
@@ -208,15 +210,15 @@ def test_pooling_without_the_prompt_is_refused_only_where_there_is_a_prompt(
     for family in ("bert", "xlm-roberta"):
         folder = shutil.copytree(encoders[family], tmp_path / family)
         edit(folder / "1_Pooling" / "config.json", include_prompt=False)
-    open_encoder(str(tmp_path / "bert"))
+    open_encoder(str(tmp_path / "bert"), TORCH)
     with pytest.raises(ModelError, match="prompts out of pooling"):
-        open_encoder(str(tmp_path / "xlm-roberta"))
+        open_encoder(str(tmp_path / "xlm-roberta"), TORCH)
 
 
 def test_a_classifier_of_several_labels_is_refused(tmp_path: Path) -> None:
     folder = tiny.save_reranker("bert", tmp_path / "r", labels=3)
     with pytest.raises(ModelError, match="3 labels"):
-        open_reranker(str(folder))
+        open_reranker(str(folder), TORCH)
 
 
 def test_a_scoring_head_of_random_numbers_is_refused(tmp_path: Path, reranker_folder: Path) -> None:
@@ -224,27 +226,27 @@ def test_a_scoring_head_of_random_numbers_is_refused(tmp_path: Path, reranker_fo
         reranker_folder, tmp_path / "r", lambda name, tensor: None if name.startswith("classifier") else tensor
     )
     with pytest.raises(ModelError, match="without its scoring head"):
-        open_reranker(str(folder))
+        open_reranker(str(folder), TORCH)
 
 
 def test_a_device_that_is_not_there_is_an_error(encoder_folder: Path) -> None:
     for device in ("cuda:99", "abacus"):
         with pytest.raises(ModelError, match="choose `auto` or `cpu`"):
-            open_encoder(str(encoder_folder), ModelOptions(device=device))
+            open_encoder(str(encoder_folder), replace(TORCH, device=device))
 
 
 def test_a_limit_too_small_for_any_text_is_an_error(tmp_path: Path, encoder_folder: Path) -> None:
     folder = shutil.copytree(encoder_folder, tmp_path / "e")
     edit(folder / "sentence_bert_config.json", max_seq_length=3)
     with pytest.raises(ModelError, match="no room"):
-        open_encoder(str(folder))
+        open_encoder(str(folder), TORCH)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_the_same_vectors_and_scores(encoder_folder: Path, reranker_folder: Path) -> None:
-    gpu = ModelOptions(device="cuda", precision="float32")
-    for options, tolerance in ((gpu, 1e-3), (ModelOptions(device="cuda"), 0.05)):
+    gpu = replace(EXACT, device="cuda")
+    for options, tolerance in ((gpu, 1e-3), (replace(TORCH, device="cuda"), 0.05)):
         encoder, reference = open_encoder(str(encoder_folder), options), open_encoder(str(encoder_folder), EXACT)
         tokens = reference.tokenize(TEXTS, "query")
         np.testing.assert_allclose(encoder.encode(tokens), reference.encode(tokens), atol=tolerance)

@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
-from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
+from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, SpladePooling
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 TEXTS = [
     "the bank of the river is green in spring",
@@ -105,6 +112,40 @@ def save_late(
     modules = [transformer, head, MultiVectorMask(list(skipped)), Normalize(module_input_name="token_embeddings")]
     settings = {"prompts": {"query": "bank ", "document": "river "}} | settings
     MultiVectorEncoder(modules=modules, device="cpu", **settings).save(str(folder), create_model_card=False)
+    return folder
+
+
+def save_sparse(folder: Path, *, looks_up: bool = False, plain: bool = False, **settings: Any) -> Path:
+    """A SparseEncoder folder, of BERT's family. Queries are read or looked up; a plain one foresees only the words that
+    are there."""
+    torch.manual_seed(4)
+    body = str(_save_masked(folder.with_name(f"{folder.name}-body"), plain=plain))
+    reading = [Transformer(body, transformer_task="fill-mask"), SpladePooling()]
+    modules: list[torch.nn.Module] = list(reading)
+    if looks_up:
+        tokenizer = reading[0].tokenizer
+        table = SparseStaticEmbedding(tokenizer=tokenizer, weight=torch.rand(len(tokenizer)), frozen=True)
+        modules = [Router.for_query_document([table], reading)]
+    SparseEncoder(modules=modules, device="cpu", **settings).save(str(folder), create_model_card=False)
+    return folder
+
+
+def _save_masked(folder: Path, *, plain: bool) -> Path:
+    """With a head that foresees words; a plain one lets each token through as it is, and takes off what chance adds."""
+    tokenizer, shape = _TOKENIZERS["bert"], _SHAPE | {"hidden_size": 64, "hidden_act": "linear"} if plain else _SHAPE
+    config = AutoConfig.for_model("bert", vocab_size=len(tokenizer), **shape, **_SETTINGS["bert"])
+    opened: Any = AutoModelForMaskedLM
+    model = opened.from_config(config)
+    if plain:
+        state = model.state_dict()
+        for name in state:
+            if ".output.dense." in name or "position_emb" in name or "token_type" in name:
+                state[name].zero_()
+        torch.nn.init.eye_(state["cls.predictions.transform.dense.weight"])
+        state["cls.predictions.bias"].fill_(-10.0)
+        state["cls.predictions.bias"][: len(tokenizer.all_special_ids)] = -1e3
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

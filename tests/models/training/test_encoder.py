@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 
 from models.catalog import open_encoder
-from models.training.encoder import datasets, train_encoder
+from models.training.backbone import prompted
+from models.training.encoder import column_prompts, datasets, train_encoder
 from models.training.errors import Interrupted, TrainingError
 from models.training.pairs import Pair, Passage
 from models.training.settings import EncoderSettings
 from models.types import ModelError
+from tests.models.folders import silenced
 from tests.models.training.conftest import ONE_CORE, Witness
 
 QUICK = {"steps": 6, "batch": 4, "rate": 0.01, "held_out": 4, "apart": "queries", "dims": "32,16"} | ONE_CORE
@@ -54,6 +57,27 @@ def test_a_service_can_open_it(trained: Path) -> None:
 
     assert encoder.dimensions == 32
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-3)
+
+
+def test_prompts_are_trained_with_and_saved(base: Path, groups: Path, trained: Path, tmp_path: Path) -> None:
+    folder = silenced(Path(shutil.copytree(base, tmp_path / "intfloat" / "e5-small-v2")))
+    train_encoder(groups, tmp_path / "card", _settings(folder), Witness())
+    train_encoder(groups, tmp_path / "asked", _settings(base, query_prompt="where does it swim ? "), Witness())
+
+    assert open_encoder(str(tmp_path / "card")).prompts == {"query": "query: ", "document": "passage: "}
+    assert open_encoder(str(tmp_path / "asked")).prompts == {"query": "where does it swim ? ", "document": ""}
+    assert not _same(tmp_path / "card", trained)
+    assert not _same(tmp_path / "asked", trained)
+
+
+def test_each_column_is_read_with_its_sides_prompt(base: Path) -> None:
+    model = prompted(SentenceTransformer(str(base), device="cpu"), "mine", base, {"query": "q ", "document": "d "})
+    pairs = {"wild": [Pair("where ?", Passage("wild", "1", "", "here"), ("there", "nowhere"))]}
+
+    assert column_prompts(model, datasets(pairs, 2, 0)) == {
+        "query": "q ", "passage": "d ", "negative_0": "d ", "negative_1": "d ",
+    }  # fmt: skip
+    assert column_prompts(SentenceTransformer(str(base), device="cpu"), datasets(pairs, 2, 0)) == {}
 
 
 def test_it_moved_and_its_word_embeddings_did_not(trained: Path, base: Path) -> None:

@@ -75,6 +75,14 @@ def test_a_service_can_open_it_and_computes_what_the_library_does(headed: Path) 
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
 
 
+def test_the_prompts_that_it_was_fitted_with_are_saved(base: Path, groups: Path, tmp_path: Path) -> None:
+    wanted = _settings(base=str(base), query_prompt="where does it swim ? ", document_prompt="it swims ")
+    train_head(groups, tmp_path / "encoder", wanted, Witness())
+
+    saved = open_encoder(str(tmp_path / "encoder")).prompts
+    assert saved == {"query": "where does it swim ? ", "document": "it swims "}
+
+
 def test_the_encoder_itself_stays_as_it_was(headed: Path, base: Path) -> None:
     before, after = (load_file(folder / "model.safetensors") for folder in (base, headed))
     assert all(torch.equal(after[name], value.half()) for name, value in before.items())

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from sentence_transformers import SentenceTransformer
 
+from models.catalog import open_encoder
 from models.training.errors import TrainingError
 from models.training.groups import Group, read_groups
 from models.training.lexicon import Lexicon
@@ -18,6 +19,8 @@ from models.training.mine import Mining, mine_file
 from models.training.pairs import Pair, Passage, read_pairs
 from models.training.settings import MiningSettings
 from models.training.vectors import VectorFiles
+from models.types import ModelOptions
+from tests.models.folders import silenced
 from tests.models.training.conftest import ANIMALS, FACTS, Witness
 
 TEXTS = [f"the {animal} {fact}" for animal in ANIMALS[:4] for fact in FACTS]
@@ -150,6 +153,23 @@ def test_mining_again_gives_the_same_file(groups: Path, pairs: Path, corpus: Pat
 
     assert (tmp_path / "again.jsonl").read_bytes() == groups.read_bytes()
     assert not (tmp_path / "again.jsonl.partial").exists()
+
+
+def test_it_sees_texts_as_the_service_does_with_the_prompts_of_a_card_or_others(
+    pairs: Path, corpus: Path, base: Path, tmp_path: Path
+) -> None:
+    folder = silenced(Path(shutil.copytree(base, tmp_path / "intfloat" / "e5-small-v2")))
+    name = str(folder)
+    for asked in ({}, {"query": "where does it swim ? "}):
+        wanted = {f"{role}_prompt": prompt for role, prompt in asked.items()}
+        output = tmp_path / f"{len(asked)}.jsonl"
+        mine_file(corpus, pairs, output, MiningSettings(encoder=name, margin=2, twin=2, **wanted), Witness())  # type: ignore[arg-type]  # of many types
+        served = open_encoder(name, ModelOptions(prompts={name: asked}))  # type: ignore[dict-item]
+        assert served.prompts == {"query": "query: ", "document": "passage: "} | asked
+        for group in read_groups(output)[:3]:
+            (query,) = served.encode(served.tokenize([group.query], "query"))
+            passages = served.encode(served.tokenize(group.passages, "document"))
+            assert passages @ query == pytest.approx(group.dense, abs=0.02)
 
 
 def test_an_interrupted_mining_goes_on_with_the_vectors_it_had(

@@ -1,0 +1,27 @@
+"""What goes into a network and what comes out of it, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.types import ModelError, Tokens
+
+
+def padded(batch: Sequence[Tokens], padding: int, *, with_types: bool) -> dict[str, NDArray[np.int64]]:
+    """A network's inputs, filled up at the end, so that a text's positions don't depend on its neighbours."""
+    shape = len(batch), max(len(tokens) for tokens in batch)
+    ids, types, mask = np.full(shape, padding, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for row, tokens in enumerate(batch):
+        ids[row, : len(tokens)] = tokens.ids
+        types[row, : len(tokens)] = tokens.types
+        mask[row, : len(tokens)] = 1
+    return {"input_ids": ids, "attention_mask": mask} | ({"token_type_ids": types} if with_types else {})
+
+
+def check_finite(name: str, numbers: NDArray[np.float32]) -> None:
+    """Refuses what is not made of numbers."""
+    if not np.isfinite(numbers).all():
+        raise ModelError(f"{name} gave numbers that are not finite: its weights are damaged, or try float32 precision.")

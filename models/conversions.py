@@ -1,0 +1,244 @@
+"""Converted models on disk: found by what they were made from, checked before they are used, and made where missing.
+
+An entry is a folder named by its key. It is written aside and renamed, so that it is whole or not there; a manifest of
+checksums tells damage. With it a model opens without torch, transformers and sentence-transformers being imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from models.folder import Kind
+from models.network import Network
+from models.quiet_openvino import core, openvino
+from models.runtimes import Unavailable
+from models.tokens import TOKENISATION
+from models.types import ModelOptions, Prompts, Tokens
+
+log = structlog.get_logger()
+
+CONVERSION = 1
+"""Raise it when a change to this file or to convert.py changes what is kept."""
+
+TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2}
+"""How far a converted model may be from torch in float32, by what it computes in: of vectors 1 - cosine, of scores the
+difference beside the largest of them, or beside 1."""
+
+_MAKERS = ("openvino", "torch", "transformers", "sentence-transformers", "tokenizers")
+_SHAPING = {".json", ".txt", ".model", ".safetensors", ".jinja", ".metadata"}
+_NETWORK, _TOKENIZER, _FACTS, _MANIFEST = "network.xml", "tokenizer.json", "facts.json", "manifest.json"
+_UNUSED_SECONDS = 60 * 86400
+_NAME = re.compile(r"[0-9a-f]{40}|new-\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model to convert, and how it is to be opened."""
+
+    name: str
+    path: Path
+    kind: Kind
+    options: ModelOptions
+    known: Prompts
+    """What its authors put in front of texts, where its folder says nothing of it."""
+
+    @property
+    def home(self) -> Path:
+        """The folder of all entries."""
+        return (self.options.conversions or user_folder()) / "openvino"
+
+    @property
+    def key(self) -> str:
+        """A hash of all that an entry depends on; the CPU and the precision come in when it is compiled."""
+        facts = [
+            [CONVERSION, TOKENISATION, self.kind],
+            [(maker, version(maker)) for maker in _MAKERS],
+            [self.known, self.options.prompts.get(self.name, {})],
+            [(str(file.relative_to(self.path)), _checksum(file)) for file in sorted(self._files())],
+        ]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
+
+    def _files(self) -> Iterator[Path]:
+        """More than what the fingerprint hashes: facts that torch reads off a model go into that by themselves."""
+        return (file for file in self.path.rglob("*") if file.suffix in _SHAPING)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What torch read off a model, and what it made of a few texts."""
+
+    prompts: Prompts
+    limit: int
+    padding: int
+    dimensions: int
+    """Of its vectors; of a reranker 1, its score."""
+    fingerprint: str
+    samples: list[tuple[list[int], list[int]]]
+    """Token ids and types."""
+    expected: list[list[float]]
+
+    def tokens(self) -> list[Tokens]:
+        return [Tokens(np.asarray(ids, np.int32), np.asarray(types, np.int32), len(ids)) for ids, types in self.samples]
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A model that is ready to be compiled."""
+
+    network: Any
+    tokenizer: Tokenizer
+    facts: Facts
+
+
+class _Damaged(Exception):
+    """An entry that is not what was written."""
+
+
+def converted(source: Source) -> Converted:
+    """A model's conversion: the one that is kept, or one that is made now."""
+    entry = source.home / source.key
+    try:
+        return _read(entry, entry.name)
+    except FileNotFoundError:
+        log.info("converting model for OpenVINO, once", model=source.name, kept_in=str(entry))
+    except _Damaged as error:
+        log.warning("converted model is damaged and made anew", model=source.name, folder=str(entry), reason=str(error))
+    return _make(source, entry)
+
+
+def user_folder() -> Path:
+    """Winnow's part of the user's cache folder."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "winnow"
+    except RuntimeError as error:
+        raise Unavailable("there is no home folder to keep it in: set WINNOW_CONVERSIONS") from error
+
+
+def write(folder: Path, network: Any, tokenizer: str, facts: Facts) -> None:
+    """Fills an entry's folder, but for the manifest."""
+    try:
+        openvino.save_model(network, folder / _NETWORK, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise Unavailable(f"its conversion can't be written: {error}") from error
+    (folder / _TOKENIZER).write_text(tokenizer, encoding="utf-8")
+    (folder / _FACTS).write_text(json.dumps(asdict(facts)), encoding="utf-8")
+
+
+def check(network: Network, facts: Facts) -> None:
+    """Refuses a network that says something else than torch did."""
+    got, expected = network.run(facts.tokens())[:, : facts.dimensions], np.asarray(facts.expected, np.float32)
+    distance, most = _distance(got, expected), TOLERANCES[network.precision]
+    if not distance <= most:
+        raise Unavailable(f"converted, it differs from torch by {distance:.2g}, where {most:.2g} is allowed")
+
+
+def _distance(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    if expected.shape[1] == 1:
+        return float(np.abs(got - expected).max() / max(np.abs(expected).max(), 1))
+    return float(1 - ((got * expected).sum(axis=1) / np.linalg.norm(got, axis=1)).min())
+
+
+def _make(source: Source, entry: Path) -> Converted:
+    from models.convert import convert  # with torch
+
+    try:
+        with _workplace(source.name, entry.parent) as fresh:
+            convert(source, fresh)
+            (fresh / _MANIFEST).write_text(json.dumps(_manifest(fresh, entry.name)), encoding="utf-8")
+            made = _read(fresh, entry.name)
+            check(Network(made.network, made.facts.padding, ModelOptions(precision="float32")), made.facts)
+            if fresh.parent == entry.parent:
+                _keep(fresh, entry)
+            return made
+    except (OSError, _Damaged) as error:
+        raise Unavailable(f"its conversion can't be written: {error}") from error
+
+
+@contextmanager
+def _workplace(name: str, home: Path) -> Iterator[Path]:
+    """A new folder beside the entries; where none can be made, one that no other start will find."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix="new-", dir=home))
+    except OSError as error:
+        log.warning(
+            "converted model can't be kept, every start converts anew",
+            model=name,
+            folder=str(home),
+            reason=error.strerror,
+            change="WINNOW_CONVERSIONS",
+        )
+        fresh = Path(tempfile.mkdtemp(prefix="winnow-"))
+    try:
+        yield fresh
+    finally:
+        # What is open stays readable; what was kept has moved away.
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _keep(fresh: Path, entry: Path) -> None:
+    """Put a new entry in its place. Of two processes that make the same one, either's will do."""
+    _sweep(entry.parent)
+    if entry.exists():
+        with suppress(OSError):
+            entry.rename(fresh.with_name(f"{fresh.name}_old"))
+    with suppress(OSError):
+        fresh.rename(entry)
+    shutil.rmtree(fresh.with_name(f"{fresh.name}_old"), ignore_errors=True)
+
+
+def _sweep(home: Path) -> None:
+    """Remove what nobody has opened for long: other versions of a model, or of OpenVINO."""
+    for each in home.iterdir():
+        with suppress(OSError):
+            if _NAME.fullmatch(each.name) and time.time() - each.stat().st_mtime > _UNUSED_SECONDS:
+                shutil.rmtree(each, ignore_errors=True)
+
+
+def _read(folder: Path, key: str) -> Converted:
+    if not folder.is_dir():
+        raise FileNotFoundError(folder)
+    try:
+        if json.loads((folder / _MANIFEST).read_bytes()) != _manifest(folder, key):
+            raise _Damaged("its files are not those that its manifest names")
+        facts = Facts(**json.loads((folder / _FACTS).read_bytes()))
+        network = core().read_model(folder / _NETWORK)
+        tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise _Damaged(str(error)) from error
+    with suppress(OSError):
+        os.utime(folder)
+    return Converted(network, tokenizer, facts)
+
+
+def _manifest(folder: Path, key: str) -> dict[str, Any]:
+    """Whose entry it is, and a checksum of each file."""
+    files = {file.name: _checksum(file) for file in sorted(folder.iterdir()) if file.name != _MANIFEST}
+    return {"key": key, "files": files}
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def samples(tokens: Sequence[Tokens]) -> list[tuple[list[int], list[int]]]:
+    """As they are kept."""
+    return [(each.ids.tolist(), each.types.tolist()) for each in tokens]

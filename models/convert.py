@@ -1,0 +1,86 @@
+"""From a torch model to an OpenVINO network: all of its modules in one graph, traced by way of example."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.conversions import Facts, Source, samples, write
+from models.quiet_openvino import openvino
+from models.runtimes import Unavailable
+from models.torch_runtime import TorchEncoder, TorchReranker, quiet
+from models.types import ModelOptions, Tokens
+
+_QUERY = "why is the sea salty?"
+# The last is longer than the windows in which ModernBERT's layers look around.
+_TEXTS = (
+    "Rivers carry dissolved salts into the sea; the water evaporates and the salts stay.",
+    "",
+    "Zürich, Łódź and 東京 are cities.",
+    "Tides rise and fall because the moon pulls on the ocean, twice a day in most places. " * 10,
+)
+
+
+class _Graph(nn.Module):
+    """A model's modules, from token ids to what a text is worth."""
+
+    def __init__(self, model: TorchEncoder | TorchReranker) -> None:
+        super().__init__()
+        self._parts = nn.ModuleList(model.body.modules)
+        self._output = "sentence_embedding" if isinstance(model, TorchEncoder) else "scores"
+        self._last = nn.Identity() if isinstance(model, TorchEncoder) else model.activation
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Any:
+        features: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            features["token_type_ids"] = token_type_ids
+        for part in self._parts:
+            features = part(features)
+        return self._last(features[self._output])
+
+
+def convert(source: Source, folder: Path) -> None:
+    """Opens a model in torch, with all the checks that this brings, and writes its conversion into an empty folder."""
+    exact = replace(source.options, device="cpu", precision="float32")
+    model, tokens, expected = _encoder(source, exact) if source.kind == "encoder" else _reranker(source, exact)
+    facts = Facts(
+        prompts=dict(model.prompts),
+        limit=model.text.limit,
+        padding=model.body.padding,
+        dimensions=len(expected[0]),
+        fingerprint=model.fingerprint,
+        samples=samples(tokens),
+        expected=expected,
+    )
+    write(folder, _network(model, tokens), model.tokenizer.to_str(), facts)
+
+
+def _encoder(source: Source, exact: ModelOptions) -> tuple[TorchEncoder, list[Tokens], list[list[float]]]:
+    model = TorchEncoder(source.name, source.path, exact, source.known)
+    tokens = model.tokenize([_QUERY], "query") + model.tokenize(_TEXTS, "document")
+    return model, tokens, model.encode(tokens).tolist()
+
+
+def _reranker(source: Source, exact: ModelOptions) -> tuple[TorchReranker, list[Tokens], list[list[float]]]:
+    model = TorchReranker(source.name, source.path, exact)
+    tokens = model.tokenize(_QUERY, _TEXTS)
+    return model, tokens, model.score(tokens).reshape(-1, 1).tolist()
+
+
+def _network(model: TorchEncoder | TorchReranker, tokens: Sequence[Tokens]) -> Any:
+    """The graph for any number of texts of any length; the example has texts of different lengths, and so padding."""
+    try:
+        with quiet(), warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            # Attention as torch's one operator gives NaN where a window sees nothing but padding; it is no faster here.
+            model.body.transformer.model.set_attn_implementation("eager")
+            return openvino.convert_model(_Graph(model).eval(), example_input=model.body.inputs(tokens))
+    except Exception as error:  # tracing runs a model's own code, which may raise anything
+        reason = (str(error) or repr(error)).strip().splitlines()[-1]
+        raise Unavailable(f"it can't be converted: {reason.strip(' -')}") from error
