@@ -13,8 +13,8 @@
 # `--gpus all` (the host needs NVIDIA's container toolkit). The image holds no CUDA of its own: the wheels bring it.
 #
 # A read-only root file system is fine: `docker run --read-only --tmpfs /tmp …`. Winnow writes to /data (documents,
-# indexes, and models fetched from a hub) and to /tmp (files that are sent, results of a long ingest). A folder of the
-# host that is mounted on /data must belong to user 10001.
+# indexes, models fetched from a hub, and models converted for OpenVINO) and to /tmp (files that are sent, results of a
+# long ingest). A folder of the host that is mounted on /data must belong to user 10001.
 
 ARG PYTHON=3.11.15-slim-bookworm
 
@@ -79,10 +79,11 @@ ENV PATH=/opt/winnow/bin:$PATH \
     WINNOW_PORT=8000 \
     WINNOW_DATA_DIR=/data \
     HF_HOME=/data/hub \
+    WINNOW_CONVERSIONS=/data/conversions \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 # An image that can't start is not built.
-RUN python -c 'import app.main, hnswlib, torch'
+RUN python -c 'import app.main, hnswlib, models.openvino_runtime, torch'
 
 USER 10001:10001
 WORKDIR /data

@@ -81,6 +81,7 @@ def serve(
     data_dir: DataDir = None,
     encoder: Annotated[str | None, setting("encoder")] = None,
     reranker: Annotated[str | None, setting("reranker")] = None,
+    sparse: Annotated[str | None, setting("sparse")] = None,
     device: Annotated[str | None, setting("device")] = None,
     threads: Annotated[int | None, setting("threads")] = None,
     log_level: Annotated[str | None, setting("log_level")] = None,
@@ -159,7 +160,7 @@ def search(
         str | None, typer.Option("--filter", metavar="JSON", help="Conditions on metadata, as in the example.")
     ] = None,
     mode: Annotated[
-        Mode | None, typer.Option(help="Find candidates by vectors, by words, or both.", show_default="the service's")
+        Mode | None, typer.Option(help="Candidates by vectors, words, terms, or by all.", show_default="the service's")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector, not by the graph.")] = False,
     rerank: Annotated[
@@ -238,6 +239,7 @@ def create_collection(
     name: Name,
     encoder: Annotated[str | None, setting("encoder")] = None,
     reranker: Annotated[str | None, setting("reranker")] = None,
+    sparse: Annotated[str | None, setting("sparse")] = None,
     chunk_tokens: Annotated[int | None, setting("chunk_tokens")] = None,
     overlap_tokens: Annotated[int | None, setting("overlap_tokens")] = None,
     title: Annotated[
@@ -253,7 +255,9 @@ def create_collection(
     winnow collections create papers --encoder BAAI/bge-small-en-v1.5 --chunk-tokens 128
     """
     recipe = _given(chunk_tokens=chunk_tokens, overlap_tokens=overlap_tokens, title=title)
-    body = {"name": name, "recipe": recipe} | _given(encoder=encoder, reranker=reranker, language=language)
+    body = {"name": name, "recipe": recipe} | _given(
+        encoder=encoder, reranker=reranker, sparse=sparse, language=language
+    )
     target = _target(context, url, data_dir)
     with in_plain_words():
         response = asyncio.run(_ask(target, "POST", "/collections", creates=True, json=body))

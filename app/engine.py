@@ -23,6 +23,7 @@ from app.service.search import Search
 from app.settings import Settings
 from app.stages.embed import Embedder
 from app.stages.rerank import Ranker
+from app.stages.weigh import Weigher
 from app.stores.sqlite import Database
 from app.telemetry import Metrics
 
@@ -57,11 +58,11 @@ async def open_engine(settings: Settings, metrics: Metrics) -> AsyncIterator[Eng
         stack.callback(database.close)
         models = Models(settings, metrics, ingesting)
         stack.push_async_callback(asyncio.to_thread, models.close)
-        embedder, ranker = await _open_models(models, settings)
+        embedder, ranker, weigher = await _open_models(models, settings)
         _tell(metrics, embedder, ranker)
         collections = Collections(database, models, settings.data_dir / "indexes", settings, metrics, ingesting)
         stack.push_async_callback(collections.close)
-        readiness = Readiness(collections, embedder, ranker, metrics, searching)
+        readiness = Readiness(collections, embedder, ranker, weigher, metrics, searching)
         stack.push_async_callback(_cancel, asyncio.create_task(readiness.run(), name="readiness"))
         stack.callback(collections.stop)
         search, ingest = Search(database, metrics, searching), Ingest(database, metrics, ingesting)
@@ -70,9 +71,10 @@ async def open_engine(settings: Settings, metrics: Metrics) -> AsyncIterator[Eng
         yield Engine(settings, metrics, collections, search, ingest, files, relevance, readiness)
 
 
-async def _open_models(models: Models, settings: Settings) -> tuple[Embedder, Ranker]:
+async def _open_models(models: Models, settings: Settings) -> tuple[Embedder, Ranker, Weigher | None]:
     try:
-        return await models.embedder(settings.encoder), await models.ranker(settings.reranker)
+        weigher = await models.weigher(settings.sparse) if settings.sparse else None
+        return await models.embedder(settings.encoder), await models.ranker(settings.reranker), weigher
     except Invalid as error:
         raise StartupError(str(error)) from error
 
@@ -98,7 +100,8 @@ def _threads(stack: AsyncExitStack, amount: int, name: str) -> Executor:
 
 def _tell(metrics: Metrics, embedder: Embedder, ranker: Ranker) -> None:
     encoder, reranker = embedder.encoder, ranker.reranker
-    metrics.info.labels(VERSION, encoder.name, reranker.name, encoder.device).set(1)
+    runtimes = ", ".join(dict.fromkeys([encoder.runtime, reranker.runtime]))
+    metrics.info.labels(VERSION, encoder.name, reranker.name, encoder.device, runtimes).set(1)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from app.types import Fusing, Fusion, Mode
+from models.types import Prompts, Role
 from models.words import Language
 
 CONFIG_VARIABLE = "WINNOW_CONFIG"
@@ -29,7 +31,16 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least severe line to log.")
 
     encoder: str = Field("embedded", description="Bi-encoder of new collections: `embedded`, a folder, or a hub name.")
+    encoder_query_prompt: str | None = Field(
+        None, description="Stands in front of queries in place of the encoder's own prompt, as an instruction does."
+    )
+    encoder_document_prompt: str | None = Field(
+        None, description="Stands in front of documents in place of the encoder's own prompt."
+    )
     reranker: str = Field("embedded", description="Cross-encoder of new collections, named likewise.")
+    sparse: str = Field(
+        "", description="Sparse encoder of new collections: a folder or a hub name; nothing leaves sparse search out."
+    )
     model_cache: Path | None = Field(
         None, description="Where models from a hub are kept; by default the hub library's own."
     )
@@ -39,6 +50,13 @@ class Settings(BaseSettings):
         "auto", description="Number format of model arithmetic; auto takes bfloat16 where the hardware computes in it."
     )
     threads: int = Field(0, ge=0, description="CPU threads of model work; 0 takes every core.")
+    runtime: Literal["auto", "torch", "openvino"] = Field(
+        "auto",
+        description="What computes: `torch`, `openvino`, or auto: OpenVINO on a CPU for what it can run, else torch.",
+    )
+    conversions: Path | None = Field(
+        None, description="Where models converted for OpenVINO are kept; by default `winnow` in the user's cache."
+    )
 
     chunk_tokens: int = Field(256, ge=16, description="Longest chunk of new collections, in the encoder's tokens.")
     overlap_tokens: int = Field(32, ge=0, description="Tokens that neighbouring chunks of new collections share.")
@@ -50,7 +68,7 @@ class Settings(BaseSettings):
     )
 
     mode: Mode = Field(
-        "hybrid", description="First stages of a search that does not say: `hybrid`, `dense` or `lexical`."
+        "hybrid", description="First stages of a search that does not say: `hybrid`, `dense`, `lexical` or `sparse`."
     )
     auto_candidates: int = Field(
         100, ge=1, description="Most candidates to rerank for a search with `candidates: auto`, which stops before."
@@ -58,6 +76,7 @@ class Settings(BaseSettings):
     fusion: Fusing = Field("scores", description="How rankings become one: by `scores`, or by `ranks` alone.")
     dense_weight: float = Field(0.6, gt=0, description="Fusion: weight of what is found by vectors.")
     lexical_weight: float = Field(0.4, gt=0, description="Fusion: weight of what is found by words.")
+    sparse_weight: float = Field(0.4, gt=0, description="Fusion: weight of what is found by a sparse encoder's terms.")
     fusion_k: int = Field(60, ge=1, description="Fusion by ranks: how little the first ones stand out.")
 
     batch_tokens: int = Field(
@@ -125,7 +144,13 @@ class Settings(BaseSettings):
     @property
     def usual_fusion(self) -> Fusion:
         """Of a search that does not say."""
-        return Fusion(self.fusion, self.dense_weight, self.lexical_weight, self.fusion_k)
+        return Fusion(self.fusion, self.dense_weight, self.lexical_weight, self.sparse_weight, self.fusion_k)
+
+    @property
+    def prompts(self) -> Mapping[str, Prompts]:
+        """What the encoder, by its name, is asked to put in front of texts."""
+        asked: dict[Role, str | None] = {"query": self.encoder_query_prompt, "document": self.encoder_document_prompt}
+        return {self.encoder: {role: prompt for role, prompt in asked.items() if prompt is not None}}
 
     @classmethod
     def settings_customise_sources(

@@ -102,9 +102,11 @@ class Metrics:
         )
         self.ready = Gauge("winnow_ready", "1 when /readyz would say yes", registry=r)
         self.info = Gauge(
-            "winnow_info", "Always 1; its labels say what is running", ["version", "encoder", "reranker", "device"],
+            "winnow_info",
+            "Always 1; its labels say what is running",
+            ["version", "encoder", "reranker", "device", "runtime"],
             registry=r,
-        )  # fmt: skip
+        )
 
 
 @dataclass

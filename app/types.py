@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.types import Blend
+from models.types import Blend, SparseVector
 from models.words import Language
 
 Metadata = dict[str, Any]
@@ -86,6 +86,9 @@ class Collection:
     language: Language
     """Whose stems and stop words the lexical index takes."""
     created_at: str
+    sparse: str = ""
+    """The encoder of its sparse vectors, if it has any."""
+    sparse_fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,16 @@ class Wording:
 
 
 @dataclass(frozen=True, slots=True)
+class Expansion:
+    """One step of the same log as an index of sparse vectors follows it."""
+
+    sequence: int
+    chunk: int
+    vector: SparseVector | None
+    """None says that the chunk is gone."""
+
+
+@dataclass(frozen=True, slots=True)
 class Candidates:
     """What the first stage proposes, best first."""
 
@@ -134,7 +147,7 @@ class Candidates:
         return len(self.chunks)
 
 
-Mode = Literal["hybrid", "dense", "lexical"]
+Mode = Literal["hybrid", "dense", "lexical", "sparse"]
 """Which first stages are asked."""
 
 
@@ -153,10 +166,12 @@ class Fusion:
     """Scores count in standard deviations from the usual one of the query; ranks as 1 / (k + rank)."""
     dense: float = 0.6
     lexical: float = 0.4
+    sparse: float = 0.4
+    """In collections that have a sparse encoder."""
     k: int = 60
 
     def weight(self, stage: str) -> float:
-        return {"dense": self.dense, "lexical": self.lexical}[stage]
+        return {"dense": self.dense, "lexical": self.lexical, "sparse": self.sparse}[stage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,3 +322,30 @@ class LexicalIndex(Protocol):
 
     def matches(self, query: str, text: str) -> list[str]:
         """The words of the query that a text has."""
+
+
+class SparseIndex(Protocol):
+    """A view of the truth that finds the chunks that share the weightiest terms with a query. Safe to call from many
+    threads.
+
+    Scores are sums of products of weights: above 0, without an upper end.
+    """
+
+    @property
+    def sequence(self) -> int:
+        """The last change that it has seen."""
+
+    def __len__(self) -> int:
+        """Living chunks."""
+
+    def apply(self, changes: Sequence[Expansion]) -> None:
+        """Follow the log: all of them or, to a search, none of them. A change already seen is passed over."""
+
+    def search(self, vector: SparseVector, k: int, allowed: ChunkIds | None = None) -> Candidates:
+        """The k best that have any term of the query."""
+
+    def scores(self, vector: SparseVector, chunks: ChunkIds) -> NDArray[np.float32]:
+        """What search would say of these chunks, in their order."""
+
+    @property
+    def nbytes(self) -> int: ...

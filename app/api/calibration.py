@@ -74,6 +74,7 @@ class WholeFusionBody(Body):
     by: Fusing
     dense: float = Field(gt=0, allow_inf_nan=False)
     lexical: float = Field(gt=0, allow_inf_nan=False)
+    sparse: float = Field(gt=0, allow_inf_nan=False)
     k: int = Field(ge=1)
 
 

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/collections", tags=["collections"], route_class=Stri
 @router.post("", response_model=CollectionReply, status_code=201, summary="Create a collection")
 async def create(body: CollectionBody, engine: EngineDep) -> CollectionReply:
     recipe = replace(engine.collections.default_recipe(), **body.recipe.model_dump(exclude_none=True))
-    await engine.collections.create(body.name, body.encoder, body.reranker, recipe, body.language)
+    await engine.collections.create(body.name, body.encoder, body.reranker, recipe, body.language, body.sparse)
     return await _reply(engine, await engine.collections.describe(body.name))
 
 
@@ -43,15 +43,19 @@ async def _reply(engine: Engine, found: Description) -> CollectionReply:
         name=collection.name,
         encoder=collection.encoder,
         reranker=collection.reranker,
+        sparse=collection.sparse or None,
         recipe=RecipeReply(**asdict(collection.recipe)),
         language=collection.language,
         dimensions=collection.dimensions,
         fingerprint=collection.fingerprint,
+        sparse_fingerprint=collection.sparse_fingerprint or None,
         created_at=collection.created_at,
         **asdict(found.contents),
         index_chunks=found.index_chunks,
         lexical_chunks=found.lexical_chunks,
+        sparse_chunks=found.sparse_chunks,
         index_bytes=found.index_bytes,
+        sparse_bytes=found.sparse_bytes,
         sequence=found.sequence,
         trouble=found.trouble,
         calibrations=[CalibratedReply(**asdict(note)) for note in notes],

@@ -36,6 +36,9 @@ class FusionBody(Body):
     by: Fusing | None = Field(None, description="By scores, in standard deviations; or by 1 / (k + rank).")
     dense: float | None = Field(None, gt=0, allow_inf_nan=False, description="Weight of what is found by vectors.")
     lexical: float | None = Field(None, gt=0, allow_inf_nan=False, description="Weight of what is found by words.")
+    sparse: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Weight of what is found by a sparse encoder's terms."
+    )
     k: int | None = Field(None, ge=1, description="How little the first ranks stand out.")
 
 
@@ -69,8 +72,10 @@ class SearchBody(Body):
     deadline_ms: int | None = Field(
         None, ge=1, description="Answer after so long, with as many candidates reranked as there was time for."
     )
-    mode: Mode | None = Field(None, description="Find candidates by vectors, by words, or by both.")
-    fusion: FusionBody = Field(FusionBody(), description="How the two rankings of a hybrid search become one.")
+    mode: Mode | None = Field(
+        None, description="Find candidates by vectors, by words, by a sparse encoder's terms, or by all there are."
+    )
+    fusion: FusionBody = Field(FusionBody(), description="How the rankings of a hybrid search become one.")
     filter: dict[str, Any] | None = Field(None, examples=[{"year": {"$gte": 2020}}])
     rerank: bool | None = Field(
         None, description="false: the first stage's order. By default true, unless a calibration advises against it."
@@ -147,6 +152,9 @@ class CollectionBody(Body):
     name: str = Field(pattern=COLLECTION_NAME)
     encoder: str | None = Field(None, description="`embedded`, a folder, or a hub name; by default the setting's.")
     reranker: str | None = None
+    sparse: str | None = Field(
+        None, description="A sparse encoder: a folder or a hub name; empty for none; by default the setting's."
+    )
     recipe: RecipeBody = RecipeBody()
     language: Language | None = Field(None, description="Whose stems and stop words lexical search takes.")
 
@@ -210,6 +218,7 @@ class Milliseconds(BaseModel):
 class ModelsReply(BaseModel):
     encoder: str
     reranker: str | None
+    sparse: str | None = Field(None, description="The sparse encoder, where it was asked.")
 
 
 class IndexReply(BaseModel):
@@ -341,10 +350,12 @@ class CollectionReply(BaseModel):
     name: str
     encoder: str
     reranker: str
+    sparse: str | None = Field(description="The sparse encoder, where the collection has one.")
     recipe: RecipeReply
     language: Language
     dimensions: int
     fingerprint: str
+    sparse_fingerprint: str | None
     created_at: str
     documents: int
     pending: int = Field(description="Documents acknowledged and not yet searchable.")
@@ -353,7 +364,9 @@ class CollectionReply(BaseModel):
     bytes: int = Field(description="Of titles, texts and metadata, in UTF-8.")
     index_chunks: int = Field(description="Chunks in the index of vectors.")
     lexical_chunks: int = Field(description="Chunks in the index of words.")
+    sparse_chunks: int = Field(description="Chunks in the index of sparse vectors.")
     index_bytes: int
+    sparse_bytes: int = Field(description="Memory of the index of sparse vectors.")
     sequence: int
     trouble: str | None = Field(description="Why the collection does not answer or take in documents, if it does not.")
     calibrations: list[CalibratedReply] = Field(description="Modes whose scores labels have told about.")

@@ -111,10 +111,14 @@ def _reply(shelf: Shelf, query: Query, answer: Answer, include: set[Part]) -> di
         "truncated": answer.truncated,
         "timings": _timings(answer.watch),
         "total_ms": _ms(answer.watch.total),
-        "models": {"encoder": shelf.embedder.encoder.name, "reranker": reranker},
+        "models": {"encoder": shelf.embedder.encoder.name, "reranker": reranker, **_weighing(shelf, query)},
         "index": {"fingerprint": shelf.collection.fingerprint, "sequence": answer.sequence},
     }
     return reply | _remarks(query, answer)
+
+
+def _weighing(shelf: Shelf, query: Query) -> dict[str, str]:
+    return {"sparse": shelf.weigher.encoder.name} if shelf.weigher and query.asks_for_terms(shelf) else {}
 
 
 def _remarks(query: Query, answer: Answer) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.quality.arms import arms
+from app.quality.first_stages import first_stages
 from app.quality.measures import DEPTH, NDCG, measure
 from app.quality.pipeline import SERVED, few, latency
 from app.quality.statistics import estimates
@@ -20,7 +21,7 @@ Answer = Mapping[str, Any]
 REACH = 500
 """Chunks that the first stage is asked for, so that they hold 100 documents."""
 
-MODES: Mapping[str, Mode] = {"dense": "dense", "lexical": "lexical", "fused": "hybrid"}
+MODES: Mapping[str, Mode] = {"dense": "dense", "lexical": "lexical", "sparse": "sparse", "fused": "hybrid"}
 """How a service is asked for each of the first stages."""
 
 FIRST, ALONE = "fused", "fused+rerank"
@@ -39,7 +40,8 @@ class Answers:
 def questions(query: Query, setup: Setup) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """The searches that one query takes: each first stage, deep, and reranked with all candidates in the answer."""
     asked = {"query": query.text, "collection": setup.collection, "fusion": setup.fusing, "include": ["stages"]}
-    deep = {first: asked | {"mode": mode, "top_k": REACH, "rerank": False} for first, mode in MODES.items()}
+    first = first_stages(sparse=bool(setup.sparse))
+    deep = {each: asked | {"mode": MODES[each], "top_k": REACH, "rerank": False} for each in first}
     return deep, asked | {"mode": MODES[FIRST], "top_k": setup.depth, "candidates": setup.depth, "rerank": True}
 
 

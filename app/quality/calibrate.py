@@ -26,7 +26,7 @@ Answer = Mapping[str, Any]
 
 Numbers = NDArray[np.float64]
 
-FIRST: Mapping[Mode, str] = {"hybrid": "fused", "dense": "dense", "lexical": "lexical"}
+FIRST: Mapping[Mode, str] = {"hybrid": "fused", "dense": "dense", "lexical": "lexical", "sparse": "sparse"}
 """The stage that has the last word without reranking."""
 
 FIRST_STAGE, ALONE, OWN = "first stage", "reranker alone", "own blend"

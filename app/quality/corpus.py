@@ -16,7 +16,7 @@ from app.quality.types import Dataset
 from app.quality.workbench import Workbench
 from app.stages.chunk import Chunker
 from app.types import Candidates, ChunkIds, Document, Recipe
-from models.types import BiEncoder, Reranker
+from models.types import BiEncoder, Reranker, SparseEncoder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,10 +43,18 @@ class Corpus:
         return {self.documents[owners[place]].id: float(candidates.scores[place]) for place in places}
 
 
-def split(dataset: Dataset, recipe: Recipe, encoder: BiEncoder, reranker: Reranker, bench: Workbench) -> Corpus:
+def split(
+    dataset: Dataset,
+    recipe: Recipe,
+    encoder: BiEncoder,
+    reranker: Reranker,
+    sparse: SparseEncoder | None,
+    bench: Workbench,
+) -> Corpus:
     """As ingest splits, except that a title too long for a chunk becomes text, where ingest refuses the document."""
-    chunker = Chunker(recipe, encoder, reranker, bench.query_reserve)
-    known = _key(dataset.documents, recipe, encoder, reranker, bench)
+    chunker = Chunker(recipe, encoder, reranker, bench.query_reserve, sparse)
+    marks = [encoder.fingerprint, reranker.fingerprint, *([sparse.fingerprint] if sparse else [])]
+    known = _key(dataset.documents, recipe, marks, bench)
     kept = bench.cache.get([known]).get(known)
     made = _Split(**orjson.loads(zlib.decompress(kept))) if kept else _split(dataset, chunker, bench)
     if not kept:
@@ -79,10 +87,7 @@ def _split(dataset: Dataset, chunker: Chunker, bench: Workbench) -> _Split:
     return made
 
 
-def _key(
-    documents: Sequence[Document], recipe: Recipe, encoder: BiEncoder, reranker: Reranker, bench: Workbench
-) -> bytes:
+def _key(documents: Sequence[Document], recipe: Recipe, marks: Sequence[str], bench: Workbench) -> bytes:
     code = version("winnow"), version("semantic-text-splitter")
-    models = encoder.fingerprint, reranker.fingerprint, bench.query_reserve
     content = (part for document in documents for part in (document.title, document.text))
-    return key("chunks", *code, *models, recipe, *content)
+    return key("chunks", *code, *marks, bench.query_reserve, recipe, *content)

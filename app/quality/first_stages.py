@@ -12,10 +12,9 @@ import numpy as np
 from app.quality import dense
 from app.quality.types import Query
 from app.stages.fuse import found, fuse
-from app.types import Candidates, ChunkIds, Fusion, LexicalIndex, Vector
-from models.types import BiEncoder, Scores, Vectors
+from app.types import Candidates, ChunkIds, Fusion, LexicalIndex, SparseIndex, Vector
+from models.types import BiEncoder, Scores, SparseEncoder, SparseVector, Vectors
 
-FIRST = ("dense", "lexical", "fused")
 RERANKED = ("dense", "fused")
 """Those whose candidates go on to the second stage."""
 
@@ -39,41 +38,79 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """A query as each first stage takes it."""
+
+    text: str
+    vector: Vector
+    terms: SparseVector | None
+    """None where no sparse encoder is measured."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class FirstStages:
-    """All chunks as vectors and as words."""
+    """All chunks as vectors, as words and, with a sparse encoder, as terms."""
 
     vectors: Vectors
     words: LexicalIndex
+    terms: SparseIndex | None
     fusion: Fusion
     depth: int
     """Chunks that a ranking goes down to."""
 
-    def propose(self, queries: Sequence[Query], vectors: Vectors, candidates: int) -> Iterator[Proposal]:
-        near = dense.search(vectors, self.vectors, self.depth)
-        for query, vector, nearest in zip(queries, vectors, near, strict=True):
-            alone = {"dense": nearest, "lexical": self.words.search(query.text, self.depth)}
-            rankings = {**alone, "fused": self._fused(alone, query.text, vector)}
-            pool = np.unique(np.concatenate([rankings[first].chunks[:candidates] for first in RERANKED]))
-            yield Proposal(rankings, pool, self.vectors[pool] @ vector, self.words.shares(query.text, pool))
+    @property
+    def names(self) -> tuple[str, ...]:
+        return first_stages(sparse=self.terms is not None)
 
-    def time(self, encoder: BiEncoder, dims: int | None, queries: Sequence[Query]) -> dict[str, list[float]]:
+    def propose(self, asked: Sequence[Asked], candidates: int) -> Iterator[Proposal]:
+        near = dense.search(np.stack([each.vector for each in asked]), self.vectors, self.depth)
+        for each, nearest in zip(asked, near, strict=True):
+            alone = {"dense": nearest, "lexical": self.words.search(each.text, self.depth)}
+            if self.terms and each.terms:
+                alone["sparse"] = self.terms.search(each.terms, self.depth)
+            rankings = {**alone, "fused": self._fused(alone, each)}
+            pool = np.unique(np.concatenate([rankings[first].chunks[:candidates] for first in RERANKED]))
+            yield Proposal(rankings, pool, self.vectors[pool] @ each.vector, self.words.shares(each.text, pool))
+
+    def time(
+        self, encoder: BiEncoder, sparse: SparseEncoder | None, dims: int | None, queries: Sequence[Query]
+    ) -> dict[str, list[float]]:
         """Seconds of each stage for the first queries, one at a time; the very first only warms up."""
-        taken = [self._laps(encoder, dims, query.text) for query in [*queries[:1], *queries[:TIMED]]][1:]
+        timed = [query.text for query in [*queries[:1], *queries[:TIMED]]]
+        taken = [self._laps(encoder, sparse, dims, text) for text in timed][1:]
         return {stage: [laps[stage] for laps in taken] for stage in taken[0]}
 
-    def _fused(self, alone: Mapping[str, Candidates], query: str, vector: Vector) -> Candidates:
+    def _fused(self, alone: Mapping[str, Candidates], asked: Asked) -> Candidates:
         chunks = found(alone)
-        known = {"dense": self.vectors[chunks] @ vector, "lexical": self.words.shares(query, chunks)}
+        known = {"dense": self.vectors[chunks] @ asked.vector, "lexical": self.words.shares(asked.text, chunks)}
+        if self.terms and asked.terms:
+            known["sparse"] = self.terms.scores(asked.terms, chunks)
         return fuse(alone, known, self.fusion)
 
-    def _laps(self, encoder: BiEncoder, dims: int | None, query: str) -> dict[str, float]:
-        clock = [perf_counter()]
+    def _laps(self, encoder: BiEncoder, sparse: SparseEncoder | None, dims: int | None, query: str) -> dict[str, float]:
+        laps, clock = dict[str, float](), [perf_counter()]
+
+        def lap(stage: str) -> None:
+            clock.append(perf_counter())
+            laps[stage] = clock[-1] - clock[-2]
+
         vectors = dense.cut(encoder.encode(encoder.tokenize([query], "query")), dims)
-        clock.append(perf_counter())
-        near = dense.search(vectors, self.vectors, self.depth)[0]
-        clock.append(perf_counter())
-        worded = self.words.search(query, self.depth)
-        clock.append(perf_counter())
-        self._fused({"dense": near, "lexical": worded}, query, vectors[0])
-        clock.append(perf_counter())
-        return dict(zip(("embed", "dense", "lexical", "fuse"), np.diff(clock).tolist(), strict=True))
+        lap("embed")
+        terms = sparse.encode(sparse.tokenize([query], "query"), "query")[0] if sparse else None
+        if sparse:
+            lap("weigh")
+        alone = {"dense": dense.search(vectors, self.vectors, self.depth)[0]}
+        lap("dense")
+        alone["lexical"] = self.words.search(query, self.depth)
+        lap("lexical")
+        if self.terms and terms:
+            alone["sparse"] = self.terms.search(terms, self.depth)
+            lap("sparse")
+        self._fused(alone, Asked(query, vectors[0], terms))
+        lap("fuse")
+        return laps
+
+
+def first_stages(*, sparse: bool) -> tuple[str, ...]:
+    """Those that are measured; the last one is all others together."""
+    return ("dense", "lexical", *(["sparse"] if sparse else []), "fused")

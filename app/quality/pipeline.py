@@ -12,8 +12,8 @@ from app.quality import curve, dense
 from app.quality.arms import arms
 from app.quality.blend import SECOND, Features, blend_of, weights
 from app.quality.corpus import Corpus, split
-from app.quality.embedding import embed
-from app.quality.first_stages import FIRST, RERANKED, FirstStages, Proposal
+from app.quality.embedding import embed, weigh
+from app.quality.first_stages import RERANKED, Asked, FirstStages, Proposal
 from app.quality.measures import DEPTH, NDCG, measure
 from app.quality.scoring import Pairs, Scorer, Timing
 from app.quality.statistics import Table, estimates
@@ -22,8 +22,9 @@ from app.quality.variants import Setup
 from app.quality.workbench import Workbench
 from app.stages.pace import enough
 from app.stores.lexical import K1, TantivyIndex
-from app.types import Candidates, ChunkIds, LexicalIndex, Wording
-from models.types import BiEncoder, Reranker
+from app.stores.sparse import InvertedIndex
+from app.types import Candidates, ChunkIds, Expansion, LexicalIndex, SparseIndex, Wording
+from models.types import BiEncoder, Reranker, SparseEncoder, SparseVector
 
 FEW = 100
 """Below so many queries the intervals are wide and a mean is mostly luck."""
@@ -49,6 +50,7 @@ class Stand:
     setup: Setup
     encoder: BiEncoder
     reranker: Reranker
+    sparse: SparseEncoder | None
     corpus: Corpus
     stages: FirstStages
     proposals: list[Proposal]
@@ -79,7 +81,7 @@ def evaluate(dataset: Dataset, setup: Setup, bench: Workbench, seed: int) -> tup
         queries=dataset.queries,
         served=SERVED if judged else _first(SERVED),
         arms=arms(tables, seed),
-        ceilings=tuple(_ceiling(stand, first, seed) for first in FIRST),
+        ceilings=tuple(_ceiling(stand, first, seed) for first in stand.stages.names),
         latencies=tuple(_latencies(stand, judged)),
         curves=tuple(_curves(stand, judged, seed)) if judged and len(setup.candidates) > 1 else (),
         warnings=tuple(_warnings(stand, judged)),
@@ -95,16 +97,45 @@ def runs(dataset: Dataset, setup: Setup, bench: Workbench) -> list[Run]:
 
 def _prepare(dataset: Dataset, setup: Setup, bench: Workbench) -> Stand:
     encoder, reranker = bench.encoder(setup.encoder), bench.reranker(setup.reranker)
-    corpus = split(dataset, setup.recipe, encoder, reranker, bench)
+    sparse = bench.sparse(setup.sparse) if setup.sparse else None
+    corpus = split(dataset, setup.recipe, encoder, reranker, sparse, bench)
     vectors = embed(bench, encoder, corpus.texts, "document", f"{dataset.name}: embed chunks")
-    texts = [query.text for query in dataset.queries]
-    asked = embed(bench, encoder, texts, "query", f"{dataset.name}: embed queries")
+    terms = weigh(bench, sparse, corpus.texts, "document", f"{dataset.name}: weigh chunks") if sparse else None
     depth = max(DEEP, setup.depth, corpus.depth(DEPTH))
-    stages = FirstStages(dense.cut(vectors, setup.dims), _words(corpus, setup), setup.fusion, depth)
-    proposals = list(stages.propose(dataset.queries, dense.cut(asked, setup.dims), setup.depth))
-    cut = sum(tokens.truncated for tokens in encoder.tokenize(texts, "query"))
-    notes = (*dataset.notes, *corpus.notes, *_some(cut, "queries are longer than the encoder reads"))
-    return Stand(dataset, setup, encoder, reranker, corpus, stages, proposals, notes)
+    stages = FirstStages(dense.cut(vectors, setup.dims), _words(corpus, setup), _index(terms), setup.fusion, depth)
+    asked = _asked(dataset, setup, encoder, sparse, bench)
+    notes = (*dataset.notes, *corpus.notes, *_cut(dataset, encoder, sparse))
+    return Stand(
+        dataset, setup, encoder, reranker, sparse, corpus, stages, list(stages.propose(asked, setup.depth)), notes
+    )
+
+
+def _asked(
+    dataset: Dataset, setup: Setup, encoder: BiEncoder, sparse: SparseEncoder | None, bench: Workbench
+) -> list[Asked]:
+    texts = [query.text for query in dataset.queries]
+    vectors = dense.cut(embed(bench, encoder, texts, "query", f"{dataset.name}: embed queries"), setup.dims)
+    if sparse is None:
+        return [Asked(text, vector, None) for text, vector in zip(texts, vectors, strict=True)]
+    terms = weigh(bench, sparse, texts, "query", f"{dataset.name}: weigh queries")
+    return [Asked(*each) for each in zip(texts, vectors, terms, strict=True)]
+
+
+def _cut(dataset: Dataset, encoder: BiEncoder, sparse: SparseEncoder | None) -> Iterator[str]:
+    """What the encoders can't read of the queries."""
+    texts = [query.text for query in dataset.queries]
+    for model, name in ((encoder, "encoder"), (sparse, "sparse encoder")):
+        cut = sum(tokens.truncated for tokens in model.tokenize(texts, "query")) if model else 0
+        yield from _some(cut, f"queries are longer than the {name} reads")
+
+
+def _index(vectors: Sequence[SparseVector] | None) -> SparseIndex | None:
+    """A service's own index of terms, where there are any."""
+    if vectors is None:
+        return None
+    index = InvertedIndex()
+    index.apply([Expansion(number, number, vector) for number, vector in enumerate(vectors)])
+    return index
 
 
 def _words(corpus: Corpus, setup: Setup) -> LexicalIndex:
@@ -130,7 +161,7 @@ def _judge(stand: Stand, bench: Workbench) -> Judged:
 
 def _runs(stand: Stand, judged: Judged | None) -> list[Run]:
     queries = stand.dataset.queries
-    rankings = {first: [proposal.rankings[first] for proposal in stand.proposals] for first in FIRST}
+    rankings = {first: [proposal.rankings[first] for proposal in stand.proposals] for first in stand.stages.names}
     if judged:
         for first in RERANKED:
             for second in SECOND:
@@ -216,7 +247,8 @@ def _cost(stand: Stand, judged: Judged, first: str, reads: Sequence[int]) -> cur
 
 
 def _latencies(stand: Stand, judged: Judged | None) -> Iterator[Latency]:
-    for stage, seconds in stand.stages.time(stand.encoder, stand.setup.dims, stand.dataset.queries).items():
+    taken = stand.stages.time(stand.encoder, stand.sparse, stand.setup.dims, stand.dataset.queries)
+    for stage, seconds in taken.items():
         yield latency(stage, seconds)
     if judged and judged.timings:
         stored = sum(timing.stored for timing in judged.timings)
@@ -258,12 +290,15 @@ def _settings(stand: Stand, bench: Workbench) -> Mapping[str, Option]:
     shown = {name: getattr(setup, name) for name in ("encoder", "reranker", "language", "rerank")}
     blends = {f"{first}_blend": str(blend_of(stand.reranker, first)) for first in RERANKED}
     options = bench.options
+    weighing = {"sparse": setup.sparse, "sparse_fingerprint": stand.sparse.fingerprint} if stand.sparse else {}
     return {
         **shown,
+        **weighing,
         **asdict(setup.recipe),
         **blends,
         "device": stand.encoder.device,
         "precision": options.precision,
+        "runtime": stand.encoder.runtime,
         "threads": options.threads,
         "dims": min(setup.dims or stand.encoder.dimensions, stand.encoder.dimensions),
         "candidates": setup.depth,

@@ -19,11 +19,12 @@ SHORTEST = 16
 """Tokens of a chunk, as the settings have it."""
 
 KEYS = (
-    "encoder", "reranker", "dims", "chunk_tokens", "overlap_tokens", "title", "candidates", "language", "collection",
-    "fusion", "dense_weight", "lexical_weight", "fusion_k",
+    "encoder", "reranker", "sparse", "dims", "chunk_tokens", "overlap_tokens", "title", "candidates", "language",
+    "collection", "fusion", "dense_weight", "lexical_weight", "sparse_weight", "fusion_k",
 )  # fmt: skip
 WHOLE = ("dims", "chunk_tokens", "overlap_tokens", "fusion_k")
-FUSING = {"fusion": "by", "dense_weight": "dense", "lexical_weight": "lexical", "fusion_k": "k"}
+WEIGHTS = ("dense_weight", "lexical_weight", "sparse_weight")
+FUSING = {"fusion": "by", **{name: name.removesuffix("_weight") for name in WEIGHTS}, "fusion_k": "k"}
 """How a search calls them."""
 
 OF_COLLECTIONS = ("collection", "candidates", *FUSING)
@@ -49,6 +50,8 @@ class Setup:
     fusing: Mapping[str, Any] = field(default_factory=dict)
     """What is not as usual about the fusion, as a search may ask for it."""
     rerank: bool = True
+    sparse: str = ""
+    """A sparse encoder, if there is to be any."""
     collection: str | None = None
     """A collection of a running service, which then has the models and the recipe."""
     name: str = BASE
@@ -82,8 +85,9 @@ def checked(setup: Setup) -> Setup:
         raise BadSetup("candidates and dims must be at least 1.")
     if setup.fusion.by not in FUSINGS:
         raise BadSetup(f"fusion={setup.fusion.by} is not possible: choose one of {', '.join(FUSINGS)}.")
-    if not all(0 < number < inf for number in (setup.fusion.k, setup.fusion.dense, setup.fusion.lexical)):
-        raise BadSetup("fusion_k, dense_weight and lexical_weight must be more than 0.")
+    fusion = setup.fusion
+    if not all(0 < number < inf for number in (fusion.k, fusion.dense, fusion.lexical, fusion.sparse)):
+        raise BadSetup(f"fusion_k, {', '.join(WEIGHTS[:-1])} and {WEIGHTS[-1]} must be more than 0.")
     if setup.recipe.chunk_tokens < SHORTEST:
         raise BadSetup(f"chunk_tokens must be at least {SHORTEST}.")
     return setup
@@ -101,7 +105,7 @@ def _pair(text: str, base: Setup) -> tuple[str, Any]:
         raise BadSetup(f"--compare {text!r} says nothing: write key=value, with one of {', '.join(allowed)} for a key.")
     if name == "candidates":
         return name, (_number(name, value),)
-    if name in ("dense_weight", "lexical_weight"):
+    if name in WEIGHTS:
         return name, _decimal(name, value)
     return name, _number(name, value) if name in WHOLE else value
 

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from app.quality.cache import Cache
-from models.catalog import open_encoder, open_reranker
-from models.types import BiEncoder, ModelOptions, Reranker
+from models.catalog import open_encoder, open_reranker, open_sparse
+from models.types import BiEncoder, ModelOptions, Reranker, SparseEncoder
 
 Advance = Callable[[int], object]
 
@@ -28,6 +28,7 @@ class Workbench:
     query_reserve: int = 128
     encoders: dict[str, BiEncoder] = field(default_factory=dict)
     rerankers: dict[str, Reranker] = field(default_factory=dict)
+    sparse_encoders: dict[str, SparseEncoder] = field(default_factory=dict)
 
     def encoder(self, name: str) -> BiEncoder:
         if name not in self.encoders:
@@ -39,9 +40,14 @@ class Workbench:
             self.rerankers[name] = open_reranker(name, self.options)
         return self.rerankers[name]
 
-    def numbers(self, model: BiEncoder | Reranker) -> tuple[str, str, str]:
-        """All that a model's numbers depend on beside its input: bfloat16 rounds otherwise, and so do other devices."""
-        return model.fingerprint, self.options.precision, model.device
+    def sparse(self, name: str) -> SparseEncoder:
+        if name not in self.sparse_encoders:
+            self.sparse_encoders[name] = open_sparse(name, self.options)
+        return self.sparse_encoders[name]
+
+    def numbers(self, model: BiEncoder | Reranker | SparseEncoder) -> tuple[str, str, str]:
+        """All that a model's numbers depend on beside its input: what computes them rounds in its own way."""
+        return model.fingerprint, self.options.precision, f"{model.device} {model.runtime}"
 
 
 def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from app.service.collections import Shelf
 from app.stages.fuse import SAMPLE, found, fuse
-from app.stages.retrieve import retrieve_dense, retrieve_lexical
+from app.stages.retrieve import retrieve_dense, retrieve_lexical, retrieve_sparse
 from app.stores import documents
 from app.stores import log as changelog
 from app.stores.documents import Found
@@ -21,7 +21,7 @@ from app.stores.sqlite import Database
 from app.stores.supersession import successors
 from app.telemetry import Stopwatch
 from app.types import Candidates, ChunkIds, Fusion, Mode, Vector
-from models.types import Scores
+from models.types import Scores, SparseVector
 
 ATTEMPTS = 5
 """Each takes a millisecond or two, and only a candidate that is replaced within it calls for another."""
@@ -35,7 +35,9 @@ class Aim:
 
     text: str
     vector: Vector | None
-    """None where nothing asks for cosines: a lexical search that is not reranked."""
+    """None where nothing asks for cosines: a search by words or terms alone that is not reranked."""
+    terms: SparseVector | None
+    """None where no index of terms is asked."""
     depth: int
     mode: Mode
     fusion: Fusion
@@ -136,12 +138,13 @@ class FirstStage:
 
     async def _retrieve(self, shelf: Shelf, aim: Aim, k: int, allowed: ChunkIds | None) -> dict[str, Candidates]:
         """Each stage's own ranking; those of a hybrid search are found side by side."""
-        asked = {}
-        if aim.mode != "lexical" and aim.vector is not None:
-            index = shelf.indexes.dense.index
-            asked["dense"] = retrieve_dense(index, aim.vector, k, allowed, self._threads, exact=aim.exact)
-        if aim.mode != "dense":
-            asked["lexical"] = retrieve_lexical(shelf.indexes.lexical.index, aim.text, k, allowed, self._threads)
+        asked, indexes = {}, shelf.indexes
+        if aim.mode in ("hybrid", "dense") and aim.vector is not None:
+            asked["dense"] = retrieve_dense(indexes.dense.index, aim.vector, k, allowed, self._threads, exact=aim.exact)
+        if aim.mode in ("hybrid", "lexical"):
+            asked["lexical"] = retrieve_lexical(indexes.lexical.index, aim.text, k, allowed, self._threads)
+        if aim.terms is not None and indexes.sparse:
+            asked["sparse"] = retrieve_sparse(indexes.sparse.index, aim.terms, k, allowed, self._threads)
         return dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
 
     async def _load(self, shelf: Shelf, aim: Aim, chunks: ChunkIds, seen: int) -> _Loaded:
@@ -167,6 +170,8 @@ class FirstStage:
                 scores["dense"] = _scores_of(chunks, near)
             if aim.mode != "dense":
                 scores["lexical"] = indexes.lexical.index.shares(aim.text, chunks)
+            if aim.terms is not None and indexes.sparse:
+                scores["sparse"] = indexes.sparse.index.scores(aim.terms, chunks)
             if aim.mode != "hybrid":
                 return _View(chunks, rankings, scores, rankings[aim.mode])
             fused = fuse(rankings, scores, aim.fusion)

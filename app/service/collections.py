@@ -20,12 +20,14 @@ from app.settings import Settings
 from app.stages.chunk import Chunker
 from app.stages.embed import Embedder
 from app.stages.rerank import Ranker
+from app.stages.weigh import Weigher
 from app.stores import collections as rows
 from app.stores.collections import Contents
 from app.stores.sqlite import Database
 from app.telemetry import Metrics
 from app.types import Collection, Recipe
-from models.types import BiEncoder
+from models.folder import Kind, title
+from models.types import BiEncoder, SparseEncoder
 from models.words import Language
 
 logger = structlog.get_logger()
@@ -43,6 +45,8 @@ class Shelf:
     chunker: Chunker
     indexes: Indexes
     indexer: Indexer
+    weigher: Weigher | None = None
+    """None in a collection without sparse vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,9 @@ class Description:
     contents: Contents
     index_chunks: int
     lexical_chunks: int
+    sparse_chunks: int
     index_bytes: int
+    sparse_bytes: int
     sequence: int
     lag: int
     trouble: str | None
@@ -61,7 +67,17 @@ class Description:
     """None while it is closed."""
 
 
-def fingerprint(encoder: BiEncoder, recipe: Recipe) -> str:
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """A collection's models, and what cuts its documents for them."""
+
+    embedder: Embedder
+    ranker: Ranker
+    weigher: Weigher | None
+    chunker: Chunker
+
+
+def fingerprint(encoder: BiEncoder | SparseEncoder, recipe: Recipe) -> str:
     """Hash of all that shapes a collection's vectors: two collections with the same one can share them."""
     return hashlib.sha256(orjson.dumps([encoder.fingerprint, asdict(recipe)])).hexdigest()
 
@@ -128,22 +144,26 @@ class Collections:
         reranker: str | None = None,
         recipe: Recipe | None = None,
         language: Language | None = None,
+        sparse: str | None = None,
     ) -> Collection:
-        """A new collection; what is not said comes from the settings."""
+        """A new collection; what is not said comes from the settings. A sparse encoder without a name is none."""
         encoder, reranker = encoder or self._settings.encoder, reranker or self._settings.reranker
+        sparse = self._settings.sparse if sparse is None else sparse
         recipe, language = recipe or self.default_recipe(), language or self._settings.language
         async with self._changing:
             if name in self._shelves or name in self._closed:
                 raise Conflict(f"There is a collection '{name}' already. Drop it first, or take another name.")
             if len(self._shelves) + len(self._closed) >= self._settings.max_collections:
                 raise TooLarge(f"There are {self._settings.max_collections} collections, the most that are allowed.")
-            embedder, ranker = await self._models.embedder(encoder), await self._models.ranker(reranker)
-            chunker = Chunker(recipe, embedder.encoder, ranker.reranker, self._settings.query_reserve)
-            mark, dimensions = fingerprint(embedder.encoder, recipe), embedder.encoder.dimensions
+            tools = await self._tools(encoder, reranker, sparse, recipe)
+            model, weighing = tools.embedder.encoder, tools.weigher
+            marks = fingerprint(model, recipe), fingerprint(weighing.encoder, recipe) if weighing else ""
             collection = await self._database.write(
-                lambda db: rows.insert(db, name, encoder, reranker, recipe, dimensions, mark, language)
+                lambda db: rows.insert(
+                    db, name, encoder, reranker, recipe, model.dimensions, marks[0], language, sparse, marks[1]
+                )
             )
-            await self._shelve(collection, embedder, ranker, chunker)
+            await self._shelve(collection, tools)
             return collection
 
     async def every(self) -> list[Description]:
@@ -183,19 +203,20 @@ class Collections:
     async def _open(self, collection: Collection) -> None:
         try:
             collection = await self._with_reranker_asked_for(collection)
-            embedder = await self._models.embedder(self._encoder_asked_for(collection))
-            self._check_fingerprint(collection, embedder.encoder)
-            ranker = await self._models.ranker(collection.reranker)
-            chunker = Chunker(collection.recipe, embedder.encoder, ranker.reranker, self._settings.query_reserve)
-            await self._shelve(collection, embedder, ranker, chunker)
+            asked = self._encoders_asked_for(collection)
+            _check_sparse(collection, asked[1])
+            tools = await self._tools(asked[0], collection.reranker, asked[1], collection.recipe)
+            _check_fingerprints(collection, tools)
+            await self._shelve(collection, tools)
             del self._closed[collection.name]
         except (Invalid, EncoderMismatch) as error:
             logger.error("collection stays closed", collection=collection.name, reason=str(error))
             self._closed[collection.name] = error if isinstance(error, Conflict) else Unavailable(str(error))
 
-    def _encoder_asked_for(self, collection: Collection) -> str:
-        """The default collection follows the setting, so that a changed setting is noticed rather than ignored."""
-        return self._settings.encoder if collection.name == DEFAULT else collection.encoder
+    def _encoders_asked_for(self, collection: Collection) -> tuple[str, str]:
+        """The default collection follows the settings, so that a changed one is noticed rather than ignored."""
+        given = self._settings if collection.name == DEFAULT else collection
+        return given.encoder, given.sparse
 
     async def _with_reranker_asked_for(self, collection: Collection) -> Collection:
         """The same for the reranker, which leaves no trace in vectors: the collection takes the new one."""
@@ -206,22 +227,21 @@ class Collections:
         await self._database.write(lambda db: rows.set_reranker(db, collection.number, asked))
         return replace(collection, reranker=asked)
 
-    def _check_fingerprint(self, collection: Collection, encoder: BiEncoder) -> None:
-        found = fingerprint(encoder, collection.recipe)
-        if found != collection.fingerprint:
-            raise EncoderMismatch(
-                f"Collection '{collection.name}' holds vectors of the encoder '{collection.encoder}' (fingerprint "
-                f"{collection.fingerprint[:12]}), but '{encoder.name}' makes vectors of another kind (fingerprint "
-                f"{found[:12]}). Vectors of two models can't be compared. Start with "
-                f"WINNOW_ENCODER={collection.encoder} and the same model files, or create another collection with the "
-                "new encoder and ingest the documents there, or drop this one."
-            )
+    async def _tools(self, encoder: str, reranker: str, sparse: str, recipe: Recipe) -> Tools:
+        embedder, ranker = await self._models.embedder(encoder), await self._models.ranker(reranker)
+        weigher = await self._models.weigher(sparse) if sparse else None
+        weighing = weigher.encoder if weigher else None
+        chunker = Chunker(recipe, embedder.encoder, ranker.reranker, self._settings.query_reserve, weighing)
+        return Tools(embedder, ranker, weigher, chunker)
 
-    async def _shelve(self, collection: Collection, embedder: Embedder, ranker: Ranker, chunker: Chunker) -> None:
+    async def _shelve(self, collection: Collection, tools: Tools) -> None:
         indexes = self._indexes(collection)
         await indexes.open()
-        indexer = Indexer(self._database, collection, embedder, indexes, self._metrics, self._threads)
-        self._shelves[collection.name] = Shelf(collection, embedder, ranker, chunker, indexes, indexer)
+        embedder, weigher = tools.embedder, tools.weigher
+        indexer = Indexer(self._database, collection, embedder, indexes, self._metrics, self._threads, weigher)
+        self._shelves[collection.name] = Shelf(
+            collection, embedder, tools.ranker, tools.chunker, indexes, indexer, weigher
+        )
         indexer.start()
 
     def _indexes(self, collection: Collection) -> Indexes:
@@ -232,14 +252,54 @@ class Collections:
         contents = await self._database.read(lambda db: rows.contents(db, collection.number))
         shelf = self._shelves.get(collection.name)
         index = shelf.indexes.dense.index if shelf else None
+        sparse = shelf.indexes.sparse.index if shelf and shelf.indexes.sparse else None
         return Description(
             collection,
             contents,
             len(index) if index else 0,
             len(shelf.indexes.lexical.index) if shelf else 0,
+            len(sparse) if sparse else 0,
             index.nbytes if index else 0,
+            sparse.nbytes if sparse else 0,
             index.sequence if index else 0,
             contents.pending,
             self.troubles().get(collection.name),
             shelf,
+        )
+
+
+def _check_sparse(collection: Collection, asked: str) -> None:
+    """Refuse to begin with sparse vectors, or to leave them out, where documents are there already."""
+    if bool(collection.sparse) == bool(asked):
+        return
+    has, names, again = (
+        (f"has sparse vectors of '{collection.sparse}'", "no sparse encoder", f"with WINNOW_SPARSE={collection.sparse}")
+        if collection.sparse
+        else ("has no sparse vectors", f"'{asked}' to make some", "without WINNOW_SPARSE")
+    )
+    raise EncoderMismatch(
+        f"Collection '{collection.name}' {has}, and the settings name {names}. Start {again}, or create another "
+        "collection as you want it and ingest the documents there, or drop this one."
+    )
+
+
+def _check_fingerprints(collection: Collection, tools: Tools) -> None:
+    """Refuse models that make other vectors than those that are there."""
+    encoder = tools.embedder.encoder
+    _check_fingerprint(collection, "encoder", collection.encoder, collection.fingerprint, encoder)
+    if tools.weigher:
+        mark = collection.sparse_fingerprint
+        _check_fingerprint(collection, "sparse", collection.sparse, mark, tools.weigher.encoder)
+
+
+def _check_fingerprint(
+    collection: Collection, kind: Kind, name: str, mark: str, encoder: BiEncoder | SparseEncoder
+) -> None:
+    found = fingerprint(encoder, collection.recipe)
+    if found != mark:
+        raise EncoderMismatch(
+            f"Collection '{collection.name}' holds vectors of the {title(kind)} '{name}' (fingerprint "
+            f"{mark[:12]}), but '{encoder.name}' makes vectors of another kind (fingerprint {found[:12]}). Vectors of "
+            f"two models can't be compared. Start with WINNOW_{kind.upper()}={name} and the same files and prompts, or "
+            f"create another collection with the new {title(kind)} and ingest the documents there, or drop this one."
         )

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
+from time import monotonic
 
 import apsw
 import numpy as np
@@ -17,17 +18,20 @@ import structlog
 from app.errors import Unavailable, WinnowError
 from app.service.indexes import Indexes
 from app.stages.embed import Embedder
+from app.stages.weigh import Weigher
 from app.stores import log as changelog
 from app.stores.log import Waiting
 from app.stores.sqlite import Database
 from app.telemetry import Metrics, Stopwatch
 from app.types import Collection
-from models.types import ModelError
+from models.types import ModelError, SparseVector
 
 logger = structlog.get_logger()
 
-ROUND_CHUNKS = 64
-"""Chunks that are published at once: few enough that what waits is found within a second or so on a CPU."""
+ROUND_CHUNKS, MOST_CHUNKS = 64, 4096
+"""Chunks that are published at once, at first and at the most."""
+ROUND_SECONDS = 1.0
+"""What a round should take: what waits is found soon, and a fast encoder does not make an index commit all the time."""
 
 TIDY_SECONDS = 1.0
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0
@@ -44,13 +48,16 @@ class Indexer:
         indexes: Indexes,
         metrics: Metrics,
         threads: Executor,
+        weigher: Weigher | None = None,
     ) -> None:
         self._database = database
         self._collection = collection
         self._embedder = embedder
+        self._weigher = weigher
         self._indexes = indexes
         self._metrics = metrics
         self._threads = threads
+        self._round = ROUND_CHUNKS
         self._woken = asyncio.Event()
         self._moved = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
@@ -104,7 +111,10 @@ class Indexer:
         self._woken.clear()
         await self._indexes.follow()
         while batch := await self._database.read(self._waiting):
+            began = monotonic()
             await self._take(batch)
+            chunks = sum(len(version.chunks) for version in batch)
+            self._round = next_round(self._round, chunks, monotonic() - began)
         await self._tell()  # what waited may also have been deleted
         await self._indexes.tidy()
         await self._measure()
@@ -117,8 +127,9 @@ class Indexer:
             if len(batch) == 1:
                 await self._fail(batch[0], error)
             else:
-                for one in batch:
-                    await self._take([one])
+                half = len(batch) // 2
+                await self._take(batch[:half])
+                await self._take(batch[half:])
         await self._tell()
 
     async def _tell(self) -> None:
@@ -132,13 +143,15 @@ class Indexer:
         texts = [text for version in batch for text in version.texts]
         with watch.stage("embed") as lap:
             vectors = await self._embedder.documents(texts, self._threads, lap)
+        sparse = await self._weigh(texts, watch)
         with watch.stage("index"):
-            await self._indexes.add_ahead(chunks, texts, vectors)
+            await self._indexes.add_ahead(chunks, texts, vectors, sparse)
         ends = np.cumsum([len(version.chunks) for version in batch])
 
         def publish(db: apsw.Connection) -> None:
-            for version, rows in zip(batch, np.split(vectors, ends[:-1]), strict=True):
-                changelog.publish(db, self._collection.number, version, rows)
+            for version, end in zip(batch, ends.tolist(), strict=True):
+                part = slice(end - len(version.chunks), end)
+                changelog.publish(db, self._collection.number, version, vectors[part], sparse[part])
 
         with watch.stage("publish"):
             await self._database.write(publish)
@@ -146,13 +159,20 @@ class Indexer:
             await self._indexes.follow()
         await self._measure()
 
+    async def _weigh(self, texts: Sequence[str], watch: Stopwatch) -> Sequence[SparseVector]:
+        """Sparse vectors, in a collection that has them."""
+        if self._weigher is None:
+            return ()
+        with watch.stage("weigh") as lap:
+            return await self._weigher.documents(texts, self._threads, lap)
+
     async def _fail(self, version: Waiting, error: ModelError) -> None:
         logger.error("document can't be embedded", collection=self._collection.name, error=str(error))
         self._metrics.documents.labels("failed").inc()
         await self._database.write(lambda db: changelog.fail(db, version.version, str(error)))
 
     def _waiting(self, db: apsw.Connection) -> list[Waiting]:
-        return changelog.waiting(db, self._collection.number, ROUND_CHUNKS)
+        return changelog.waiting(db, self._collection.number, self._round)
 
     async def _measure(self) -> None:
         name, index = self._collection.name, self._indexes.dense.index
@@ -161,3 +181,11 @@ class Indexer:
         self._metrics.index_chunks.labels(name).set(len(index))
         self._metrics.index_deleted.labels(name).set(index.deleted)
         self._metrics.index_bytes.labels(name).set(index.nbytes)
+
+
+def next_round(size: int, chunks: int, seconds: float) -> int:
+    """How many chunks fit into a round, after one of this size took so many in so long."""
+    if chunks < size and seconds < ROUND_SECONDS:  # not full: most of it was fixed cost
+        return size
+    fitting = int(chunks * ROUND_SECONDS / max(seconds, 1e-9))
+    return max(ROUND_CHUNKS, min(fitting, 2 * size, MOST_CHUNKS))

@@ -16,16 +16,20 @@ from app.errors import Invalid
 from app.settings import Settings
 from app.stages.embed import Embedder
 from app.stages.rerank import Ranker
+from app.stages.weigh import Weigher, packed
 from app.telemetry import Metrics
-from models.catalog import open_encoder, open_reranker
-from models.types import BiEncoder, ModelError, ModelOptions, Reranker, Tokens
+from models.catalog import open_encoder, open_reranker, open_sparse
+from models.types import BiEncoder, ModelError, ModelOptions, Reranker, Role, SparseEncoder, Tokens
 
 log = structlog.get_logger()
 
 CPU_BATCH, ACCELERATOR_BATCH = 2048, 32768
 """A CPU gains nothing from larger batches and a batch can't be interrupted; an accelerator needs them to be busy."""
 
-Opened = TypeVar("Opened", BiEncoder, Reranker)
+SPARSE_BATCH = 8192
+"""On an accelerator: each token takes a number for every term of the vocabulary, which comes to a gigabyte."""
+
+Opened = TypeVar("Opened", BiEncoder, Reranker, SparseEncoder)
 
 
 class Models:
@@ -39,12 +43,16 @@ class Models:
             device=settings.device,
             precision=settings.precision,
             threads=settings.threads,
+            runtime=settings.runtime,
+            conversions=settings.conversions,
             cache=settings.model_cache,
             offline=settings.offline,
+            prompts=settings.prompts,
         )
         self._devices: dict[str, Device] = {}
         self._encoders: dict[str, Embedder] = {}
         self._rankers: dict[str, Ranker] = {}
+        self._weighers: dict[str, Weigher] = {}
         self._opening = asyncio.Lock()
 
     async def embedder(self, name: str) -> Embedder:
@@ -63,6 +71,14 @@ class Models:
                 self._rankers[name] = Ranker(reranker, batcher, self._metrics, float(self._settings.chunk_tokens))
             return self._rankers[name]
 
+    async def weigher(self, name: str) -> Weigher:
+        async with self._opening:
+            if name not in self._weighers:
+                encoder = await self._open(open_sparse, name)
+                asking, taking = (self._side(name, encoder, role) for role in ("query", "document"))
+                self._weighers[name] = Weigher(encoder, asking, taking, self._metrics)
+            return self._weighers[name]
+
     def close(self) -> None:
         for device in self._devices.values():
             device.close()
@@ -72,14 +88,27 @@ class Models:
             opened = await asyncio.get_running_loop().run_in_executor(self._threads, opens, name, self._options)
         except ModelError as error:
             raise Invalid(str(error)) from error
-        log.info("model opened", model=name, device=opened.device, fingerprint=opened.fingerprint[:12])
+        facts = {"device": opened.device, "runtime": opened.runtime, "fingerprint": opened.fingerprint[:12]}
+        log.info("model opened", model=name, **facts)
         return opened
 
-    def _batcher(self, name: str, compute: Callable[[Sequence[Tokens]], NDArray[np.float32]], on: str) -> Batcher:
+    def _side(self, name: str, encoder: SparseEncoder, role: Role) -> Batcher:
+        def compute(batch: Sequence[Tokens]) -> NDArray[np.float32]:
+            return packed(encoder.encode(batch, role), encoder.most_terms)
+
+        return self._batcher(f"sparse:{name}", compute, encoder.device, SPARSE_BATCH)
+
+    def _batcher(
+        self,
+        name: str,
+        compute: Callable[[Sequence[Tokens]], NDArray[np.float32]],
+        on: str,
+        accelerated: int = ACCELERATOR_BATCH,
+    ) -> Batcher:
         settings = self._settings
         if on not in self._devices:
             self._devices[on] = Device(on, settings.bulk_share)
-        batch = settings.batch_tokens or (CPU_BATCH if on == "cpu" else ACCELERATOR_BATCH)
+        batch = settings.batch_tokens or (CPU_BATCH if on == "cpu" else accelerated)
         bulk = settings.bulk_batch_tokens or batch // 2
         return Batcher(
             name, compute, self._devices[on], self._metrics, batch, bulk, settings.queue_tokens, settings.queue_seconds

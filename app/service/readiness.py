@@ -12,7 +12,11 @@ import structlog
 from app.service.collections import Collections
 from app.stages.embed import Embedder
 from app.stages.rerank import Ranker
+from app.stages.weigh import Weigher
+from app.stores.sparse import InvertedIndex
 from app.telemetry import Lap, Metrics
+from app.types import Expansion
+from models.types import Scores
 
 logger = structlog.get_logger()
 
@@ -41,12 +45,14 @@ class Readiness:
         collections: Collections,
         embedder: Embedder,
         ranker: Ranker,
+        weigher: Weigher | None,
         metrics: Metrics,
         threads: Executor,
     ) -> None:
         self._collections = collections
         self._embedder = embedder
         self._ranker = ranker
+        self._weigher = weigher
         self._metrics = metrics
         self._threads = threads
         self._opening: str | None = OPENING
@@ -99,8 +105,18 @@ class Readiness:
         texts = await self._embedder.documents(TEXTS, self._threads, Lap())
         if np.argmax(texts @ vector):
             return f"the encoder {self._embedder.encoder.name} does not find a known answer"
+        if self._weigher and np.argmax(await self._weighed(self._weigher)):
+            return f"the sparse encoder {self._weigher.encoder.name} does not find a known answer"
         pairs = await self._ranker.read(QUESTION, TEXTS, "report", self._threads)
         scored = await self._ranker.score(pairs, Lap())
         if np.argmax(scored.scores):
             return f"the reranker {self._ranker.reranker.name} does not put a known answer first"
         return None
+
+    async def _weighed(self, weigher: Weigher) -> Scores:
+        """What the texts have to do with the question by their terms."""
+        query, _ = await weigher.query(QUESTION, self._threads, Lap())
+        texts = await weigher.documents(TEXTS, self._threads, Lap())
+        index = InvertedIndex()
+        index.apply([Expansion(0, chunk, vector) for chunk, vector in enumerate(texts)])
+        return index.scores(query, np.arange(len(texts)))

@@ -1,4 +1,4 @@
-"""Search: embed → filter → retrieve → fuse → load → rerank → hits, each stage under the stopwatch."""
+"""Search: embed, weigh → filter → retrieve → fuse → load → rerank → hits, each stage under the stopwatch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from app.service.relevance import rated, scale_of
 from app.service.second_stage import Brief, Ranked, SecondStage, unread
 from app.stages.calibrate import LEVEL
 from app.stages.refresh import Recency, refreshed
+from app.stages.weigh import Weigher
 from app.stores.filters import Filter
 from app.stores.metadata import instant
 from app.stores.sqlite import Database
 from app.telemetry import Metrics, Stopwatch
 from app.types import Calibration, Fusion, Hit, Mode, Truncation, Vector
-from models.types import Blend, Tokens
+from models.types import Blend, SparseVector, Tokens
 
 DATE = "date"
 """The field of metadata that says of which day a document is."""
@@ -65,9 +66,14 @@ class Query:
     def finds_relevant(self, hit: Hit) -> bool:
         return self.min_relevance is None or (hit.relevance is not None and hit.relevance >= self.min_relevance)
 
-    def aim(self, vector: Vector | None) -> Aim:
+    def aim(self, vector: Vector | None, terms: SparseVector | None) -> Aim:
         """What the first stage has to know of it."""
-        return Aim(self.text, vector, self.depth, self.mode, self.fusion, self.filter, self.exact, self.superseded)
+        return Aim(
+            self.text, vector, terms, self.depth, self.mode, self.fusion, self.filter, self.exact, self.superseded
+        )
+
+    def asks_for_terms(self, shelf: Shelf) -> bool:
+        return self.mode == "sparse" or (self.mode == "hybrid" and shelf.weigher is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +110,9 @@ class Search:
         """All of it under one permit: a request that the reranker has no room for is refused before any work."""
         watch, sequence = Stopwatch(self._metrics, "search"), shelf.indexes.dense.index.sequence
         with shelf.ranker.admit(query.depth) if query.rerank else nullcontext():
-            vector, seen = await self._embed(shelf, query, watch)
-            aim = Aim(
-                query.text, vector, query.depth, query.mode, query.fusion, query.filter, query.exact, query.superseded
-            )
-            proposal = await self._first_stage.propose(shelf, aim, watch)
+            vector, embedded = await self._embed(shelf, query, watch)
+            terms, weighed = await self._weigh(shelf, query, watch)
+            proposal = await self._first_stage.propose(shelf, query.aim(vector, terms), watch)
             ranked = await self._rank(shelf, query, proposal, watch)
         hits = rated(ranked.hits, scale_of(query.calibration, query.fusion, rerank=ranked.read > 0))
         if query.recency:
@@ -119,20 +123,29 @@ class Search:
         explanation = None
         if query.explain:
             shown, explanation = await self._explainer.explain(shelf, query.text, query.filter, shown)
-        cut = {"embed": int(seen is not None and seen.truncated), "rerank": ranked.truncated}
+        cut = {"embed": int(embedded is not None and embedded.truncated), "rerank": ranked.truncated}
+        if weighed is not None:
+            cut["weigh"] = int(weighed.truncated)
         nothing = bool(hits) and not relevant
         return Answer(shown, len(proposal.found), ranked.read, sequence, cut, watch, explanation, nothing, ranked.late)
 
     async def _embed(self, shelf: Shelf, query: Query, watch: Stopwatch) -> tuple[Vector | None, Tokens | None]:
         """The query's vector, unless nothing will be compared with it."""
-        if query.mode == "lexical" and not query.rerank and not query.shape.highlight:
+        if query.mode in ("lexical", "sparse") and not query.rerank and not query.shape.highlight:
             return None, None
         with watch.stage("embed") as lap:
             vector, seen = await shelf.embedder.query(query.text, self._threads, lap)
-        if seen.truncated and query.on_truncation == "refuse":
-            detail = f"has {seen.total} tokens, of which the encoder reads {len(seen)}: shorten it"
-            raise Invalid("The encoder can't read all of it.", [Fault("/query", detail)])
+        _check_whole(query, seen, "encoder")
         return vector, seen
+
+    async def _weigh(self, shelf: Shelf, query: Query, watch: Stopwatch) -> tuple[SparseVector | None, Tokens | None]:
+        """The query's terms, where an index of terms is asked."""
+        if not query.asks_for_terms(shelf):
+            return None, None
+        with watch.stage("weigh") as lap:
+            terms, seen = await _weigher(shelf).query(query.text, self._threads, lap)
+        _check_whole(query, seen, "sparse encoder")
+        return terms, seen
 
     async def _rank(self, shelf: Shelf, query: Query, proposal: Proposal, watch: Stopwatch) -> Ranked:
         first = "fused" if query.mode == "hybrid" else query.mode
@@ -149,6 +162,24 @@ class Search:
 def _blend(shelf: Shelf, mode: Mode) -> Blend:
     blends = shelf.ranker.reranker.blends
     return blends.dense if mode == "dense" else blends.hybrid
+
+
+def _weigher(shelf: Shelf) -> Weigher:
+    if shelf.weigher is None:
+        name = shelf.collection.name
+        detail = f"is sparse, and collection '{name}' has no sparse encoder: search another way, or create a collection"
+        raise Invalid(
+            "There is nothing to search by terms.",
+            [Fault("/mode", f"{detail} with one (its field sparse, or WINNOW_SPARSE) and ingest the documents there")],
+        )
+    return shelf.weigher
+
+
+def _check_whole(query: Query, seen: Tokens, model: str) -> None:
+    """Refuse what a model can't read whole, where that is asked for."""
+    if seen.truncated and query.on_truncation == "refuse":
+        detail = f"has {seen.total} tokens, of which the {model} reads {len(seen)}: shorten it"
+        raise Invalid(f"The {model} can't read all of it.", [Fault("/query", detail)])
 
 
 def _refreshed(hits: list[Hit], recency: Recency) -> list[Hit]:

@@ -1,9 +1,9 @@
-"""Chunk: documents to spans that fit both models whole, counted in the models' own tokens."""
+"""Chunk: documents to spans that fit all models whole, counted in the models' own tokens."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from app.errors import Fault, InvalidDocuments, InvalidRecipe
 from app.stages.markdown import NONE, Cutter, Outline, outline
 from app.types import Chunk, Document, Place, Recipe
-from models.types import BiEncoder, Reranker
+from models.types import BiEncoder, Reranker, SparseEncoder
 
 JOINT = 2
 """Tokens that the line break between title and text may take."""
@@ -32,10 +32,18 @@ class Chunker:
     tables, lists and blocks of code as wholes. Safe in many threads.
     """
 
-    def __init__(self, recipe: Recipe, encoder: BiEncoder, reranker: Reranker, query_reserve: int) -> None:
-        check_recipe(recipe, encoder, reranker, query_reserve)
+    def __init__(
+        self,
+        recipe: Recipe,
+        encoder: BiEncoder,
+        reranker: Reranker,
+        query_reserve: int,
+        sparse: SparseEncoder | None = None,
+    ) -> None:
+        encoders: list[BiEncoder | SparseEncoder] = [encoder, *([sparse] if sparse else [])]
+        check_recipe(recipe, encoders, reranker, query_reserve)
         self._recipe = recipe
-        self._tokenizers = _distinct(encoder.tokenizer, reranker.tokenizer)
+        self._tokenizers = _distinct(*(model.tokenizer for model in [*encoders, reranker]))
         self._splitter: Callable[[int], TextSplitter] = lru_cache(maxsize=64)(self._new_splitter)
         self._markdown: Callable[[int], MarkdownSplitter] = lru_cache(maxsize=64)(self._new_markdown_splitter)
 
@@ -101,7 +109,7 @@ class Chunker:
         return min(-(-(tokens + JOINT) // STEP) * STEP, most)
 
     def _count(self, texts: list[str]) -> list[int]:
-        """Tokens of each text, by the tokenizer that makes more of it."""
+        """Tokens of each text, by the tokenizer that makes most of it."""
         counts = [
             [len(e.ids) for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
             for tokenizer in self._tokenizers
@@ -121,13 +129,15 @@ class Chunker:
         return MarkdownSplitter.from_callback(lambda text: self._count([text])[0], capacity, overlap)
 
 
-def check_recipe(recipe: Recipe, encoder: BiEncoder, reranker: Reranker, query_reserve: int) -> None:
+def check_recipe(
+    recipe: Recipe, encoders: Sequence[BiEncoder | SparseEncoder], reranker: Reranker, query_reserve: int
+) -> None:
     """Refuse chunks that the models could not read whole."""
-    faults = []
-    if recipe.chunk_tokens > encoder.capacity:
-        faults.append(
-            Fault("/recipe/chunk_tokens", f"is {recipe.chunk_tokens}; {encoder.name} reads at most {encoder.capacity}")
-        )
+    faults = [
+        Fault("/recipe/chunk_tokens", f"is {recipe.chunk_tokens}; {encoder.name} reads at most {encoder.capacity}")
+        for encoder in encoders
+        if recipe.chunk_tokens > encoder.capacity
+    ]
     if recipe.chunk_tokens > reranker.capacity - query_reserve:
         most = reranker.capacity - query_reserve
         detail = f"is {recipe.chunk_tokens}; {reranker.name} reads at most {most} beside a query of {query_reserve}"

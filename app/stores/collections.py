@@ -33,17 +33,23 @@ def insert(
     dimensions: int,
     fingerprint: str,
     language: Language,
+    sparse: str = "",
+    sparse_fingerprint: str = "",
 ) -> Collection:
     db.execute(
-        "INSERT INTO collections (name, encoder, reranker, recipe, dimensions, fingerprint, language, created_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (name, encoder, reranker, to_json(asdict(recipe)), dimensions, fingerprint, language, now()),
-    )
+        "INSERT INTO collections (name, encoder, reranker, recipe, dimensions, fingerprint, language, created_at,"
+        " sparse, sparse_fingerprint) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (name, encoder, reranker, to_json(asdict(recipe)), dimensions, fingerprint, language, now(), sparse,
+         sparse_fingerprint),
+    )  # fmt: skip
     return next(collection for collection in every(db) if collection.name == name)
 
 
 def every(db: apsw.Connection) -> list[Collection]:
-    columns = "number, name, encoder, reranker, recipe, dimensions, fingerprint, language, created_at"
+    columns = (
+        "number, name, encoder, reranker, recipe, dimensions, fingerprint, language, created_at, sparse,"
+        " sparse_fingerprint"
+    )
     return [
         Collection(number, name, encoder, reranker, Recipe(**orjson.loads(recipe)), *rest)
         for number, name, encoder, reranker, recipe, *rest in rows(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -10,9 +10,9 @@ import apsw
 import numpy as np
 
 from app.stores import documents
-from app.stores.rows import first, number, rows, to_json, vector
-from app.types import Change, ChunkIds, Wording
-from models.types import Vectors
+from app.stores.rows import first, number, rows, sparse_bytes, sparse_vector, to_json, vector
+from app.types import Change, ChunkIds, Expansion, Wording
+from models.types import SparseVector, Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,9 @@ def waiting(db: apsw.Connection, collection: int, chunks: int) -> list[Waiting]:
     return found
 
 
-def publish(db: apsw.Connection, collection: int, version: Waiting, vectors: Vectors) -> None:
+def publish(
+    db: apsw.Connection, collection: int, version: Waiting, vectors: Vectors, sparse: Sequence[SparseVector] = ()
+) -> None:
     """Let a version take the place of the live one. One that was superseded or deleted meanwhile is passed over."""
     if not is_waiting(db, version.version):
         return
@@ -46,6 +48,11 @@ def publish(db: apsw.Connection, collection: int, version: Waiting, vectors: Vec
         "INSERT INTO vectors (chunk, vector) VALUES (?, ?)",
         [(chunk, vector.tobytes()) for chunk, vector in zip(version.chunks, vectors, strict=True)],
     )
+    if sparse:
+        db.executemany(
+            "INSERT INTO sparse_vectors (chunk, vector) VALUES (?, ?)",
+            [(chunk, sparse_bytes(vector)) for chunk, vector in zip(version.chunks, sparse, strict=True)],
+        )
     db.executemany(
         "INSERT INTO changes (collection, chunk, kind) VALUES (?, ?, 'add')",
         [(collection, chunk) for chunk in version.chunks],
@@ -123,6 +130,19 @@ def wordings(db: apsw.Connection, collection: int, after: int, limit: int) -> li
     return [Wording(*row) for row in rows(db, sql, (collection, after, limit))]
 
 
+def expansions(db: apsw.Connection, collection: int, after: int, limit: int) -> list[Expansion]:
+    """The same with sparse vectors."""
+    sql = (
+        "SELECT sequence, ch.chunk, vector FROM changes ch"
+        " LEFT JOIN sparse_vectors s ON s.chunk = ch.chunk AND kind = 'add'"
+        " WHERE collection = ? AND sequence > ? ORDER BY sequence LIMIT ?"
+    )
+    return [
+        Expansion(sequence, chunk, None if raw is None else sparse_vector(raw))
+        for sequence, chunk, raw in rows(db, sql, (collection, after, limit))
+    ]
+
+
 def prune(db: apsw.Connection, collection: int, through: int) -> None:
     """Forget the log up to what a snapshot on disk has seen."""
     db.execute("DELETE FROM changes WHERE collection = ? AND sequence <= ?", (collection, through))
@@ -151,6 +171,19 @@ def living_wordings(db: apsw.Connection, collection: int, block: int) -> Iterato
         (collection,),
     )
     while some := [Wording(last, int(chunk), text) for chunk, text in islice(cursor, block)]:
+        yield some
+
+
+def living_expansions(db: apsw.Connection, collection: int, block: int) -> Iterator[list[Expansion]]:
+    """The same with sparse vectors."""
+    last = head(db, collection)
+    cursor = db.execute(
+        "SELECT s.chunk, s.vector FROM documents d"
+        " JOIN chunks c ON c.document = d.number JOIN sparse_vectors s ON s.chunk = c.number"
+        " WHERE d.collection = ? AND d.state = 'live'",
+        (collection,),
+    )
+    while some := [Expansion(last, int(chunk), sparse_vector(raw)) for chunk, raw in islice(cursor, block)]:
         yield some
 
 

@@ -11,6 +11,9 @@ import numpy as np
 import orjson
 
 from app.types import Vector
+from models.types import SparseVector
+
+BYTES_PER_TERM = 6
 
 
 def rows(db: apsw.Connection, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -32,6 +35,18 @@ def number(db: apsw.Connection, sql: str, parameters: Sequence[Any] = ()) -> int
 def vector(raw: bytes) -> Vector:
     """A stored vector."""
     return np.frombuffer(raw, np.float32)
+
+
+def sparse_vector(raw: bytes) -> SparseVector:
+    """A stored sparse vector."""
+    terms = len(raw) // BYTES_PER_TERM
+    weights = np.frombuffer(raw, np.float16, offset=terms * np.dtype(np.int32).itemsize)
+    return SparseVector(np.frombuffer(raw, np.int32, terms), weights.astype(np.float32))
+
+
+def sparse_bytes(vector: SparseVector) -> bytes:
+    """The same as it is stored: weights with three digits, as much as an encoder's own arithmetic is worth."""
+    return vector.terms.tobytes() + vector.weights.astype(np.float16).tobytes()
 
 
 def to_json(value: Any) -> str:

@@ -116,3 +116,15 @@ CREATE TABLE calibrations (
   created_at  TEXT    NOT NULL,
   PRIMARY KEY (collection, kind)
 ) STRICT, WITHOUT ROWID;
+
+-- migration 5
+
+-- A second encoder, whose vectors are terms with weights; nothing for a collection without one.
+ALTER TABLE collections ADD COLUMN sparse TEXT NOT NULL DEFAULT '';
+ALTER TABLE collections ADD COLUMN sparse_fingerprint TEXT NOT NULL DEFAULT '';
+
+-- Terms as 32-bit integers, then their weights as 16-bit floats.
+CREATE TABLE sparse_vectors (
+  chunk       INTEGER PRIMARY KEY REFERENCES chunks(number) ON DELETE CASCADE,
+  vector      BLOB    NOT NULL
+) STRICT;

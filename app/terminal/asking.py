@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -42,6 +43,7 @@ class _Inquiry:
 
     async def run(self, seed: int) -> tuple[Evaluation, list[Run]]:
         facts = await self._client.get(f"/collections/{quote(str(self._setup.collection), safe='')}")
+        self._setup = replace(self._setup, sparse=facts["sparse"] or "")
         notes = [*await self._missing(), *_unlike(facts, self._dataset)]
         answers = await self._answers()
         return evaluation(self._dataset, self._setup, answers, _settings(facts, self._setup), notes, seed)
@@ -121,6 +123,7 @@ def _unlike(facts: dict[str, Any], dataset: Dataset) -> list[str]:
 
 def _settings(facts: dict[str, Any], setup: Setup) -> dict[str, Option]:
     shown = {name: facts[name] for name in ("encoder", "reranker", "fingerprint", "dimensions")}
+    shown |= {"sparse": setup.sparse} if setup.sparse else {}
     asked = {"collection": setup.collection, "candidates": setup.depth, "documents_held": facts["documents"]}
     return {**shown, **facts["recipe"], **asked, **{f"fusion_{name}": value for name, value in setup.fusing.items()}}
 

@@ -28,8 +28,11 @@ def opened(settings: Settings, cache: Path | None) -> Iterator[Workbench]:
         device=settings.device,
         precision=settings.precision,
         threads=settings.threads,
+        runtime=settings.runtime,
+        conversions=settings.conversions,
         cache=settings.model_cache,
         offline=settings.offline,
+        prompts=settings.prompts,
     )
 
     def batch_tokens(device: str) -> int:

@@ -11,7 +11,7 @@ from app.terminal.client import UNUSABLE, Failure, Target, read_settings
 from app.terminal.options import DataDir, Url, setting
 
 STOPPED = 130
-OWN = ("encoder", "reranker", "chunk_tokens", "overlap_tokens", "dims", "title", "language")
+OWN = ("encoder", "reranker", "sparse", "chunk_tokens", "overlap_tokens", "dims", "title", "language")
 """Flags that say what is measured; a collection has all of it settled."""
 
 
@@ -25,6 +25,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Decides the draw, the intervals and the tests.")] = 0,
     encoder: Annotated[str | None, setting("encoder")] = None,
     reranker: Annotated[str | None, setting("reranker")] = None,
+    sparse: Annotated[str | None, setting("sparse")] = None,
     no_rerank: Annotated[bool, typer.Option("--no-rerank", help="Leave out the second stage.")] = False,
     candidates: Annotated[
         str, typer.Option(help="Chunks to rerank. Several (10,20,50) draw a curve; the stages are then of the deepest.")
@@ -73,8 +74,9 @@ def evaluate(
     kept, so that a second run takes seconds and an interrupted one goes on where it was. With --collection the
     searches of a running service are measured instead; its documents must have the dataset's ids.
 
-    Keys of --compare: encoder, reranker, dims, chunk_tokens, overlap_tokens, title, candidates, language, fusion,
-    dense_weight, lexical_weight, fusion_k; with --collection: collection, candidates and those of the fusion.
+    Keys of --compare: encoder, reranker, sparse, dims, chunk_tokens, overlap_tokens, title, candidates, language,
+    fusion, dense_weight, lexical_weight, sparse_weight, fusion_k; with --collection: collection, candidates and those
+    of the fusion.
 
     \b
     winnow evaluate datasets/scifact
@@ -86,7 +88,7 @@ def evaluate(
     from app.terminal import evaluation  # takes seconds with all that it imports
 
     chosen = {name: context.params[name] for name in OWN if context.params[name] is not None}
-    named = ("data_dir", "encoder", "reranker", "device", "threads", "chunk_tokens", "overlap_tokens")
+    named = ("data_dir", "encoder", "reranker", "sparse", "device", "threads", "chunk_tokens", "overlap_tokens")
     if collection and (chosen or no_rerank):
         raise Failure(_settled([*chosen, *(["no_rerank"] if no_rerank else [])]), UNUSABLE)
     settings = read_settings(**{name: context.params[name] for name in named})

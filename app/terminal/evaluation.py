@@ -59,6 +59,7 @@ def base(
             candidates=depths(candidates),
             language=chosen.get("language", "english"),
             rerank=rerank,
+            sparse="" if collection else settings.sparse,
             fusing={} if collection else asdict(settings.usual_fusion),
             collection=collection,
         )

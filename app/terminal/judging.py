@@ -22,7 +22,7 @@ from app.files.readers import converter
 from app.files.types import Unreadable
 from app.quality import judge, label_page, labels, questions
 from app.quality.blend import SECOND
-from app.quality.first_stages import FIRST, RERANKED
+from app.quality.first_stages import RERANKED, first_stages
 from app.quality.judge import Unlabelled
 from app.quality.labels import Row
 from app.quality.pipeline import runs
@@ -113,7 +113,8 @@ def _runs(
 
 
 def _announce(queries: Sequence[Query], documents: int, setups: Sequence[Setup], depth: int) -> None:
-    ways = len(setups) * (len(FIRST) + len(RERANKED) * len(SECOND))
+    first = sum(len(first_stages(sparse=bool(setup.sparse))) for setup in setups)
+    ways = first + len(setups) * len(RERANKED) * len(SECOND)
     least = len(queries) * min(depth, documents)
     most = len(queries) * min(depth * ways, documents)
     stderr.print(

@@ -12,7 +12,8 @@ def models(
         str | None, typer.Argument(help="A hub name, a folder or `embedded`.", show_default="all that are known")
     ] = None,
     kind: Annotated[
-        Literal["encoder", "cross-encoder", "late-interaction"] | None, typer.Option(help="Only models of this kind.")
+        Literal["encoder", "sparse", "cross-encoder", "late-interaction"] | None,
+        typer.Option(help="Only models of this kind."),
     ] = None,
     language: Annotated[
         str | None, typer.Option(metavar="CODE", help="Only models that may know it: en, de, zh (ISO 639).")

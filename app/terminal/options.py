@@ -13,7 +13,7 @@ from app.settings import Settings
 def setting(name: str) -> Any:
     """A flag for a setting, with the setting's own words; what is not given is left to environment and file."""
     field = Settings.model_fields[name]
-    return typer.Option(help=field.description, show_default=f"WINNOW_{name.upper()}, or {field.default}")
+    return typer.Option(help=field.description, show_default=f"WINNOW_{name.upper()}, or {field.default or 'none'}")
 
 
 Url = Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from rich.text import Text
 from app.settings import Settings
 from app.terminal.client import UNUSABLE, Failure, read_settings, stderr
 from models.cards import Card, Sort, all_cards, find, near
-from models.catalog import open_encoder, open_reranker
-from models.folder import Kind, class_of
-from models.types import ModelError, ModelOptions
+from models.catalog import open_encoder, open_reranker, open_sparse
+from models.folder import Kind, kind_of, title
+from models.types import BiEncoder, ModelError, ModelOptions, Prompts, Reranker, SparseEncoder
 
 SPARE = 8
 """Tokens that special tokens and a model's own marks take at most, beside its prompt."""
@@ -26,6 +26,12 @@ SPARE = 8
 STEP = 32
 
 Facts = Mapping[str, Any]
+
+OPENS: Mapping[Kind, Callable[[str, ModelOptions], BiEncoder | SparseEncoder | Reranker]] = {
+    "encoder": open_encoder,
+    "sparse": open_sparse,
+    "reranker": open_reranker,
+}
 
 
 def show_all(kind: Sort | None, language: str | None, *, as_json: bool) -> None:
@@ -40,8 +46,9 @@ def show(name: str, *, as_json: bool) -> None:
         found = [_read(name, role) for role in _roles(name)]
         _print(found, *(_sheet(each) for each in found), as_json=as_json)
     else:
-        card = _card(name)
-        _print(_facts(card), _sheet(_explained(card, read_settings())), as_json=as_json)
+        card, settings = _card(name), read_settings()
+        facts = {**_facts(card), "prompts": _in_force(card, settings)}
+        _print(facts, _sheet(_explained(card, settings)), as_json=as_json)
 
 
 def _speaks(card: Card, language: str | None) -> bool:
@@ -63,19 +70,18 @@ def _facts(card: Card) -> Facts:
 def _roles(name: str) -> list[Kind]:
     if name == "embedded":
         return ["encoder", "reranker"]
-    late_or_cross = class_of(Path(name).expanduser()) in ("MultiVectorEncoder", "CrossEncoder")
-    return ["reranker" if late_or_cross else "encoder"]
+    return [kind_of(Path(name).expanduser()) or "encoder"]
 
 
 def _read(name: str, role: Kind) -> Facts:
     """What a folder says of itself once it is open."""
-    options = ModelOptions(device="cpu")
+    options = ModelOptions(device="cpu", runtime="torch", prompts=read_settings().prompts)
     try:
         with stderr.status("reading the model"):
-            model = open_encoder(name, options) if role == "encoder" else open_reranker(name, options)
+            model = OPENS[role](name, options)
     except ModelError as error:
         raise Failure(str(error), UNUSABLE) from error
-    facts = {"name": name, "kind": role, "dimensions": getattr(model, "dimensions", None)}
+    facts = {"name": name, "kind": title(role), "dimensions": getattr(model, "dimensions", None)}
     return facts | {"tokens": model.capacity, "prompts": dict(model.prompts), "fingerprint": model.fingerprint}
 
 
@@ -85,13 +91,13 @@ def _explained(card: Card, settings: Settings) -> Facts:
         "name": card.name,
         "kind": f"{card.kind}, of the family {card.family}",
         "choose it when": card.choose,
-        "numbers in a vector": card.dimensions,
+        "vocabulary" if card.kind == "sparse" else "numbers in a vector": card.dimensions,
         "shorter vectors": _shorter(card),
         "longest input": card.tokens,
         "languages": _languages(card, listed=True),
         "licence": card.licence,
         "parameters": _size(card),
-        "prompts": card.prompts,
+        "prompts": _in_force(card, settings),
         "another instruction": _other_prompt(card),
         "terms": "must be agreed to on the hub before it gives the model" if card.gated else None,
         "note": card.note,
@@ -111,19 +117,25 @@ def _here(card: Card) -> str:
     return f"opened by its name{asked}{prompted}"
 
 
+def _in_force(card: Card, settings: Settings) -> Prompts:
+    """The authors' prompts, or what the settings say in their place."""
+    return {**card.prompts, **settings.prompts.get(card.name, {})}
+
+
 def _other_prompt(card: Card) -> str | None:
-    """How to ask for something else: what a model was saved with goes before its card."""
+    """How to ask for something else."""
     if not card.instruction or card.obstacle:
         return None
     query = json.dumps(card.query.replace("{instruction}", "…"), ensure_ascii=False)
-    return f'SentenceTransformer("{card.name}", prompts={{"query": {query}, "document": ""}}).save("my-model")'
+    return f"encoder_query_prompt = {query} in winnow.toml"
 
 
 def _service(card: Card, settings: Settings) -> Facts:
     """How it is served, with chunks that it surely reads whole."""
-    reserve = {"encoder": 0, "cross-encoder": settings.query_reserve, "late-interaction": SPARE}[card.kind]
+    reserve = {"cross-encoder": settings.query_reserve, "late-interaction": SPARE}.get(card.kind, 0)
     # A prompt has no more tokens than bytes.
-    room = None if card.tokens is None else card.tokens - SPARE - reserve - len(card.prompts["document"].encode())
+    prompt = len(_in_force(card, settings)["document"].encode())
+    room = None if card.tokens is None else card.tokens - SPARE - reserve - prompt
     needed = {"WINNOW_QUERY_RESERVE": SPARE} if card.kind == "late-interaction" else {}
     if room is not None and room < settings.chunk_tokens:
         needed["WINNOW_CHUNK_TOKENS"] = room // STEP * STEP

@@ -114,9 +114,10 @@ def _timings(answer: Answer) -> Table:
 def _summary(answer: Answer) -> str:
     seen = ", ".join(f"{stage} {amount}" for stage, amount in answer["truncated"].items())
     models, late = answer["models"], " (then its time was up)" if "degraded" in answer else ""
+    sparse = f", sparse encoder {models['sparse']}" if "sparse" in models else ""
     return (
         f"{answer['candidates']} candidates, {answer['reranked']} reranked{late}; truncated: {seen}\n"
-        f"encoder {models['encoder']}, reranker {models['reranker'] or 'not asked'}"
+        f"encoder {models['encoder']}{sparse}, reranker {models['reranker'] or 'not asked'}"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -18,14 +18,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from app.terminal.client import UNUSABLE, Failure, stderr
+from app.terminal.client import UNUSABLE, Failure, read_settings, stderr
 from models.training.errors import Interrupted, TrainingError
 from models.training.settings import (
     BlendSettings,
     EncoderSettings,
     HeadSettings,
     MiningSettings,
+    Prompted,
     RerankerSettings,
+    RunSettings,
     Settings,
 )
 from models.types import ModelError
@@ -57,12 +59,21 @@ def taking(kind: type[Settings]) -> Callable[[Callable[..., None]], Callable[...
         @wraps(command)
         def run(**given: Any) -> None:
             settings = kind(**{each.name: given.pop(each.name) for each in flags})
-            command(**given, settings=settings)
+            command(**given, settings=_as_served(settings))
 
         vars(run)["__signature__"] = Signature([*own, *flags])
         return run
 
     return decorate
+
+
+def _as_served(settings: Settings) -> Settings:
+    """With the prompts that the service is asked to use, where its encoder is meant and nothing else is said."""
+    if not isinstance(settings, Prompted):
+        return settings
+    name = settings.base if isinstance(settings, RunSettings) else settings.encoder
+    served: dict[str, Any] = {f"{role}_prompt": text for role, text in read_settings().prompts.get(name, {}).items()}
+    return replace(settings, **{each: text for each, text in served.items() if getattr(settings, each) is None})
 
 
 def _flag(hint: Any) -> Any:

@@ -15,6 +15,7 @@ from tests.process import Process
 
 KILLS = 20
 SEED = 20_26
+INDEXES = ("index_chunks", "lexical_chunks", "sparse_chunks")
 
 
 def text_of(document: str, version: int) -> str:
@@ -90,7 +91,7 @@ class Writer(threading.Thread):
 
 def test_what_was_acknowledged_survives_kill_9_at_twenty_random_moments(tmp_path: Path) -> None:
     chance, ledger = random.Random(SEED), Ledger()
-    with Process(tmp_path, SNAPSHOT_CHANGES=40, SNAPSHOT_SECONDS=0.3) as service:
+    with Process(tmp_path, SPARSE="fake", SNAPSHOT_CHANGES=40, SNAPSHOT_SECONDS=0.3) as service:
         for _ in range(KILLS):
             service.await_ready()
             writer = Writer(service.client, ledger, chance)
@@ -108,7 +109,7 @@ def test_what_was_acknowledged_survives_kill_9_at_twenty_random_moments(tmp_path
 
 
 def test_a_kill_while_starting_loses_nothing(tmp_path: Path) -> None:
-    with Process(tmp_path, SNAPSHOT_CHANGES=40) as service:
+    with Process(tmp_path, SPARSE="fake", SNAPSHOT_CHANGES=40) as service:
         service.await_ready()
         documents = [{"id": f"d{i}", "text": text_of(f"d{i}", 1)} for i in range(300)]
         assert service.client.post("/ingest", json={"documents": documents, "wait": False}).status_code == 202
@@ -123,7 +124,7 @@ def test_a_kill_while_starting_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_stop_is_clean_and_what_waited_is_taken_up_at_the_next_start(tmp_path: Path) -> None:
-    with Process(tmp_path) as service:
+    with Process(tmp_path, SPARSE="fake") as service:
         service.await_ready()
         documents = [{"id": f"d{i}", "text": text_of(f"d{i}", 1)} for i in range(500)]
         job = service.client.post("/ingest", json={"documents": documents, "wait": False}).json()["job"]
@@ -136,7 +137,7 @@ def test_a_stop_is_clean_and_what_waited_is_taken_up_at_the_next_start(tmp_path:
 
 
 def is_settled(held: dict[str, Any]) -> bool:
-    return not held["pending"] and held["index_chunks"] == held["lexical_chunks"] == held["chunks"]
+    return not held["pending"] and {held[index] for index in INDEXES} == {held["chunks"]}
 
 
 def settle(client: httpx.Client) -> None:
@@ -168,7 +169,7 @@ def stands(client: httpx.Client, document: str, version: int | None) -> bool:
 def check_documents(client: httpx.Client, ledger: Ledger, chance: random.Random) -> None:
     held = client.get("/collections/default").json()
     assert held["documents"] == len(ledger.held)
-    assert held["index_chunks"] == held["lexical_chunks"] == held["chunks"]
+    assert {held[index] for index in INDEXES} == {held["chunks"]}
     for document in chance.sample(sorted(ledger.held), min(25, len(ledger.held))):
         assert found(client, document, ledger.held[document])
     for document in chance.sample(sorted(ledger.gone), min(5, len(ledger.gone))):
@@ -180,10 +181,10 @@ def check_every_document_is_found(client: httpx.Client, ledger: Ledger) -> None:
 
 
 def found(client: httpx.Client, document: str, version: int) -> bool:
-    """By its telling word, in either index, whole, and in this version only."""
+    """By its telling word, in every index, whole, and in this version only."""
     query = {"query": f"w{document}v{version}", "top_k": 3, "rerank": False, "exact": True}
     text = text_of(document, version)
-    for mode in ("dense", "lexical"):
+    for mode in ("dense", "lexical", "sparse"):
         hits = client.post("/search", json={**query, "mode": mode}).json()["hits"]
         if not hits or hits[0]["document_id"] != document:
             return False

@@ -63,6 +63,17 @@ def test_kind_and_language_narrow_it() -> None:
     assert "No card fits" in told("--kind", "late-interaction", "--language", "qq")
 
 
+def test_sparse_encoders_are_listed_explained_and_read_off(tmp_path: Path) -> None:
+    listed = facts("--kind", "sparse")
+    assert {"naver/splade-v3", "ibm-granite/granite-embedding-30m-sparse"} <= {each["name"] for each in listed}
+    assert "winnow serve --sparse ibm-granite/granite-embedding-30m-sparse" in told(
+        "ibm-granite/granite-embedding-30m-sparse"
+    )
+    assert "refused, since its weights are pickled; take opensearch-project/" in told("naver/splade-v3")
+    (reading,) = facts(tiny.save_sparse(tmp_path / "mine", looks_up=True))
+    assert (reading["kind"], reading["dimensions"]) == ("sparse encoder", None)
+
+
 def test_a_card_is_explained_with_its_prompts_and_how_to_serve_it() -> None:
     card = told("intfloat/e5-small-v2")
     assert 'query prompt "query: "' in card
@@ -81,7 +92,17 @@ def test_a_model_that_reads_less_than_the_default_chunk_is_served_with_shorter_o
 def test_an_instruction_is_shown_filled_in_and_how_to_give_another() -> None:
     card = told("Qwen/Qwen3-Embedding-0.6B")
     assert "retrieve relevant passages that answer the query\\nQuery:" in card
-    assert 'prompts={"query": "Instruct: …\\nQuery:", "document": ""}).save("my-model")' in card
+    assert 'encoder_query_prompt = "Instruct: …\\nQuery:" in winnow.toml' in card
+
+
+def test_prompts_that_the_settings_ask_for_are_shown_in_force(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WINNOW_ENCODER_QUERY_PROMPT", "Represent: ")
+    for name in ("intfloat/e5-small-v2", str(folder)):
+        (before,) = facts(name)
+        monkeypatch.setenv("WINNOW_ENCODER", name)
+        (after,) = facts(name)
+        assert 'query prompt "Represent: "' in told(name)
+        assert after["prompts"] == {**before["prompts"], "query": "Represent: "}  # type: ignore[dict-item]
 
 
 def test_a_refused_model_names_another_and_no_command() -> None:

@@ -59,6 +59,21 @@ def test_what_was_mined_and_what_was_left_out_is_told(place: Path, tmp_path: Pat
     assert "that outscore the answer" in result.stdout
 
 
+def test_the_prompts_of_the_service_are_those_of_the_training(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = str(place / "base")
+    monkeypatch.setenv("WINNOW_ENCODER", base)
+    monkeypatch.setenv("WINNOW_ENCODER_QUERY_PROMPT", "the river ")
+    monkeypatch.setenv("WINNOW_ENCODER_DOCUMENT_PROMPT", "the bank ")
+    output = tmp_path / "trained"
+    said = ["--document-prompt=a city ", *QUICK]
+    done = _winnow("train", "encoder", place / "groups.jsonl", "-o", output, f"--base={base}", *said)
+
+    assert done.exit_code == 0, done.output
+    assert open_encoder(str(output)).prompts == {"query": "the river ", "document": "a city "}
+
+
 def test_an_existing_output_is_refused(place: Path, tmp_path: Path) -> None:
     result = _winnow("train", "encoder", place / "groups.jsonl", "-o", tmp_path, f"--base={place / 'base'}")
 

@@ -108,7 +108,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "too many knots": ({"reranked": {"scores": [*range(2000)], "relevance": [0.5] * 2000}}, "/reranked/scores"),
     "a negative weight": ({"blend": {"rerank": -1, "dense": 1, "lexical": 0}}, "/blend/rerank"),
     "a blend of nothing": ({"blend": {"rerank": 0, "dense": 0, "lexical": 0}}, "/blend"),
-    "an unknown mode": ({"mode": "sparse"}, "/mode"),
+    "an unknown mode": ({"mode": "guess"}, "/mode"),
     "advice without a reason": ({"rerank": False}, ""),
     "too much that was measured": ({"measured": {"x": "y" * 70_000}}, "/measured"),
 }

@@ -160,6 +160,27 @@ async def test_starting_with_another_encoder_refuses_to_mix_and_the_other_collec
         assert await service.found("topic") == ["d0"]
 
 
+async def test_another_prompt_makes_another_encoder_of_the_one_that_the_settings_name_and_of_no_other(
+    tmp_path: Path,
+) -> None:
+    embedded = {"encoder": "embedded", "offline": True}
+    async with serving(fakes(tmp_path, **embedded)) as service:
+        await service.ingest(*documents(3))
+    async with serving(fakes(tmp_path, **embedded, encoder_query_prompt="Represent: "), ready=False) as service:
+        await until(lambda: not service.engine.readiness.starting)
+        told = problem(await service.client.post("/search", json={"query": "x"}), 409, "encoder-mismatch")
+        assert "WINNOW_ENCODER=embedded and the same files and prompts" in told["detail"]
+        assert (await service.client.delete("/collections/default")).status_code == 204
+        assert (await service.client.post("/collections", json={"name": "default"})).status_code == 201
+        await service.ingest(*documents(3))
+        assert service.engine.collections.shelf("default").embedder.encoder.prompts["query"] == "Represent: "
+        assert "d1" in await service.found("topic 1 of many words")
+    other = fakes(tmp_path / "other", encoder="fake", encoder_query_prompt="Represent: ")
+    async with serving(other) as service:
+        await service.client.post("/collections", json={"name": "own", "encoder": "embedded"})
+        assert service.engine.collections.shelf("own").embedder.encoder.prompts["query"] == ""
+
+
 async def test_starting_with_another_reranker_changes_that_of_the_default_collection_alone(tmp_path: Path) -> None:
     async with serving(fakes(tmp_path)) as service:
         await service.ingest(*documents(3))
@@ -228,3 +249,48 @@ def _damage(snapshot: Path, damage: str) -> None:
             snapshot.write_bytes(bytes(len(content)))
         case "manifest":
             (snapshot.parent / "manifest.json").write_text("{}")
+
+
+@pytest.mark.parametrize(("before", "after"), [("fake", "fake:lookup"), ("fake", ""), ("", "fake")])
+async def test_a_collection_keeps_its_sparse_encoder_or_that_it_has_none(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    async with serving(fakes(tmp_path, sparse=before)) as service:
+        await service.ingest(*documents(3))
+        await service.client.post("/collections", json={"name": "own", "sparse": "fake"})
+        await service.ingest(*documents(2), collection="own")
+    async with serving(fakes(tmp_path, sparse=after), ready=False) as service:
+        await until(lambda: not service.engine.readiness.starting)
+        told = problem(await service.client.post("/search", json={"query": "x"}), 409, "encoder-mismatch")
+        assert (f"WINNOW_SPARSE={before}" if before else "without WINNOW_SPARSE") in told["detail"]
+        assert "drop" in told["detail"]
+        assert sorted(await service.found("topic", collection="own")) == ["d0", "d1"]
+    async with serving(fakes(tmp_path, sparse=before)) as service:
+        assert sorted(await service.found("topic")) == ["d0", "d1", "d2"]
+
+
+async def test_a_sparse_encoder_is_chosen_for_each_collection(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path, sparse="fake")) as service:
+        made = {}
+        for name, given in {"usual": {}, "own": {"sparse": "fake:lookup"}, "none": {"sparse": ""}}.items():
+            answer = await service.client.post("/collections", json={"name": name, **given})
+            assert answer.status_code == 201
+            made[name] = body(answer)
+            await service.ingest(*documents(2), collection=name)
+        assert {name: each["sparse"] for name, each in made.items()} == {
+            "usual": "fake", "own": "fake:lookup", "none": None,
+        }  # fmt: skip
+        marks = [made[name]["sparse_fingerprint"] for name in ("usual", "own", "none")]
+        assert marks[2] is None
+        assert len({*marks, made["usual"]["fingerprint"]}) == 4
+        shown = {
+            each["name"]: each["sparse_chunks"]
+            for each in body(await service.client.get("/collections"))["collections"]
+        }
+        assert shown == {"default": 0, "usual": 2, "own": 2, "none": 0}
+
+
+async def test_a_sparse_encoder_that_can_not_be_opened_is_refused(service: Service) -> None:
+    answer = await service.client.post("/collections", json={"name": "x", "sparse": "no-such-model"})
+    told = problem(answer, 422, "invalid")
+    assert "no sparse encoder 'no-such-model'" in told["detail"]

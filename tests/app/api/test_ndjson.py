@@ -166,7 +166,7 @@ async def test_thousands_of_lines_take_little_memory_and_none_is_lost(service: S
         tracemalloc.stop()
     assert (summary["documents"], summary["refused"], len(results)) == (4000, 4000, 8000)
     assert [each["line"] for each in results] == list(range(1, 8001))
-    assert peak < 12_000_000, f"{peak} bytes for a body of 16 MB"
+    assert peak < 15_000_000, f"{peak} bytes for a body of 16 MB"
     assert (await service.finished(summary["job"]))["state"] == "done"
     described = body(await service.client.get("/collections/default"))
     assert (described["documents"], described["index_chunks"]) == (4000, 4000)

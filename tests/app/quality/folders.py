@@ -11,7 +11,7 @@ from pathlib import Path
 from app.quality.cache import Cache
 from app.quality.workbench import Workbench
 from models.fake import FakeReranker
-from models.types import BiEncoder, ModelOptions, Reranker
+from models.types import BiEncoder, ModelOptions, Reranker, SparseEncoder
 
 HEADER = "query-id\tcorpus-id\tscore\n"
 
@@ -74,7 +74,9 @@ def bench(
     *,
     encoders: dict[str, BiEncoder] | None = None,
     rerankers: dict[str, Reranker] | None = None,
+    sparse_encoders: dict[str, SparseEncoder] | None = None,
 ) -> Workbench:
     """With fake models, or those that are given."""
     fakes: dict[str, Reranker] = rerankers or {"fake": FakeReranker()}
-    return Workbench(ModelOptions(), Cache(cache), silent, lambda device: 2048, 64, encoders or {}, fakes)
+    opened = encoders or {}, fakes, sparse_encoders or {}
+    return Workbench(ModelOptions(), Cache(cache), silent, lambda device: 2048, 64, *opened)

@@ -50,6 +50,19 @@ def test_a_service_answers_as_the_models_do_offline(
     assert online.served == offline.served == "fused+blend"
 
 
+def test_a_collection_with_a_sparse_encoder_is_asked_for_that_stage_too(server: httpx.Client, tmp_path: Path) -> None:
+    server.post("/collections", json={"name": "sparse", "sparse": "fake"}).raise_for_status()
+    folder = write(tmp_path / "set")
+    take_in(server, list(ANIMALS), "sparse")
+    ((online, runs),) = asked(server, folder, of("sparse"))
+    offline, others = evaluate(read(folder), Setup("fake", "fake", Recipe(), sparse="fake"), bench(), 0)
+    assert [arm.name for arm in online.arms] == ["dense", "lexical", "sparse", *ARMS[2:]]
+    for name in ("sparse", "fused", "fused+blend"):
+        (one,), (other,) = ([run.scores for run in each if run.arm == name] for each in (runs, others))
+        assert {query: pytest.approx(scores, abs=1e-5) for query, scores in one.items()} == other
+        assert online.arm(name).measures == offline.arm(name).measures
+
+
 def test_latencies_are_the_services_own(server: httpx.Client, tmp_path: Path) -> None:
     take_in(server, list(ANIMALS))
     ((evaluation, _),) = asked(server, write(tmp_path / "set"), of("default"))

@@ -101,6 +101,21 @@ def test_several_datasets_have_a_mean_and_variants_are_compared(winnow: Winnow, 
     assert found["evaluations"][2]["settings"]["title"] == "never"
 
 
+def test_a_sparse_encoder_is_a_stage_of_its_own_for_all_variants_or_for_one(
+    winnow: Winnow, animals: Path, tmp_path: Path
+) -> None:
+    every = winnow(animals, "--sparse", "fake", "--compare", "sparse_weight=2")
+    assert every.exit_code == 0, every.stderr
+    assert every.stdout.count("\n sparse ") >= 2
+    page = tmp_path / "page.html"
+    one = winnow(animals, "--compare", "sparse=fake", "--json", tmp_path / "r.json", "--html", page)
+    assert one.exit_code == 0, one.stderr
+    base, varied = json.loads((tmp_path / "r.json").read_bytes())["evaluations"]
+    assert [arm["name"] for arm in base["arms"]][:3] == ["dense", "lexical", "fused"]
+    assert [arm["name"] for arm in varied["arms"]][:4] == ["dense", "lexical", "sparse", "fused"]
+    assert "sparse" in page.read_text()
+
+
 def test_several_depths_draw_a_curve_and_name_the_knee(winnow: Winnow, animals: Path) -> None:
     ran = winnow(animals, "--candidates", "1,2,5")
     assert "dense+blend by candidates" in ran.stdout
@@ -120,7 +135,7 @@ def test_a_sample_of_queries_and_another_split_are_chosen(winnow: Winnow, animal
     ("arguments", "told"),
     [
         (["--split", "train"], "has no judgements for the split 'train'; there are: test"),
-        (["--compare", "colour=red"], "with one of encoder, reranker, dims"),
+        (["--compare", "colour=red"], "with one of encoder, reranker, sparse"),
         (["--compare", "dims=8", "--compare", "dims=8"], "Two variants have the name 'dims=8'"),
         (["--candidates", "ten"], "candidates is 'ten', which is not a whole number"),
         (["--title", "sometimes"], "choose one of first, every, never"),

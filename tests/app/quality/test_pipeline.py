@@ -12,7 +12,7 @@ from app.quality.pipeline import evaluate
 from app.quality.types import Evaluation, Run
 from app.quality.variants import Setup
 from app.types import Recipe
-from models.fake import FakeEncoder, FakeReranker
+from models.fake import FakeEncoder, FakeReranker, FakeSparseEncoder
 from models.types import Blend, Blends
 from tests.app.quality.folders import bench, write
 
@@ -58,6 +58,33 @@ def test_what_dense_misses_lexical_finds_and_fusion_by_ranks_has(tmp_path: Path)
     assert mean(evaluation, "dense+rerank", "recall@100") == 0
     assert mean(evaluation, "fused+rerank", "recall@100") == 1
     assert {each.first: each.recall.mean for each in evaluation.ceilings} == {"dense": 0, "lexical": 1, "fused": 1}
+
+
+def test_a_sparse_encoder_is_measured_beside_the_others_and_fused_with_them(tmp_path: Path) -> None:
+    """The fake one foresees the first letters of every word, which no other stage does."""
+    documents = {"sign": "contracts need signatures", **{f"other{n}": f"some text about topic {n}" for n in range(60)}}
+    dataset = read(write(tmp_path, documents, {"q": "signed"}, {"q": {"sign": 1}}))
+    evaluation, runs = evaluate(dataset, replace(FAKES, sparse="fake", fusing={"sparse": 2.0}), bench(), 0)
+    assert [arm.name for arm in evaluation.arms] == ["dense", "lexical", "sparse", *ARMS[2:]]
+    assert answers(runs, "lexical", "q") == []
+    assert answers(runs, "sparse", "q") == ["sign"]
+    assert answers(runs, "fused", "q")[0] == "sign"
+    assert {each.first for each in evaluation.ceilings} == {"dense", "lexical", "sparse", "fused"}
+    stages = [each.stage for each in evaluation.latencies]
+    assert stages == ["embed", "weigh", "dense", "lexical", "sparse", "fuse", "rerank"]
+    assert evaluation.settings["sparse"] == "fake"
+
+
+def test_terms_are_computed_once_for_good(tmp_path: Path) -> None:
+    encoder = FakeSparseEncoder()
+    dataset, made = read(write(tmp_path)), bench(sparse_encoders={"fake": encoder})
+    first, _ = evaluate(dataset, replace(FAKES, sparse="fake"), made, 0)
+    timed = len(dataset.queries) + 1
+    assert len(encoder.calls) > timed
+    encoder.calls.clear()
+    again, _ = evaluate(dataset, replace(FAKES, sparse="fake"), made, 0)
+    assert encoder.calls == [1] * timed
+    assert again.arm("sparse").measures == first.arm("sparse").measures
 
 
 def test_each_first_stage_has_its_own_blend(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_variant_may_fuse_in_another_way() -> None:
     [
         (
             "colour=red",
-            "with one of encoder, reranker, dims, chunk_tokens, overlap_tokens, title, candidates, language, ",
+            "with one of encoder, reranker, sparse, dims, chunk_tokens, overlap_tokens, title, candidates, language, ",
         ),
         ("collection=papers", "with one of encoder"),
         ("dims", "write key=value"),
@@ -48,8 +48,8 @@ def test_a_variant_may_fuse_in_another_way() -> None:
         ("candidates=0", "must be at least 1"),
         ("language=klingon", "There is no language 'klingon'"),
         ("fusion=luck", "fusion=luck is not possible: choose one of scores, ranks"),
-        ("fusion_k=0", "fusion_k, dense_weight and lexical_weight must be more than 0"),
-        ("dense_weight=nan", "dense_weight and lexical_weight must be more than 0"),
+        ("fusion_k=0", "fusion_k, dense_weight, lexical_weight and sparse_weight must be more than 0"),
+        ("sparse_weight=nan", "lexical_weight and sparse_weight must be more than 0"),
         ("lexical_weight=some", "lexical_weight is 'some', which is not a number"),
         ("title=sometimes", "title=sometimes is not possible: choose one of first, every, never"),
     ],

@@ -12,10 +12,12 @@ from threading import Event
 
 import apsw
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.batcher import Batcher, Device
 from app.errors import NotFound, WinnowError
-from app.service.indexer import Indexer
+from app.service.indexer import MOST_CHUNKS, ROUND_CHUNKS, ROUND_SECONDS, Indexer, next_round
 from app.service.indexes import Indexes
 from app.stages.embed import Embedder
 from app.stores import collections, documents, jobs
@@ -40,6 +42,13 @@ class Bench:
     encoder: FakeEncoder
     indexes: Indexes
     indexer: Indexer
+    metrics: Metrics
+
+    @property
+    def rounds(self) -> float:
+        """How often something was published."""
+        sample = {"pipeline": "ingest", "stage": "publish", "part": "compute"}
+        return self.metrics.registry.get_sample_value("winnow_stage_seconds_count", sample) or 0.0
 
     async def put(self, *given: Document) -> tuple[str, int]:
         """The job, and the version through which to wait."""
@@ -88,7 +97,7 @@ async def bench(folder: Path, encoder: FakeEncoder) -> AsyncIterator[Bench]:
         indexer = Indexer(database, collection, embedder, indexes, metrics, threads)
         indexer.start()
         stack.push_async_callback(indexer.close)
-        yield Bench(database, collection, encoder, indexes, indexer)
+        yield Bench(database, collection, encoder, indexes, indexer, metrics)
 
 
 def numbered(amount: int, text: str = "document {0}") -> Sequence[Document]:
@@ -161,6 +170,42 @@ async def test_it_can_be_closed_at_the_very_moment_it_is_woken(tmp_path: Path) -
             at.indexer.wake()
             await asyncio.wait_for(at.indexer.close(), 5)
             at.indexer.start()
+
+
+async def test_a_fast_encoder_is_given_ever_larger_rounds(tmp_path: Path) -> None:
+    async with bench(tmp_path, FakeEncoder()) as at:
+        _, through = await at.put(*numbered(40 * ROUND_CHUNKS))
+        await asyncio.wait_for(at.indexer.settled(through), 30)
+        assert at.rounds < 20
+        assert len(at.indexes.dense.index) == 40 * ROUND_CHUNKS
+
+
+async def test_what_a_slow_encoder_has_read_is_found_while_the_rest_waits(tmp_path: Path) -> None:
+    async with bench(tmp_path, FakeEncoder(delay=0.6 * ROUND_SECONDS)) as at:
+        first, rest = ROUND_CHUNKS, 2 * ROUND_CHUNKS
+        _, through = await at.put(*numbered(first + rest, "eight words " * 4 + "{0}"))  # a batch holds 512 of them
+        await until(lambda: at.rounds == 1)
+        assert len(at.indexes.dense.index) == first
+        await asyncio.wait_for(at.indexer.settled(through), 30)
+        assert at.rounds == 3
+
+
+async def test_what_the_model_fails_on_is_found_without_asking_for_each_document(tmp_path: Path) -> None:
+    async with bench(tmp_path, FakeEncoder(fail_on="poison")) as at:
+        named, through = await at.put(*numbered(30), Document("bad", "poison"), *numbered(33, "more {0}"))
+        await asyncio.wait_for(at.indexer.settled(through), 10)
+        assert (await at.job(named)).failed == 1
+        assert len(at.encoder.calls) < 15
+
+
+@given(st.integers(ROUND_CHUNKS, MOST_CHUNKS), st.integers(1, 10_000), st.floats(0, 1000))
+def test_a_round_keeps_its_bounds_grows_no_more_than_twofold_and_follows_the_speed(
+    size: int, chunks: int, seconds: float
+) -> None:
+    following = next_round(size, chunks, seconds)
+    assert ROUND_CHUNKS <= following <= min(MOST_CHUNKS, 2 * size)
+    assert following <= size or (chunks >= size and seconds < ROUND_SECONDS * chunks / size)
+    assert following == ROUND_CHUNKS or seconds < ROUND_SECONDS or following * seconds <= chunks * ROUND_SECONDS
 
 
 async def test_deletions_are_followed_though_nothing_is_taken_in(tmp_path: Path) -> None:

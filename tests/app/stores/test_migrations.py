@@ -7,7 +7,7 @@ from pathlib import Path
 
 import apsw
 
-from app.stores import documents
+from app.stores import collections, documents, log
 from app.stores.sqlite import Database
 
 
@@ -34,3 +34,20 @@ def test_documents_from_before_there_were_files_are_plain_and_without_pages(tmp_
     assert [(piece.start, piece.end, piece.place.page, piece.place.heading) for piece in stored.chunks] == [
         (0, 8, None, "")
     ]
+
+
+def test_collections_from_before_there_were_sparse_vectors_have_none(tmp_path: Path) -> None:
+    migrations = resources.files("app.stores").joinpath("schema.sql").read_text().split("-- migration ")[1:5]
+    with apsw.Connection(str(tmp_path / "winnow.db")) as old:
+        for number, migration in enumerate(migrations, 1):
+            old.execute("--" + migration)
+            old.pragma("user_version", number)
+        old.execute(
+            "INSERT INTO collections VALUES (1, 'default', 'fake', 'fake', '{}', 64, 'f', 0, 'then', 'english')"
+        )
+    old.close()
+    database = Database(tmp_path / "winnow.db")
+    (held,) = database.read_here(collections.every)
+    assert (held.sparse, held.sparse_fingerprint) == ("", "")
+    assert database.read_here(lambda db: list(log.living_expansions(db, 1, 10))) == []
+    database.close()
