@@ -20,12 +20,15 @@ from time import perf_counter
 from typing import Literal
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 from prometheus_client import Gauge
 
 from app.errors import Overloaded, Unavailable
 from app.telemetry import Metrics
-from models.types import ModelError, Tokens
+from models.types import ModelError, OutOfMemory, Tokens
+
+log = structlog.get_logger()
 
 Lane = Literal["search", "ingest"]
 """Who waits: a person, or an indexer."""
@@ -37,6 +40,9 @@ TELLING = 8
 """A batch filled to less than one part in so many says nothing of the rate under load: it is mostly fixed cost."""
 
 SHORTEST_RETRY = 0.1
+
+LEAST_BUDGET = 256
+"""Tokens that a batch may have however little memory there is: one long text is tried in any case."""
 
 Permit = AbstractContextManager[None]
 """The room that one request holds while it works: `with batcher.admit(tokens):`."""
@@ -226,7 +232,7 @@ class Batcher:
         """Ingest calls that wait for room in their line."""
         self._computed, self._spent = START_TOKENS, START_SECONDS
         """Tokens and seconds of past batches, of which the older ones fade."""
-        metrics.refusals.labels(name), metrics.abandoned.labels(name)
+        metrics.refusals.labels(name), metrics.abandoned.labels(name), metrics.out_of_memory.labels(name)
         device.add(self)
 
     def admit(self, tokens: int) -> Permit:
@@ -336,7 +342,7 @@ class Batcher:
 
     def _values(self, batch: _Batch) -> NDArray[np.float32]:
         began = perf_counter()
-        values = np.asarray(self._compute(batch.texts()), dtype=np.float32)
+        values = self._fitting(batch.texts(), batch.lane)
         if TELLING * batch.tokens >= batch.budget:
             spent = perf_counter() - began
             self._computed, self._spent = 0.9 * self._computed + batch.tokens, 0.9 * self._spent + spent
@@ -346,6 +352,21 @@ class Batcher:
         if values.shape[:1] != (batch.count,):
             raise ModelError(f"{self.name} gave values of shape {values.shape} for {batch.count} texts.")
         return values
+
+    def _fitting(self, texts: list[Tokens], lane: Lane) -> NDArray[np.float32]:
+        """In halves where the device has no memory for all at once; until the next start batches then stay as small."""
+        try:
+            return np.asarray(self._compute(texts), dtype=np.float32)
+        except OutOfMemory as error:
+            self._metrics.out_of_memory.labels(self.name).inc()
+            if len(texts) == 1:
+                raise
+            half = len(texts) // 2
+            self._budgets[lane] = max(half * max(map(len, texts)), LEAST_BUDGET)
+            log.warning(
+                "batches are made smaller", model=self.name, lane=lane, tokens=self._budgets[lane], why=str(error)
+            )
+            return np.concatenate([self._fitting(texts[:half], lane), self._fitting(texts[half:], lane)])
 
     def _settle(self, batch: _Batch, error: Exception | None) -> None:
         """End the calls that have all their values, or every call of a batch that failed."""

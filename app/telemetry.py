@@ -69,6 +69,12 @@ class Metrics:
             ["model"],
             registry=r,
         )
+        self.out_of_memory = Counter(
+            "winnow_out_of_memory_total",
+            "Batches that the device had no memory for; they were computed in halves",
+            ["model"],
+            registry=r,
+        )
         self.truncations = Counter(
             "winnow_truncated_texts_total", "Texts of which a model saw only a part", ["stage"], registry=r
         )

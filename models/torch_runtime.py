@@ -22,7 +22,7 @@ from transformers.utils import logging
 from models.batch import check_finite, padded
 from models.folder import check_folder, hash_folder, module_folders, named_prompts, read_blends, wants_end
 from models.tokens import TOKENISATION, TextTokenizer
-from models.types import NO_PROMPTS, ModelError, ModelOptions, Prompts, Role, Scores, Tokens, Vectors
+from models.types import NO_PROMPTS, ModelError, ModelOptions, OutOfMemory, Prompts, Role, Scores, Tokens, Vectors
 
 _LOAD_ERRORS = (
     OSError,
@@ -177,14 +177,28 @@ class Body:
 
     def forward(self, features: dict[str, Any], task: Role | None) -> dict[str, Any]:
         """The same for inputs that are made; some modules treat queries and documents differently."""
-        for module in self.modules:
-            told = {"task": task} if task and "task" in module.forward_kwargs else {}
-            features = _in_float32(module(features, **told))
+        with _told_when_full(self._name, *features["input_ids"].shape):
+            for module in self.modules:
+                told = {"task": task} if task and "task" in module.forward_kwargs else {}
+                features = _in_float32(module(features, **told))
         return features
 
     def inputs(self, batch: Sequence[Tokens]) -> dict[str, Tensor]:
         arrays = padded(batch, self.padding, with_types=self.takes_types)
         return {key: torch.from_numpy(array).to(self._device) for key, array in arrays.items()}
+
+
+@contextmanager
+def _told_when_full(name: str, texts: int, longest: int) -> Iterator[None]:
+    """Let a device without room for a batch be known as that; what the attempt had taken is given back."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise OutOfMemory(
+            f"The device has no memory for {texts} texts of {longest} tokens in {name}: let WINNOW_BATCH_TOKENS or the "
+            "chunks be smaller, or free some of it."
+        ) from error
 
 
 def load(kind: type[_M], name: str, path: Path, options: ModelOptions) -> _M:

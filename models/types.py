@@ -48,6 +48,10 @@ class ModelError(Exception):
     """A model that cannot be loaded or used; the message says what to change."""
 
 
+class OutOfMemory(ModelError):
+    """A batch that the device has no memory for; a smaller one may fit."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
     """Where and how models run, whichever they are."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from app.batcher import Batcher, Device, Lane, Ran
 from app.errors import Overloaded, Unavailable
 from app.telemetry import Metrics
-from models.types import ModelError, Tokens
+from models.types import ModelError, OutOfMemory, Tokens
 
 Run = Callable[[list[Tokens], Lane], Awaitable[Ran]]
 
@@ -128,6 +128,41 @@ async def test_rows_come_back_as_rows(device: Device, metrics: Metrics) -> None:
     batcher = serve(lambda batch: np.outer(marks(batch), [1, 10]), device, metrics, budget=40)
     ran = await batcher.run([text(20, 1), text(30, 2), text(10, 3)], "ingest")
     assert ran.values.tolist() == [[1, 10], [2, 20], [3, 30]]
+
+
+def cramped(tokens: int, batches: list[int]) -> Callable[[Sequence[Tokens]], NDArray[np.float32]]:
+    """A model on a device with room for so many tokens at once."""
+
+    def compute(batch: Sequence[Tokens]) -> NDArray[np.float32]:
+        batches.append(padded(batch))
+        if batches[-1] > tokens:
+            raise OutOfMemory("no room")
+        return marks(batch)
+
+    return compute
+
+
+async def test_a_batch_that_the_device_has_no_memory_for_is_computed_in_halves(
+    device: Device, metrics: Metrics
+) -> None:
+    batches: list[int] = []
+    batcher = serve(cramped(300, batches), device, metrics, budget=1000)
+    texts = [text(50, mark) for mark in range(20)]
+    assert (await batcher.run(texts, "search")).values.tolist() == list(range(20))
+    failed = sum(size > 300 for size in batches)
+    assert sample(metrics, "winnow_out_of_memory_total", model="model") == failed > 0
+    batches.clear()
+    assert (await batcher.run(texts, "search")).values.tolist() == list(range(20))
+    assert max(batches) <= 300, "batches stay as small as they had to become"
+
+
+async def test_a_text_that_the_device_has_no_memory_for_fails_alone_and_says_why(
+    device: Device, metrics: Metrics
+) -> None:
+    batcher = serve(cramped(300, []), device, metrics, budget=1000)
+    with pytest.raises(ModelError, match="no room"):
+        await batcher.run([text(400)], "search")
+    assert (await batcher.run([text(50, 7)], "search")).values.tolist() == [7]
 
 
 async def test_no_texts_have_no_values_and_wait_for_nobody(device: Device, metrics: Metrics) -> None:

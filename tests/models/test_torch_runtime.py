@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from models.catalog import open_encoder, open_reranker
-from models.types import Blend, Blends, ModelError, ModelOptions, Role, Tokens
+from models.torch_runtime import TorchEncoder
+from models.types import Blend, Blends, ModelError, ModelOptions, OutOfMemory, Role, Tokens
 from tests.models import tiny
 from tests.models.folders import edit
 
@@ -253,3 +254,15 @@ def test_a_gpu_gives_the_same_vectors_and_scores(encoder_folder: Path, reranker_
         reranker, judge = open_reranker(str(reranker_folder), options), open_reranker(str(reranker_folder), EXACT)
         pairs = judge.tokenize("bank", TEXTS)
         np.testing.assert_allclose(reranker.score(pairs), judge.score(pairs), atol=tolerance)
+
+
+def test_a_device_without_room_for_a_batch_says_what_would_be_smaller(tmp_path: Path) -> None:
+    """The error is torch's own; only the device that would raise it is not there."""
+    encoder = TorchEncoder("m", tiny.save_encoder("bert", tmp_path / "e"), EXACT)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    encoder.body.transformer.register_forward_pre_hook(full)
+    with pytest.raises(OutOfMemory, match=r"no memory for 2 texts of \d+ tokens in m: let WINNOW_BATCH_TOKENS"):
+        encoder.encode(encoder.tokenize(["one", "two"], "document"))
