@@ -57,12 +57,12 @@ def _thresholds(title: str, mapped: Mapped) -> Table:
 
 
 def _share(estimate: Estimate | None) -> str:
-    return f"{estimate.mean:.2f} ({estimate.low:.2f} … {estimate.high:.2f})" if estimate else "-"
+    return f"{estimate.mean:.2f} ({estimate.low:.2f}…{estimate.high:.2f})" if estimate else "-"
 
 
 def _table(title: str, first: str, *names: str) -> Table:
     table = Table(box=SIMPLE, pad_edge=False, collapse_padding=True, title=title, title_justify="left")
-    table.add_column(first, style="cyan", overflow="fold")
+    table.add_column(first, style="cyan", overflow="fold", min_width=len(first))
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     return table

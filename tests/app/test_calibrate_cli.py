@@ -199,6 +199,7 @@ def test_what_stands_is_shown_until_it_is_forgotten(server: httpx.Client, folder
     assert re.search(r"bad, hybrid: fitted to \d\d queries", shown.stdout)
     for part in ("first stage", "min_relevance", "reranker's own scores, first ten"):
         assert part in shown.stdout
+    assert re.search(r"^ *0\.5 ", shown.stdout, re.MULTILINE), "thresholds have room on a narrow terminal"
     assert "the reranker fake:backwards" in shown.stdout
     assert "Searches are not reranked unless they say so." in shown.stdout
     (*_, told) = calibrate(server, "--show", "--collection", "bad", "--json").stdout.splitlines()
