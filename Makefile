@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: install serve test lint clean
+.PHONY: install serve test lint bench bench-short clean
 
 install: $(VENV)/.installed
 
@@ -19,6 +19,12 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m loadtest.bench $(BENCH)
+
+bench-short: $(VENV)/.installed-dev
+	$(BIN)/python -m loadtest.bench --short $(BENCH)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

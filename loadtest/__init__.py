@@ -1,0 +1,1 @@
+"""What Winnow does under load, and beside others: scripts to run, each by itself."""
