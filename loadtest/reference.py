@@ -35,7 +35,7 @@ def _compute(passages: Sequence[Passage], questions: Sequence[str]) -> dict[str,
     from sentence_transformers import CrossEncoder, SentenceTransformer
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the library leaves it untyped
     encoder = SentenceTransformer(str(ENCODER), device="cpu")
     reranker = CrossEncoder(str(RERANKER), device="cpu")
     vectors = encoder.encode([passage.text for passage in passages], normalize_embeddings=True)

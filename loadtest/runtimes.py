@@ -12,6 +12,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -76,7 +77,7 @@ def rows(threads: int) -> Iterator[Row]:
             reranker = open_reranker("embedded", options)
             batch = reranker.tokenize(QUERY, texts(reranker))
             for pairs in sizes:
-                yield Row(runtime, precision, pairs, lambda r=reranker, b=batch, p=pairs, w=work: w(r, b, p))  # type: ignore[misc]
+                yield Row(runtime, precision, pairs, partial(work, reranker, batch, pairs))
     whole = texts(reranker)
     yield Row("tokenizing", "", PAIRS, lambda: reranker.tokenize(QUERY, whole))
 

@@ -253,7 +253,7 @@ def _hush() -> None:
 
     datasets.disable_progress_bars()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # the library leaves it untyped
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # likewise
 
 
 def _print_report(report: Report, use: str) -> None:

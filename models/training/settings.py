@@ -137,7 +137,7 @@ class MiningSettings:
     ] = ""
     dense: Annotated[int, "Negatives of a query by the encoder."] = 4
     lexical: Annotated[int, "Negatives of a query by BM25."] = 2
-    fused: Annotated[int, "Negatives of a query by both: reciprocal rank fusion, what a hybrid search reranks."] = 0
+    fused: Annotated[int, "Negatives of a query that both rank high: near what a hybrid search reranks."] = 0
     window: Annotated[int, "How far down the rankings to draw them from."] = 30
     skip_first: Annotated[int, "Leave out so many at the top of each ranking: there unlabelled answers stand."] = 0
     margin: Annotated[float, "Leave out a passage whose cosine is so much higher than the answer's."] = 0.05
