@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -46,8 +46,9 @@ class Settings(BaseSettings):
     )
     offline: bool = Field(False, description="Never ask a model hub: take models from disk or fail.")
     device: str = Field("auto", description="Where models run: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Number format of model arithmetic; auto takes bfloat16 where the hardware computes in it."
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto",
+        description="Number format of model arithmetic; auto: bfloat16 if the hardware has it; int8: rerankers alone.",
     )
     threads: int = Field(0, ge=0, description="CPU threads of model work; 0 takes every core.")
     runtime: Literal["auto", "torch", "openvino"] = Field(
@@ -70,9 +71,10 @@ class Settings(BaseSettings):
     mode: Mode = Field(
         "hybrid", description="First stages of a search that does not say: `hybrid`, `dense`, `lexical` or `sparse`."
     )
-    auto_candidates: int = Field(
-        100, ge=1, description="Most candidates to rerank for a search with `candidates: auto`, which stops before."
+    candidates: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        50, description="Candidates to rerank where a search does not say; `auto`: until more change the top no more."
     )
+    auto_candidates: int = Field(50, ge=1, description="Most candidates to rerank with `auto`, which stops before.")
     fusion: Fusing = Field("scores", description="How rankings become one: by `scores`, or by `ranks` alone.")
     dense_weight: float = Field(0.6, gt=0, description="Fusion: weight of what is found by vectors.")
     lexical_weight: float = Field(0.4, gt=0, description="Fusion: weight of what is found by words.")
@@ -82,12 +84,12 @@ class Settings(BaseSettings):
     batch_tokens: int = Field(
         0,
         ge=0,
-        description="Tokens in one model batch of searches, padding included; 0: 2048 on a CPU, 32768 elsewhere.",
+        description="Tokens in one model batch of searches, padding included; 0: 4096 on a CPU, 32768 elsewhere.",
     )
     bulk_batch_tokens: int = Field(
         0,
         ge=0,
-        description="The same for ingest; 0: half of it, since a search that comes must wait for one to end.",
+        description="The same for ingest; 0: 1024 on a CPU, 16384 elsewhere, since a search must wait for one to end.",
     )
     queue_tokens: int = Field(
         131072,

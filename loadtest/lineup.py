@@ -209,6 +209,13 @@ LINEUP = {
             serve_winnow,
             Winnow({}),
         ),
+        Peer(
+            "winnow-auto",
+            "the same with `candidates: auto`, which stops reading when more changes the ten best no more",
+            None,
+            serve_winnow,
+            Winnow({"candidates": "auto"}),
+        ),
     )
 }
 SHORT = ("naive", "txtai", "infinity", "winnow")

@@ -71,8 +71,10 @@ def in_openvino(reranker: Reranker, batch: list[Tokens], pairs: int) -> None:
 
 
 def rows(threads: int) -> Iterator[Row]:
-    for precision in ("float32", "bfloat16"):
+    for precision in ("float32", "bfloat16", "int8"):
         for runtime, sizes, work in (("torch", TORCH_BATCHES, in_torch), ("openvino", MICRO_BATCHES, in_openvino)):
+            if (runtime, precision) == ("torch", "int8"):
+                continue
             options = ModelOptions("cpu", precision, threads, runtime)  # type: ignore[arg-type]  # of few words
             reranker = open_reranker("embedded", options)
             batch = reranker.tokenize(QUERY, texts(reranker))

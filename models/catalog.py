@@ -11,7 +11,7 @@ from pathlib import Path
 from models.cards import known_as, refuse
 from models.fake import FakeEncoder, FakeReranker, FakeSparseEncoder
 from models.folder import Kind, is_late, title
-from models.runtimes import choose, refuse_openvino
+from models.runtimes import choose, refuse_int8, refuse_openvino
 from models.types import NO_PROMPTS, BiEncoder, ModelError, ModelOptions, Reranker, SparseEncoder
 
 _WEIGHTS = Path(__file__).parent / "weights"
@@ -25,7 +25,7 @@ def open_encoder(name: str, options: ModelOptions | None = None) -> BiEncoder:
     """An encoder: `embedded`, a folder, a hub name, or, in tests alone, `fake` (or `fake:32` for other dimensions)."""
     if fake := _FAKE.fullmatch(name):
         return FakeEncoder(int(fake[1] or 64))
-    options = options or ModelOptions()
+    options = (options or ModelOptions()).unrounded
     path = _known(name, "encoder", options)
     card = known_as(name, path)
     prompts = card.prompts if card else NO_PROMPTS
@@ -51,6 +51,7 @@ def open_reranker(name: str, options: ModelOptions | None = None) -> Reranker:
     path = _known(name, "reranker", options)
     if is_late(path):
         refuse_openvino(name, options, "late interaction")
+        refuse_int8(name, options)
         from models.late import LateReranker
 
         return LateReranker(name, path, options)
@@ -72,7 +73,7 @@ def open_sparse(name: str, options: ModelOptions | None = None) -> SparseEncoder
     """A sparse encoder: a folder or a hub name; `fake`, and `fake:lookup`, which reads no queries. None is embedded."""
     if _FAKE.fullmatch(name) or name == "fake:lookup":
         return FakeSparseEncoder(reads_queries=name != "fake:lookup")
-    options = options or ModelOptions()
+    options = (options or ModelOptions()).unrounded
     path = _known(name, "sparse", options)
     card = known_as(name, path)
     refuse_openvino(name, options, "a sparse encoder")

@@ -25,12 +25,14 @@ def choose(
 ) -> Opened:
     """The model in the runtime that is asked for, or in the best that can run it; torch in OpenVINO's place is told."""
     if options.runtime == "torch" or (options.runtime == "auto" and not _on_cpu(options.device)):
+        refuse_int8(name, options)
         return in_torch()
     try:
         return _open(options, in_openvino)
     except Unavailable as error:
         if options.runtime == "openvino":
             raise ModelError(f"{name} can't run in OpenVINO: {error}. Let the runtime be `auto` or `torch`.") from error
+        refuse_int8(name, options)
         log.warning("model runs in torch, which is slower on a CPU", model=name, reason=str(error))
         return in_torch()
 
@@ -39,6 +41,12 @@ def refuse_openvino(name: str, options: ModelOptions, what: str) -> None:
     """For models that torch alone can run."""
     if options.runtime == "openvino":
         raise ModelError(f"{name} can't run in OpenVINO: {what} needs torch. Let the runtime be `auto` or `torch`.")
+
+
+def refuse_int8(name: str, options: ModelOptions) -> None:
+    """For what torch is to run."""
+    if options.precision == "int8":
+        raise ModelError(f"{name} can't run in int8, which OpenVINO on a CPU alone does: let the precision be `auto`.")
 
 
 class Unavailable(Exception):

@@ -7,7 +7,7 @@ of them the model will see; `encode` and `score` are dear and take whatever batc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -57,7 +57,8 @@ class ModelOptions:
     """Where and how models run, whichever they are."""
 
     device: str = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    """int8 is for rerankers; see `unrounded`."""
     threads: int = 0
     """CPU threads of model work; 0 leaves the choice to what computes."""
     runtime: Literal["auto", "torch", "openvino"] = "auto"
@@ -68,6 +69,11 @@ class ModelOptions:
     offline: bool = False
     prompts: Mapping[str, Prompts] = field(default_factory=dict)
     """By an encoder's name: what stands in front of its texts in place of what its authors put there."""
+
+    @property
+    def unrounded(self) -> ModelOptions:
+        """For encoders: vectors that were rounded to 8 bits on the way would be another encoder's."""
+        return replace(self, precision="auto") if self.precision == "int8" else self
 
 
 @dataclass(frozen=True, slots=True, eq=False)

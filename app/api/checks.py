@@ -24,7 +24,7 @@ UNSEEN = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 def check_search(body: SearchBody, settings: Settings) -> None:
     faults = list(_text_faults("/query", body.query, settings.max_query_chars))
     for name, most in (("top_k", settings.max_top_k), ("candidates", settings.max_candidates)):
-        if name in body.model_fields_set and (asked := getattr(body, name)) != "auto":
+        if name in body.model_fields_set and isinstance(asked := getattr(body, name), int):
             faults += _above(f"/{name}", asked, most)
     if body.newer_than is not None and instant(body.newer_than) is None:
         faults.append(Fault("/newer_than", 'is not an ISO 8601 date such as "2025-01-31" or "2025-01-31T09:00:00Z"'))

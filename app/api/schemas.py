@@ -66,8 +66,8 @@ class SearchBody(Body):
     query: str = Field(examples=["how long can a filter be used"])
     collection: str = "default"
     top_k: int = Field(10, ge=1, description="Hits to return.")
-    candidates: Depth = Field(
-        50, description="Candidates to rerank, never fewer than top_k; auto stops when more change the top no more."
+    candidates: Depth | None = Field(
+        None, description="Candidates to rerank, never fewer than top_k; auto stops when more change the top no more."
     )
     deadline_ms: int | None = Field(
         None, ge=1, description="Answer after so long, with as many candidates reranked as there was time for."

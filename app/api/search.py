@@ -53,7 +53,8 @@ def _condition(body: SearchBody, settings: Settings) -> Filter | None:
 
 def _query(body: SearchBody, condition: Filter | None, deadline: float | None, settings: Settings) -> Query:
     """Defaults give way to the limits."""
-    candidates = settings.auto_candidates if body.candidates == "auto" else body.candidates
+    wanted = body.candidates or settings.candidates
+    candidates = settings.auto_candidates if wanted == "auto" else wanted
     return Query(
         body.query,
         min(body.top_k, settings.max_top_k),
@@ -69,7 +70,7 @@ def _query(body: SearchBody, condition: Filter | None, deadline: float | None, s
         Recency(**body.recency.model_dump()) if body.recency else None,
         _shape(body),
         body.explain,
-        adaptive=body.candidates == "auto",
+        adaptive=wanted == "auto",
         deadline=deadline,
     )
 

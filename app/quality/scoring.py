@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.quality.cache import key
-from app.quality.workbench import Workbench, batches
+from app.quality.workbench import Workbench, batches, numbers
 from models.types import Reranker, Scores
 
 PAIR = struct.Struct("<fI?")
@@ -45,7 +45,7 @@ class Scorer:
     def __init__(self, reranker: Reranker, bench: Workbench) -> None:
         self._reranker = reranker
         self._bench = bench
-        self._numbers = bench.numbers(reranker)
+        self._numbers = numbers(reranker, bench.options)
 
     def score(self, query: str, texts: Sequence[str]) -> Pairs:
         keys = self._keys(query, texts)

@@ -45,9 +45,10 @@ class Workbench:
             self.sparse_encoders[name] = open_sparse(name, self.options)
         return self.sparse_encoders[name]
 
-    def numbers(self, model: BiEncoder | Reranker | SparseEncoder) -> tuple[str, str, str]:
-        """All that a model's numbers depend on beside its input: what computes them rounds in its own way."""
-        return model.fingerprint, self.options.precision, f"{model.device} {model.runtime}"
+
+def numbers(model: BiEncoder | Reranker | SparseEncoder, options: ModelOptions) -> tuple[str, str, str]:
+    """All that a model's numbers depend on beside its input: what computes them rounds in its own way."""
+    return model.fingerprint, options.precision, f"{model.device} {model.runtime}"
 
 
 def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

@@ -60,7 +60,7 @@ def test_an_unknown_key_in_the_file_is_refused(elsewhere: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("port", 0), ("port", 70_000), ("max_top_k", 0), ("bulk_share", 1.0), ("precision", "int8"), ("index_m", 1),
+    [("port", 0), ("port", 70_000), ("max_top_k", 0), ("bulk_share", 1.0), ("precision", "int4"), ("index_m", 1),
      ("log_level", "loud"), ("search_timeout", 0), ("chunk_tokens", "many")],
 )  # fmt: skip
 def test_values_that_make_no_sense_are_refused(name: str, value: object) -> None:

@@ -68,7 +68,7 @@ async def test_auto_stops_when_more_reading_changes_the_top_no_more(service: Ser
     await service.ingest(*({"id": f"d{n}", "text": f"{'green ' * (n < 20)}river water {n}"} for n in range(150)))
     every = await service.search(QUERY, candidates=100)
     auto = await service.search(QUERY, candidates="auto")
-    assert (every["reranked"], auto["candidates"]) == (100, 100)
+    assert (every["reranked"], auto["candidates"]) == (100, 50)
     assert 10 < auto["reranked"] < 50
     assert {hit["score"] for hit in auto["hits"]} == {hit["score"] for hit in every["hits"]}
     assert "degraded" not in auto, "it was not for want of time"
@@ -79,6 +79,14 @@ async def test_auto_goes_as_deep_as_the_setting_says_and_deep_enough_for_the_ans
         await service.ingest(*({"id": f"d{n}", "text": f"river {n}"} for n in range(60)))
         assert (await service.search("river", candidates="auto"))["candidates"] == 20
         assert (await service.search("river", candidates="auto", top_k=40))["candidates"] == 40
+
+
+async def test_auto_may_be_what_searches_get_that_do_not_say(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path, candidates="auto")) as service:
+        await service.ingest(*({"id": f"d{n}", "text": f"river {n}"} for n in range(60)))
+        usual = await service.search("river")
+        assert usual["reranked"] < usual["candidates"] == 50
+        assert (await service.search("river", candidates=30))["reranked"] == 30
 
 
 async def test_both_may_be_asked_for_together(slow: Service) -> None:
