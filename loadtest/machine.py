@@ -85,6 +85,10 @@ class Meter:
     def peak_bytes(self) -> int:
         return self._peak
 
+    def resident_bytes(self) -> int:
+        """At this moment."""
+        return sum(_memory(process) for process in self._processes())
+
     def __enter__(self) -> Meter:
         self._watching.start()
         return self
@@ -95,7 +99,7 @@ class Meter:
 
     def _watch(self) -> None:
         while not self._stop.wait(SAMPLE_SECONDS):
-            self._peak = max(self._peak, sum(_memory(process) for process in self._processes()))
+            self._peak = max(self._peak, self.resident_bytes())
 
     def _processes(self) -> Iterator[psutil.Process]:
         for pid in self._roots:
