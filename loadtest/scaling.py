@@ -1,9 +1,9 @@
 """What grows with the corpus: `python -m loadtest.scaling --sizes 10000 100000`. Writes a table and a page of plots.
 
-One service is filled step by step. At each size: how fast the last documents came in, what a search takes in each of
-its modes, and how much memory the service holds. Models are fakes of 384 dimensions that cost next to nothing, so that
-what is measured is everything else: the indexes, the truth, and what leads to them. Then the embedded reranker alone, by
-the length of its pairs and how many it is given at once.
+One service is filled step by step. At each size: how fast the last documents came in, what a search takes in each
+of its modes, and how much memory the service holds. Models are fakes of 384 dimensions that cost next to nothing, so
+that what is measured is everything else: indexes, truth, and what leads to them. Then the embedded reranker alone, by
+the length of its pairs and by how many it is given at once.
 """
 
 from __future__ import annotations
