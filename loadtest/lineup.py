@@ -160,6 +160,11 @@ def _serve_winnow_without_blend(python: Path, folder: Path, port: int) -> list[C
     return [Command((*command.words, "--reranker", reranker), command.ready)]
 
 
+def _serve_winnow_in_int8(python: Path, folder: Path, port: int) -> list[Command]:
+    (command,) = _serve_winnow_without_blend(python, folder, port)
+    return [Command(command.words, command.ready, {"WINNOW_PRECISION": "int8"})]
+
+
 def _url(port: int, path: str) -> str:
     return f"http://127.0.0.1:{port}{path}"
 
@@ -200,6 +205,13 @@ LINEUP = {
             "`winnow serve`, asked for what the others do: candidates by vectors, order by the cross-encoder alone",
             None,
             _serve_winnow_without_blend,
+            Winnow({"mode": "dense"}),
+        ),
+        Peer(
+            "winnow-int8",
+            "the same with WINNOW_PRECISION=int8",
+            None,
+            _serve_winnow_in_int8,
             Winnow({"mode": "dense"}),
         ),
         Peer(
