@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from models.types import ModelError, Tokens
 
+Inputs = dict[str, NDArray[np.int64]]
 
-def padded(batch: Sequence[Tokens], padding: int, *, with_types: bool) -> dict[str, NDArray[np.int64]]:
+
+def padded(batch: Sequence[Tokens], padding: int, *, with_types: bool) -> Inputs:
     """A network's inputs, filled up at the end, so that a text's positions don't depend on its neighbours."""
     shape = len(batch), max(len(tokens) for tokens in batch)
     ids, types, mask = np.full(shape, padding, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)

@@ -11,7 +11,7 @@ from pathlib import Path
 from models.cards import known_as, refuse
 from models.fake import FakeEncoder, FakeReranker, FakeSparseEncoder
 from models.folder import Kind, is_late, title
-from models.runtimes import choose, refuse_int8, refuse_openvino
+from models.runtimes import choose, refuse_but_torch, refuse_int8
 from models.types import NO_PROMPTS, BiEncoder, ModelError, ModelOptions, Reranker, SparseEncoder
 
 _WEIGHTS = Path(__file__).parent / "weights"
@@ -35,12 +35,17 @@ def open_encoder(name: str, options: ModelOptions | None = None) -> BiEncoder:
 
         return OpenvinoEncoder(name, path, options, prompts)
 
+    def packed() -> BiEncoder:
+        from models.packed_runtime import PackedEncoder
+
+        return PackedEncoder(name, path, options, prompts)
+
     def in_torch() -> BiEncoder:
         from models.torch_runtime import TorchEncoder
 
         return TorchEncoder(name, path, options, prompts)
 
-    return choose(name, options, in_openvino, in_torch)
+    return choose(name, options, {"openvino": in_openvino, "packed": packed, "torch": in_torch})
 
 
 def open_reranker(name: str, options: ModelOptions | None = None) -> Reranker:
@@ -50,7 +55,7 @@ def open_reranker(name: str, options: ModelOptions | None = None) -> Reranker:
     options = options or ModelOptions()
     path = _known(name, "reranker", options)
     if is_late(path):
-        refuse_openvino(name, options, "late interaction")
+        refuse_but_torch(name, options, "late interaction")
         refuse_int8(name, options)
         from models.late import LateReranker
 
@@ -61,12 +66,17 @@ def open_reranker(name: str, options: ModelOptions | None = None) -> Reranker:
 
         return OpenvinoReranker(name, path, options)
 
+    def packed() -> Reranker:
+        from models.packed_runtime import PackedReranker
+
+        return PackedReranker(name, path, options)
+
     def in_torch() -> Reranker:
         from models.torch_runtime import TorchReranker
 
         return TorchReranker(name, path, options)
 
-    return choose(name, options, in_openvino, in_torch)
+    return choose(name, options, {"openvino": in_openvino, "packed": packed, "torch": in_torch})
 
 
 def open_sparse(name: str, options: ModelOptions | None = None) -> SparseEncoder:
@@ -76,7 +86,7 @@ def open_sparse(name: str, options: ModelOptions | None = None) -> SparseEncoder
     options = (options or ModelOptions()).unrounded
     path = _known(name, "sparse", options)
     card = known_as(name, path)
-    refuse_openvino(name, options, "a sparse encoder")
+    refuse_but_torch(name, options, "a sparse encoder")
     from models.sparse import TorchSparseEncoder
 
     return TorchSparseEncoder(name, path, options, card.prompts if card else NO_PROMPTS)

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from models.folder import Kind
 from models.network import Network
+from models.proof import TOLERANCES, distance
 from models.quiet_openvino import core, openvino
 from models.runtimes import Unavailable
 from models.tokens import TOKENISATION
@@ -36,10 +36,6 @@ log = structlog.get_logger()
 
 CONVERSION = 1
 """Raise it when a change to this file or to convert.py changes what is kept."""
-
-TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2, "int8": 0.2}
-"""How far a converted model may be from torch in float32, by what it computes in: of vectors 1 - cosine, of scores the
-difference beside the largest of them, or beside 1."""
 
 _MAKERS = ("openvino", "torch", "transformers", "sentence-transformers", "tokenizers")
 _SHAPING = {".json", ".txt", ".model", ".safetensors", ".jinja", ".metadata"}
@@ -144,15 +140,9 @@ def write(folder: Path, network: Any, tokenizer: str, facts: Facts) -> None:
 def check(network: Network, facts: Facts) -> None:
     """Refuses a network that says something else than torch did."""
     got, expected = network.run(facts.tokens())[:, : facts.dimensions], np.asarray(facts.expected, np.float32)
-    distance, most = _distance(got, expected), TOLERANCES[network.precision]
-    if not distance <= most:
-        raise Unavailable(f"converted, it differs from torch by {distance:.2g}, where {most:.2g} is allowed")
-
-
-def _distance(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    if expected.shape[1] == 1:
-        return float(np.abs(got - expected).max() / max(np.abs(expected).max(), 1))
-    return float(1 - ((got * expected).sum(axis=1) / np.linalg.norm(got, axis=1)).min())
+    far, most = distance(got, expected), TOLERANCES[network.precision]
+    if not far <= most:
+        raise Unavailable(f"converted, it differs from torch by {far:.2g}, where {most:.2g} is allowed")
 
 
 def _make(source: Source, entry: Path) -> Converted:

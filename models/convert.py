@@ -12,19 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from models.conversions import Facts, Source, samples, write
+from models.proof import QUERY, TEXTS
 from models.quiet_openvino import openvino
 from models.runtimes import Unavailable
 from models.torch_runtime import TorchEncoder, TorchReranker, quiet
 from models.types import ModelOptions, Tokens
-
-_QUERY = "why is the sea salty?"
-# The last is longer than the windows in which ModernBERT's layers look around.
-_TEXTS = (
-    "Rivers carry dissolved salts into the sea; the water evaporates and the salts stay.",
-    "",
-    "Zürich, Łódź and 東京 are cities.",
-    "Tides rise and fall because the moon pulls on the ocean, twice a day in most places. " * 10,
-)
 
 
 class _Graph(nn.Module):
@@ -63,13 +55,13 @@ def convert(source: Source, folder: Path) -> None:
 
 def _encoder(source: Source, exact: ModelOptions) -> tuple[TorchEncoder, list[Tokens], list[list[float]]]:
     model = TorchEncoder(source.name, source.path, exact, source.known)
-    tokens = model.tokenize([_QUERY], "query") + model.tokenize(_TEXTS, "document")
+    tokens = model.tokenize([QUERY], "query") + model.tokenize(TEXTS, "document")
     return model, tokens, model.encode(tokens).tolist()
 
 
 def _reranker(source: Source, exact: ModelOptions) -> tuple[TorchReranker, list[Tokens], list[list[float]]]:
     model = TorchReranker(source.name, source.path, exact)
-    tokens = model.tokenize(_QUERY, _TEXTS)
+    tokens = model.tokenize(QUERY, TEXTS)
     return model, tokens, model.score(tokens).reshape(-1, 1).tolist()
 
 

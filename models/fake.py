@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import PreTokenizer, Whitespace
 
-from models.types import NO_PROMPTS, Blends, ModelError, Role, Scores, SparseVector, Tokens, Vectors
+from models.types import NO_PROMPTS, Blends, Ids, ModelError, Role, Scores, SparseVector, Tokens, Unit, Vectors
 
 _WORDS: PreTokenizer = Whitespace()
 _START, _BETWEEN = 1, 2
@@ -123,6 +123,8 @@ class FakeReranker:
     device = "cpu"
     runtime = "fake"
     prompts = NO_PROMPTS
+    unit: Unit = "logit"
+    tokenisation = b"ourwords"
 
     def __init__(
         self,
@@ -148,9 +150,15 @@ class FakeReranker:
     def tokenizer(self) -> Tokenizer:
         return _tokenizer()
 
-    def tokenize(self, query: str, texts: Sequence[str]) -> list[Tokens]:
+    def read(self, texts: Sequence[str]) -> list[Ids]:
+        return [np.asarray(_word_ids(text), np.int32) for text in texts]
+
+    def pair(self, query: str, texts: Sequence[Ids]) -> list[Tokens]:
         head = _word_ids(query)
-        return [_pair(head, _word_ids(text), self.capacity) for text in texts]
+        return [_pair(head, text.tolist(), self.capacity) for text in texts]
+
+    def tokenize(self, query: str, texts: Sequence[str]) -> list[Tokens]:
+        return self.pair(query, self.read(texts))
 
     def score(self, batch: Sequence[Tokens]) -> Scores:
         """The batch's scores, after the delay and unless the word to fail on is among its words."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from models.types import Blend, Blends, ModelError
+from models.types import Blend, Blends, ModelError, Unit
 
 Kind = Literal["encoder", "reranker", "sparse"]
 
@@ -35,6 +35,7 @@ _CONFIGS = (
     "artifact.metadata",
 )
 _VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "*.model", "added_tokens.json", "special_tokens_map.json")
+_UNITS: Mapping[str, Unit] = {"Identity": "logit", "Sigmoid": "probability"}
 _BLENDS = {"dense": {"rerank", "dense"}, "hybrid": {"rerank", "dense", "lexical"}}
 # They tell where and with what a model was saved, not what it computes.
 _VOLATILE = {"_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype"}
@@ -105,6 +106,15 @@ def read_blends(path: Path) -> Blends:
             '"hybrid": {"rerank": 1.0, "dense": 9.8, "lexical": 3.1}}, with finite numbers that are not negative.'
         )
     return Blends(**{stage: Blend(**weights) for stage, weights in content.items()})
+
+
+def read_unit(path: Path) -> Unit:
+    """What a cross-encoder's scores are, by the activation that it was saved with; of one label that is the sigmoid."""
+    config = _read(path / "config.json")
+    places = [_read(path / _SETTINGS), config.get("sentence_transformers") or {}]
+    named = [place.get("activation_fn") for place in places] + [config.get("sbert_ce_default_activation_function")]
+    activation = next((name for name in named if isinstance(name, str) and name.startswith("torch.")), "Sigmoid")
+    return _UNITS.get(activation.rpartition(".")[2], "similarity")
 
 
 def hash_folder(path: Path, facts: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 from models.folder import check_content, hash_folder, read_blends
 from models.tokens import TOKENISATION
 from models.torch_runtime import Body, finite, load, read_prompts
-from models.types import ModelError, ModelOptions, Role, Scores, Tokens
+from models.types import Ids, ModelError, ModelOptions, Role, Scores, Tokens, Unit
 
 _QUERY, _TEXT, _EXPANSION = range(3)
 
@@ -46,6 +46,7 @@ class LateReranker:
     """A MultiVectorEncoder: the same scores as its `similarity` of queries and documents."""
 
     runtime = "torch"
+    unit: Unit = "similarity"
 
     def __init__(self, name: str, path: Path, options: ModelOptions) -> None:
         check_content(name, path)
@@ -63,15 +64,22 @@ class LateReranker:
         self.capacity = self._text.text_room - self._text.count(self.prompts["document"])
         if self.capacity < 1:
             raise ModelError(f"{name} leaves no room for text beside its prompt: raise document_length.")
+        self.tokenisation = self._text.mark(self.prompts["document"])
         self.fingerprint = hash_folder(path, self._facts())
 
     @property
     def tokenizer(self) -> Tokenizer:
         return self._text.clone()
 
-    def tokenize(self, query: str, texts: Sequence[str]) -> list[Tokens]:
+    def read(self, texts: Sequence[str]) -> list[Ids]:
+        return self._text.contents([self.prompts["document"] + each for each in texts])
+
+    def pair(self, query: str, texts: Sequence[Ids]) -> list[Tokens]:
         head = self._expansion.widen(self._query.texts([self.prompts["query"] + query])[0])
-        return [_joined(head, text) for text in self._text.texts([self.prompts["document"] + each for each in texts])]
+        return [_joined(head, text) for text in self._text.singles(texts)]
+
+    def tokenize(self, query: str, texts: Sequence[str]) -> list[Tokens]:
+        return self.pair(query, self.read(texts))
 
     def score(self, batch: Sequence[Tokens]) -> Scores:
         """One forward pass over the batch's texts, and one over the queries that differ."""

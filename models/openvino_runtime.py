@@ -10,10 +10,10 @@ from tokenizers import Tokenizer
 
 from models.batch import check_finite
 from models.conversions import Source, check, converted
-from models.folder import check_folder, read_blends
+from models.folder import check_folder, read_blends, read_unit
 from models.network import Network
 from models.tokens import TextTokenizer
-from models.types import NO_PROMPTS, ModelOptions, Prompts, Role, Scores, Tokens, Vectors
+from models.types import NO_PROMPTS, Ids, ModelOptions, Prompts, Role, Scores, Tokens, Vectors
 
 
 class OpenvinoEncoder:
@@ -59,13 +59,14 @@ class OpenvinoReranker:
 
     def __init__(self, name: str, path: Path, options: ModelOptions) -> None:
         check_folder(name, path, "reranker")
-        self.blends = read_blends(path)
+        self.blends, self.unit = read_blends(path), read_unit(path)
         model = converted(Source(name, path, "reranker", options, NO_PROMPTS))
         facts = model.facts
         self.name = name
         self.prompts, self.fingerprint = facts.prompts, facts.fingerprint
         self._text = TextTokenizer(model.tokenizer, facts.limit)
         self.capacity = self._text.pair_room - self._text.count(self.prompts["query"])
+        self.tokenisation = self._text.mark()
         self._network = Network(model.network, facts.padding, options)
         check(self._network, facts)
 
@@ -73,8 +74,14 @@ class OpenvinoReranker:
     def tokenizer(self) -> Tokenizer:
         return self._text.clone()
 
-    def tokenize(self, query: str, texts: Sequence[str]) -> list[Tokens]:
+    def read(self, texts: Sequence[str]) -> list[Ids]:
+        return self._text.contents(texts)
+
+    def pair(self, query: str, texts: Sequence[Ids]) -> list[Tokens]:
         return self._text.pairs(self.prompts["query"] + query, texts)
+
+    def tokenize(self, query: str, texts: Sequence[str]) -> list[Tokens]:
+        return self.pair(query, self.read(texts))
 
     def score(self, batch: Sequence[Tokens]) -> Scores:
         """In small batches of like length."""

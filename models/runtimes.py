@@ -1,12 +1,12 @@
-"""Which runtime a model gets: OpenVINO on a CPU for what it can convert, torch for everything else."""
+"""Which runtime a model gets: OpenVINO on a CPU, packed batches on a GPU, torch for what these can't run."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import structlog
 
@@ -17,30 +17,41 @@ log = structlog.get_logger()
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """Without one of these (NVIDIA, AMD, Windows' subsystem) a Linux machine has no GPU that torch could use."""
 
+Runtime = Literal["torch", "openvino", "packed"]
+
+_HOW = {"openvino": "in OpenVINO", "packed": "packed"}
+_SLOWER = {
+    "openvino": "model runs in torch, which is slower on a CPU",
+    "packed": "model runs with padding, which is slower on a GPU",
+}
+
 Opened = TypeVar("Opened", BiEncoder, Reranker)
 
 
-def choose(
-    name: str, options: ModelOptions, in_openvino: Callable[[], Opened], in_torch: Callable[[], Opened]
-) -> Opened:
-    """The model in the runtime that is asked for, or in the best that can run it; torch in OpenVINO's place is told."""
-    if options.runtime == "torch" or (options.runtime == "auto" and not _on_cpu(options.device)):
+def choose(name: str, options: ModelOptions, ways: Mapping[Runtime, Callable[[], Opened]]) -> Opened:
+    """The model in the runtime that is asked for, or in the best that can run it; torch in its place is told."""
+    best = _best(options)
+    if best != "openvino":
         refuse_int8(name, options)
-        return in_torch()
+    if best == "torch":
+        return ways["torch"]()
     try:
-        return _open(options, in_openvino)
+        return _open(best, options, ways[best])
     except Unavailable as error:
-        if options.runtime == "openvino":
-            raise ModelError(f"{name} can't run in OpenVINO: {error}. Let the runtime be `auto` or `torch`.") from error
+        if options.runtime == best:
+            raise ModelError(
+                f"{name} can't run {_HOW[best]}: {error}. Let the runtime be `auto` or `torch`."
+            ) from error
         refuse_int8(name, options)
-        log.warning("model runs in torch, which is slower on a CPU", model=name, reason=str(error))
-        return in_torch()
+        log.warning(_SLOWER[best], model=name, reason=str(error))
+        return ways["torch"]()
 
 
-def refuse_openvino(name: str, options: ModelOptions, what: str) -> None:
-    """For models that torch alone can run."""
-    if options.runtime == "openvino":
-        raise ModelError(f"{name} can't run in OpenVINO: {what} needs torch. Let the runtime be `auto` or `torch`.")
+def refuse_but_torch(name: str, options: ModelOptions, what: str) -> None:
+    """For models that torch alone can run, and with padding."""
+    if options.runtime not in ("auto", "torch"):
+        how = _HOW[options.runtime]
+        raise ModelError(f"{name} can't run {how}: {what} needs torch. Let the runtime be `auto` or `torch`.")
 
 
 def refuse_int8(name: str, options: ModelOptions) -> None:
@@ -50,15 +61,25 @@ def refuse_int8(name: str, options: ModelOptions) -> None:
 
 
 class Unavailable(Exception):
-    """Why OpenVINO can't run a model here; torch may."""
+    """Why a runtime can't run a model here; torch may."""
 
 
-def _open(options: ModelOptions, in_openvino: Callable[[], Opened]) -> Opened:
-    if not _on_cpu(options.device):
+def _best(options: ModelOptions) -> Runtime:
+    if options.runtime != "auto":
+        return options.runtime
+    if _on_cpu(options.device):
+        return "openvino"
+    from models.torch_runtime import find_device
+
+    return "packed" if find_device(options.device).type == "cuda" else "torch"
+
+
+def _open(runtime: Runtime, options: ModelOptions, way: Callable[[], Opened]) -> Opened:
+    if runtime == "openvino" and not _on_cpu(options.device):
         raise Unavailable(f"it runs on a CPU alone, and the device is {options.device}")
-    if find_spec("openvino") is None:
+    if runtime == "openvino" and find_spec("openvino") is None:
         raise Unavailable("openvino is not installed")
-    return in_openvino()
+    return way()
 
 
 def _on_cpu(device: str) -> bool:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from models.types import ModelError, Tokens
-
-Ids = NDArray[np.int32]
+from models.types import Ids, ModelError, Tokens
 
 TOKENISATION = 1
 """Goes into every fingerprint: raise it when a change in this file changes ids."""
@@ -22,30 +21,26 @@ _QUERY_FLOOR = 64
 
 
 @dataclass(frozen=True, slots=True)
-class _Gap:
-    """Special tokens beside or between sequences."""
-
-    ids: Ids
-    types: Ids
-
-
-@dataclass(frozen=True, slots=True)
 class _Frame:
     """Where a tokenizer's post-processor puts special tokens around one sequence or two."""
 
-    gaps: tuple[_Gap, ...]
-    types: tuple[int, ...]
+    gaps: tuple[Ids, ...]
+    """Special tokens in front of, between and behind the sequences."""
+    types: Ids
+    """Of each special token and each sequence, as they follow each other."""
+    places: list[int]
+    """Which of these are the sequences."""
 
     def __len__(self) -> int:
-        return sum(len(gap.ids) for gap in self.gaps)
+        return sum(map(len, self.gaps))
 
     def wrap(self, parts: Sequence[Ids], total: int) -> Tokens:
         """The sequences with the special tokens around them."""
-        ids, types = [self.gaps[0].ids], [self.gaps[0].types]
-        for part, kind, gap in zip(parts, self.types, self.gaps[1:], strict=True):
-            ids += [part, gap.ids]
-            types += [np.full(len(part), kind, np.int32), gap.types]
-        return Tokens(np.concatenate(ids), np.concatenate(types), total)
+        ids, lengths = [self.gaps[0]], [1] * len(self.types)
+        for part, place, gap in zip(parts, self.places, self.gaps[1:], strict=True):
+            ids += [part, gap]
+            lengths[place] = len(part)
+        return Tokens(np.concatenate(ids), np.repeat(self.types, lengths), total)
 
 
 class TextTokenizer:
@@ -65,26 +60,38 @@ class TextTokenizer:
     @property
     def ends(self) -> bool:
         """Whether a special token stands behind every text."""
-        return len(self._single.gaps[-1].ids) > 0
+        return len(self._single.gaps[-1]) > 0
 
     def clone(self) -> Tokenizer:
         """A tokenizer of the caller's own, with truncation and padding off."""
         return Tokenizer.from_str(self._source)
 
+    def mark(self, prompt: str = "") -> bytes:
+        """Eight bytes that stand for all that shapes the ids of a text behind a prompt."""
+        shape = json.dumps([TOKENISATION, self._source, prompt])
+        return blake2b(shape.encode(), digest_size=8).digest()
+
     def count(self, text: str) -> int:
         """Tokens of a text alone."""
-        return len(self._content([text])[0])
+        return len(self.contents([text])[0])
+
+    def contents(self, texts: Sequence[str]) -> list[Ids]:
+        """Each text's ids, whatever will stand around them."""
+        encodings = self._own().encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.asarray(encoding.ids, np.int32) for encoding in encodings]
 
     def texts(self, texts: Sequence[str]) -> list[Tokens]:
         """Each text with its special tokens, cut at the end where it is too long."""
-        extra = len(self._single)
-        return [
-            self._single.wrap([content[: self.text_room]], len(content) + extra) for content in self._content(texts)
-        ]
+        return self.singles(self.contents(texts))
 
-    def pairs(self, query: str, texts: Sequence[str]) -> list[Tokens]:
+    def singles(self, contents: Sequence[Ids]) -> list[Tokens]:
+        """The same of texts whose ids are there."""
+        extra = len(self._single)
+        return [self._single.wrap([content[: self.text_room]], len(content) + extra) for content in contents]
+
+    def pairs(self, query: str, contents: Sequence[Ids]) -> list[Tokens]:
         """The query with each text. Too long a query gives way first, down to a floor, so that chunks stay whole."""
-        head, *contents = self._content([query, *texts])
+        (head,) = self.contents([query])
         return [self._pair(head, content) for content in contents]
 
     def _pair(self, query: Ids, text: Ids) -> Tokens:
@@ -92,10 +99,6 @@ class TextTokenizer:
         kept = query[: max(floor, self.pair_room - len(text))]
         total = len(query) + len(text) + len(self._double)
         return self._double.wrap([kept, text[: self.pair_room - len(kept)]], total)
-
-    def _content(self, texts: Sequence[str]) -> list[Ids]:
-        encodings = self._own().encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.asarray(encoding.ids, np.int32) for encoding in encodings]
 
     def _own(self) -> Tokenizer:
         # Threads that share a fast tokenizer fail with "Already borrowed" when one of them changes its settings.
@@ -119,14 +122,13 @@ def _frame(probe: Encoding) -> _Frame:
         raise ModelError('The tokenizer has no token for the letter "a", so it can\'t be used for text.')
     spans = [_span(sequences, number) for number in present]
     edges = [0, *(edge for span in spans for edge in span), len(sequences)]
-    gaps = tuple(_gap(probe, start, end) for start, end in list(pairwise(edges))[::2])
-    return _Frame(gaps, tuple(probe.type_ids[start] for start, _ in spans))
+    gaps = tuple(np.asarray(probe.ids[start:end], np.int32) for start, end in list(pairwise(edges))[::2])
+    starts = [start for start, _ in spans]
+    told = [place for place, number in enumerate(sequences) if number is None or place in starts]
+    types = np.asarray([probe.type_ids[place] for place in told], np.int32)
+    return _Frame(gaps, types, [told.index(start) for start in starts])
 
 
 def _span(sequences: Sequence[int | None], number: int) -> tuple[int, int]:
     start = sequences.index(number)
     return start, start + sequences.count(number)
-
-
-def _gap(probe: Encoding, start: int, end: int) -> _Gap:
-    return _Gap(np.asarray(probe.ids[start:end], np.int32), np.asarray(probe.type_ids[start:end], np.int32))

@@ -21,6 +21,9 @@ Vectors = NDArray[np.float32]
 Scores = NDArray[np.float32]
 """One number per pair: higher is more relevant."""
 
+Ids = NDArray[np.int32]
+"""A text's token ids, without special tokens."""
+
 Role = Literal["query", "document"]
 """Which side of the search a text is on: many encoders put another prompt in front of each."""
 
@@ -28,6 +31,9 @@ Prompts = Mapping[Role, str]
 """What stands in front of texts on each side, or nothing."""
 
 NO_PROMPTS: Prompts = {"query": "", "document": ""}
+
+Unit = Literal["logit", "probability", "similarity"]
+"""What a reranker's scores are: logits, their sigmoid, or numbers of another kind, whose order alone says something."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,8 +67,8 @@ class ModelOptions:
     """int8 is for rerankers; see `unrounded`."""
     threads: int = 0
     """CPU threads of model work; 0 leaves the choice to what computes."""
-    runtime: Literal["auto", "torch", "openvino"] = "auto"
-    """What computes: OpenVINO is the faster one on a CPU."""
+    runtime: Literal["auto", "torch", "openvino", "packed"] = "auto"
+    """What computes: OpenVINO is the faster one on a CPU, torch without padding (packed) on a GPU."""
     conversions: Path | None = None
     """Where models converted for OpenVINO are kept; without it, in the user's cache folder."""
     cache: Path | None = None
@@ -207,6 +213,9 @@ class Reranker(Protocol):
         """What computes it."""
 
     @property
+    def unit(self) -> Unit: ...
+
+    @property
     def blends(self) -> Blends: ...
 
     @property
@@ -220,6 +229,18 @@ class Reranker(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
 
-    def tokenize(self, query: str, texts: Sequence[str]) -> list[Tokens]: ...
+    @property
+    def tokenisation(self) -> bytes:
+        """Stands for all that shapes the ids of a text: rerankers with the same one can take each other's. Of eight
+        bytes, since it is kept beside every chunk's."""
+
+    def read(self, texts: Sequence[str]) -> list[Ids]:
+        """Texts as they are kept for searches to come: whatever the query, their ids are these."""
+
+    def pair(self, query: str, texts: Sequence[Ids]) -> list[Tokens]:
+        """The query with each of the texts that were read."""
+
+    def tokenize(self, query: str, texts: Sequence[str]) -> list[Tokens]:
+        """Both at once."""
 
     def score(self, batch: Sequence[Tokens]) -> Scores: ...

@@ -14,8 +14,13 @@ from tests.models import tiny
 RUNTIMES: dict[str, ModelOptions] = {
     "torch": ModelOptions(precision="float32", runtime="torch"),
     "openvino": ModelOptions(precision="float32", runtime="openvino"),
+    "packed": ModelOptions(device="cpu", precision="float32", runtime="packed"),
 }
-BACKENDS = [f"{runtime} {family}" for runtime in RUNTIMES for family in (*tiny.ENCODERS, "minilm", "embedded")]
+EVERY = (*tiny.ENCODERS, "minilm", "embedded")
+BACKENDS = [
+    *(f"{runtime} {family}" for runtime in ("torch", "openvino") for family in EVERY),
+    *(f"packed {family}" for family in (*tiny.FAMILIES, "nomic_bert", "qwen3")),
+]
 TEXTS = [*tiny.TEXTS, "", "...", "\n", "🦜" * 7, "bank " * 9]
 
 

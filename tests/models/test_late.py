@@ -225,3 +225,13 @@ def test_weights_that_give_nan_are_an_error(late: Path, tmp_path: Path) -> None:
     reranker = open_reranker(str(folder), EXACT)
     with pytest.raises(ModelError, match="not finite"):
         reranker.score(reranker.tokenize("bank", ["bank"]))
+
+
+def test_a_prompt_of_documents_belongs_to_what_is_read_and_to_its_mark(tmp_path: Path) -> None:
+    prompts = [{"query": "bank ", "document": "river "}, {"query": "other ", "document": "river "}, {"document": ""}]
+    one, other, bare = (
+        open_reranker(str(tiny.save_late(tmp_path / str(number), prompts=each))) for number, each in enumerate(prompts)
+    )
+    assert one.tokenisation == other.tokenisation != bare.tokenisation
+    (behind,), (alone,) = one.read(["bank"]), bare.read(["bank"])
+    assert behind.tolist()[-len(alone) :] == alone.tolist() != behind.tolist()

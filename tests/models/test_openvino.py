@@ -75,7 +75,7 @@ def test_vectors_and_all_facts_are_those_of_torch(encoders: dict[str, str], fami
 def test_scores_and_all_facts_are_those_of_torch(rerankers: dict[str, str], family: str) -> None:
     ours, torchs = open_reranker(rerankers[family], EXACT), open_reranker(rerankers[family], TORCH)
     assert (ours.runtime, torchs.runtime) == ("openvino", "torch")
-    for fact in ("name", "fingerprint", "blends", "capacity", "prompts", "device"):
+    for fact in ("name", "fingerprint", "blends", "capacity", "prompts", "device", "tokenisation"):
         assert getattr(ours, fact) == getattr(torchs, fact), fact
     tokens = ours.tokenize(QUERY, TEXTS)
     for one, other in zip(tokens, torchs.tokenize(QUERY, TEXTS), strict=True):

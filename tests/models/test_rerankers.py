@@ -15,6 +15,7 @@ from tests.models.conftest import LATE
 RUNTIMES: dict[str, ModelOptions] = {
     "torch": ModelOptions(precision="float32", runtime="torch"),
     "openvino": ModelOptions(precision="float32", runtime="openvino"),
+    "packed": ModelOptions(device="cpu", precision="float32", runtime="packed"),
 }
 BACKENDS = [f"{runtime} {family}" for runtime in RUNTIMES for family in (*tiny.FAMILIES, "embedded")]
 QUERY = "which bank is near"
@@ -38,6 +39,18 @@ def count(reranker: Reranker, text: str) -> int:
 
 def is_within(part: list[int], whole: list[int]) -> bool:
     return any(whole[start : start + len(part)] == part for start in range(len(whole) - len(part) + 1))
+
+
+def test_texts_that_were_read_before_make_the_same_pairs(reranker: Reranker) -> None:
+    read = reranker.read(TEXTS[:3]) + reranker.read(TEXTS[3:])
+    for one, other in zip(reranker.pair(QUERY, read), reranker.tokenize(QUERY, TEXTS), strict=True):
+        assert (one.ids.tolist(), one.types.tolist(), one.total) == (
+            other.ids.tolist(),
+            other.types.tolist(),
+            other.total,
+        )
+    assert all(ids.dtype == np.int32 for ids in read)
+    assert len(reranker.tokenisation) == 8
 
 
 def test_every_pair_has_one_finite_score(reranker: Reranker) -> None:

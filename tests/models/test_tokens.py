@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from models.tokens import TextTokenizer
 from models.types import Tokens
+from tests.models import tiny
+
+NASTY = st.lists(
+    st.one_of(
+        st.text(max_size=12),
+        st.sampled_from(
+            [*tiny.TEXTS, "[SEP]", "</s>", "<mask>", " ", "\n\n", "\u200d", "e\u0301", "\u202eabc", "🏳️‍🌈", "ﬁ", "\x00"]
+        ),
+    ),
+    max_size=5,
+).map("".join)
+"""Texts that tokenizers trip over: what looks like a special token, joins its neighbour, or is nothing at all."""
 
 START, END, QUERY, TEXT = 1, 2, 5, 7
 
@@ -22,7 +37,8 @@ def word_tokenizer(limit: int) -> TextTokenizer:
 
 
 def pair(query: int, text: int, limit: int) -> tuple[int, int, Tokens]:
-    (tokens,) = word_tokenizer(limit).pairs("q " * query, ["t " * text])
+    tokenizer = word_tokenizer(limit)
+    (tokens,) = tokenizer.pairs("q " * query, tokenizer.contents(["t " * text]))
     ids = tokens.ids.tolist()
     return ids.count(QUERY), ids.count(TEXT), tokens
 
@@ -68,3 +84,26 @@ def test_a_cut_pair_is_well_formed_and_says_what_it_would_have_taken() -> None:
 def test_a_pair_that_fits_exactly_is_not_cut() -> None:
     assert not pair(100, 100, 203)[2].truncated
     assert pair(100, 101, 203)[2].truncated
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@given(query=NASTY, texts=st.lists(NASTY, max_size=3))
+def test_texts_that_were_read_apart_make_the_pairs_that_the_tokenizer_itself_makes(
+    family: str, query: str, texts: list[str]
+) -> None:
+    ours, theirs = TextTokenizer(tiny.tokenizer(family), 10_000), tiny.tokenizer(family)
+    read = [ids for text in texts for ids in ours.contents([text])]
+    for pair, text in zip(ours.pairs(query, read), texts, strict=True):
+        expected = theirs.encode(query, text)
+        assert (pair.ids.tolist(), pair.types.tolist()) == (expected.ids, expected.type_ids)
+        assert not pair.truncated
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_mark_stands_for_the_tokenizer_and_the_prompt_and_not_for_the_limit(family: str) -> None:
+    marks = [TextTokenizer(tiny.tokenizer(each), 64).mark() for each in tiny.FAMILIES]
+    mine = TextTokenizer(tiny.tokenizer(family), 64)
+    assert marks.count(mine.mark()) == 1
+    assert len(mine.mark()) == 8
+    assert mine.mark("query: ") != mine.mark()
+    assert TextTokenizer(mine.clone(), 32).mark() == mine.mark()

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from models.catalog import open_encoder, open_reranker
-from models.torch_runtime import TorchEncoder
+from models.torch_runtime import TorchEncoder, TorchReranker
 from models.types import Blend, Blends, ModelError, ModelOptions, OutOfMemory, Role, Tokens
 from tests.models import tiny
 from tests.models.folders import edit
@@ -99,6 +99,14 @@ def test_bfloat16_keeps_scores_where_they_are(rerankers: dict[str, str], family:
     )
     tokens = exact.tokenize("which bank is near", TEXTS)
     np.testing.assert_allclose(rough.score(tokens), exact.score(tokens), atol=0.03)
+
+
+def test_what_makes_the_score_stays_in_single_precision(reranker_folder: Path) -> None:
+    model = TorchReranker("m", reranker_folder, replace(TORCH, precision="bfloat16")).body.transformer.model
+    types = {name: weight.dtype for name, weight in model.named_parameters()}
+    exact = {name for name, dtype in types.items() if dtype == torch.float32}
+    assert exact == {name for name in types if name.startswith(("classifier.", "bert.pooler."))} != set()
+    assert types["bert.embeddings.word_embeddings.weight"] == torch.bfloat16
 
 
 def test_threads_are_set_only_when_asked_for(encoder_folder: Path) -> None:

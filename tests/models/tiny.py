@@ -70,6 +70,12 @@ _PROMPTS = {
 }
 
 
+def tokenizer(family: str) -> Tokenizer:
+    """Word pieces (bert), sentence pieces by a unigram model (xlm-roberta) or pairs of bytes (modernbert)."""
+    found: Tokenizer = _TOKENIZERS[family].backend_tokenizer
+    return found
+
+
 def save_encoder(family: str, folder: Path, *, chat: bool = False, **settings: Any) -> Path:
     """A SentenceTransformer folder; the families differ in pooling, prompts and what comes after."""
     torch.manual_seed(1)
