@@ -212,7 +212,7 @@ class _Room:
 
     def add(self, tokens: int) -> None:
         self.taken += tokens
-        self._gauge.set(self.taken)
+        self._gauge.inc(tokens)  # a model may have another batcher of this name
 
 
 class Batcher:

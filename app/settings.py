@@ -51,9 +51,10 @@ class Settings(BaseSettings):
         description="Number format of model arithmetic; auto: bfloat16 if the hardware has it; int8: rerankers alone.",
     )
     threads: int = Field(0, ge=0, description="CPU threads of model work; 0 takes every core.")
-    runtime: Literal["auto", "torch", "openvino"] = Field(
+    runtime: Literal["auto", "torch", "openvino", "packed"] = Field(
         "auto",
-        description="What computes: `torch`, `openvino`, or auto: OpenVINO on a CPU for what it can run, else torch.",
+        description="What computes: `torch`, `openvino`, `packed` (torch without padding); auto: `openvino` on a CPU, "
+        "`packed` on a CUDA GPU, for what they can run, else torch.",
     )
     conversions: Path | None = Field(
         None, description="Where models converted for OpenVINO are kept; by default `winnow` in the user's cache."
@@ -99,6 +100,16 @@ class Settings(BaseSettings):
     queue_seconds: float = Field(
         5.0, gt=0, description="The same in seconds, by the model's measured rate: nobody is let in to wait for longer."
     )
+    query_cache_bytes: int = Field(
+        16 * 2**20, ge=0, description="Memory for vectors of what searches asked lately, for each encoder; 0: for none."
+    )
+    pair_cache_bytes: int = Field(
+        0, ge=0, description="Memory for scores of pairs that were reranked lately, each some 160 bytes; 0: for none."
+    )
+    auto_truncate: bool = Field(
+        False,
+        description="Read the beginning of too long a text where a request to TEI's routes does not say `truncate`.",
+    )
     bulk_share: float = Field(
         0.25, ge=0, lt=1, description="Share of model time that ingest keeps while searches never pause."
     )
@@ -114,7 +125,11 @@ class Settings(BaseSettings):
     snapshot_seconds: float = Field(60.0, gt=0, description="Or when the last change is this old.")
 
     file_workers: int = Field(0, ge=0, description="Files that are converted at once; 0 takes half of the cores.")
-    file_seconds: float = Field(120.0, gt=0, description="Seconds that converting one file may take.")
+    file_seconds: float = Field(
+        120.0,
+        gt=0,
+        description="Seconds of the processor that converting one file may take; by the clock three times as many.",
+    )
     file_memory_bytes: int = Field(2**30, ge=2**28, description="Memory that converting one file may take.")
 
     max_requests: int = Field(1024, ge=1, description="Requests under way at once; one more is refused with 429.")

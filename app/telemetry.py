@@ -10,7 +10,7 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-Pipeline = Literal["search", "ingest"]
+Pipeline = Literal["search", "ingest", "rerank", "embed"]
 
 STAGE_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0,
@@ -73,6 +73,12 @@ class Metrics:
             "winnow_out_of_memory_total",
             "Batches that the device had no memory for; they were computed in halves",
             ["model"],
+            registry=r,
+        )
+        self.texts = Counter(
+            "winnow_texts_total",
+            "Texts that searches asked of a model: computed for them, shared with another search, or remembered",
+            ["model", "source"],
             registry=r,
         )
         self.truncations = Counter(

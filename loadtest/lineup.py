@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from string import Template
 from typing import Any, Protocol
@@ -150,19 +150,20 @@ def _infinity(python: Path, folder: Path, port: int) -> list[Command]:
 
 
 def serve_winnow(python: Path, folder: Path, port: int) -> list[Command]:
+    """Without its memory of questions: a fast machine comes round to the same ones again."""
     words = (python, "-m", "app.cli", "serve", "--port", str(port), "--data-dir", folder / "data")
-    return [Command(words, _url(port, "/readyz"))]
+    return [Command(words, _url(port, "/readyz"), {"WINNOW_QUERY_CACHE_BYTES": "0"})]
 
 
 def _serve_winnow_without_blend(python: Path, folder: Path, port: int) -> list[Command]:
     (command,) = serve_winnow(python, folder, port)
     reranker = decisive_reranker(folder / "reranker")
-    return [Command((*command.words, "--reranker", reranker), command.ready)]
+    return [replace(command, words=(*command.words, "--reranker", reranker))]
 
 
 def _serve_winnow_in_int8(python: Path, folder: Path, port: int) -> list[Command]:
     (command,) = _serve_winnow_without_blend(python, folder, port)
-    return [Command(command.words, command.ready, {"WINNOW_PRECISION": "int8"})]
+    return [replace(command, environment={**command.environment, "WINNOW_PRECISION": "int8"})]
 
 
 def _url(port: int, path: str) -> str:

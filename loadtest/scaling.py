@@ -14,7 +14,7 @@ import json
 import random
 import statistics
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +27,7 @@ from app.quality import html, plots
 from loadtest.lineup import LINEUP, interpreter
 from loadtest.machine import ROOT, Meter, this_machine
 from loadtest.searching_while_ingesting import Corpus
-from loadtest.service import Command, free_port, running
+from loadtest.service import free_port, running
 from models.catalog import open_reranker
 from models.types import Reranker, Tokens
 
@@ -199,7 +199,7 @@ def filled(sizes: Sequence[int]) -> list[Step]:
     peer, port = LINEUP["winnow-default"], free_port()
     with TemporaryDirectory() as folder:
         (command,) = peer.commands(interpreter(peer, Path), Path(folder), port)
-        commands = [Command((*command.words, *MODELS), command.ready)]
+        commands = [replace(command, words=(*command.words, *MODELS))]
         with running(commands, Path(folder), Path(folder) / "log") as service, Meter(service.pids) as meter:
             return asyncio.run(grow(sizes, port, meter, Path(folder) / "data"))
 

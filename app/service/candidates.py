@@ -45,6 +45,8 @@ class Aim:
     exact: bool = False
     superseded: bool = False
     """Whether documents that others supersede are found too."""
+    rerank: bool = False
+    """Whether candidates come with the ids that the reranker reads, as far as they were kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +150,10 @@ class FirstStage:
         return dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
 
     async def _load(self, shelf: Shelf, aim: Aim, chunks: ChunkIds, seen: int) -> _Loaded:
-        number = shelf.collection.number
+        number, tokenisation = shelf.collection.number, shelf.ranker.reranker.tokenisation if aim.rerank else None
 
         def load(db: apsw.Connection) -> _Loaded:
-            found = documents.load(db, number, chunks)
+            found = documents.load(db, number, chunks, tokenisation)
             if not aim.superseded:
                 past = successors(db, number, (each.document for each in found))
                 found = [each for each in found if each.document not in past]

@@ -16,6 +16,7 @@ from app.errors import Conflict, EncoderMismatch, Invalid, NotFound, TooLarge, U
 from app.service.indexer import Indexer
 from app.service.indexes import Indexes
 from app.service.models import Models
+from app.service.reader import Reader
 from app.settings import Settings
 from app.stages.chunk import Chunker
 from app.stages.embed import Embedder
@@ -45,6 +46,7 @@ class Shelf:
     chunker: Chunker
     indexes: Indexes
     indexer: Indexer
+    reader: Reader
     weigher: Weigher | None = None
     """None in a collection without sparse vectors."""
 
@@ -121,6 +123,7 @@ class Collections:
 
     async def close(self) -> None:
         for shelf in self._shelves.values():
+            await shelf.reader.close()
             await shelf.indexer.close()
         for shelf in self._shelves.values():
             await shelf.indexes.close()
@@ -183,6 +186,7 @@ class Collections:
             shelf = self._shelves.pop(name, None)
             self._closed.pop(name, None)
             if shelf is not None:
+                await shelf.reader.close()
                 await shelf.indexer.close(NotFound(f"Collection '{name}' was dropped meanwhile."))
             await self._database.write(lambda db: rows.drop(db, held[name].number))
             await (shelf.indexes if shelf else self._indexes(held[name])).discard()
@@ -239,10 +243,12 @@ class Collections:
         await indexes.open()
         embedder, weigher = tools.embedder, tools.weigher
         indexer = Indexer(self._database, collection, embedder, indexes, self._metrics, self._threads, weigher)
+        reader = Reader(self._database, collection, tools.ranker.reranker, self._threads)
         self._shelves[collection.name] = Shelf(
-            collection, embedder, tools.ranker, tools.chunker, indexes, indexer, weigher
+            collection, embedder, tools.ranker, tools.chunker, indexes, indexer, reader, weigher
         )
         indexer.start()
+        reader.start()
 
     def _indexes(self, collection: Collection) -> Indexes:
         folder = self._folder / str(collection.number)

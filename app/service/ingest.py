@@ -13,6 +13,7 @@ import orjson
 
 from app.errors import Fault, InvalidDocuments, NotFound
 from app.service.collections import Shelf
+from app.stages.rerank import with_readings
 from app.stores import collections, documents, jobs
 from app.stores.documents import Put, Stored
 from app.stores.filters import Filter, matching_documents
@@ -53,7 +54,7 @@ class Ingest:
         number = shelf.collection.number
 
         def split(document: Document) -> Sequence[Chunk]:
-            return chunks[id(document)] if id(document) in chunks else shelf.chunker.split(document)
+            return chunks[id(document)] if id(document) in chunks else _split(shelf, document)
 
         def commit(db: apsw.Connection) -> tuple[Ticket, list[Put]]:
             if not collections.exists(db, number):
@@ -111,6 +112,10 @@ class Ingest:
         return await asyncio.get_running_loop().run_in_executor(self._threads, _split_new, shelf, batch, known)
 
 
+def _split(shelf: Shelf, document: Document) -> list[Chunk]:
+    return with_readings(shelf.ranker.reranker, shelf.chunker.split(document))
+
+
 def _split_new(shelf: Shelf, batch: Sequence[Document], known: Mapping[str, set[bytes]]) -> dict[int, list[Chunk]]:
     """Chunks of each document that is new; whatever can't be chunked is named all at once."""
     chunks: dict[int, list[Chunk]] = {}
@@ -119,7 +124,7 @@ def _split_new(shelf: Shelf, batch: Sequence[Document], known: Mapping[str, set[
         if documents.content_hash(document) in known.get(document.id, ()):
             continue
         try:
-            chunks[id(document)] = shelf.chunker.split(document)
+            chunks[id(document)] = _split(shelf, document)
         except InvalidDocuments as error:
             faults += [Fault(f"/documents/{position}{fault.pointer}", fault.detail) for fault in error.faults]
     if faults:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from app.batcher import Batcher, Device
 from app.errors import Invalid
 from app.settings import Settings
+from app.sharer import Memory, Sharer
 from app.stages.embed import Embedder
 from app.stages.rerank import Ranker
 from app.stages.weigh import Weigher, packed
@@ -26,6 +27,10 @@ log = structlog.get_logger()
 CPU_BATCH, ACCELERATOR_BATCH = 4096, 32768
 """A batch can't be interrupted, and at its end cores wait for the last text: on a CPU that costs one part in twenty
 here, and twice as much at half the size. An accelerator needs larger ones to be busy."""
+
+QUERIES = "cpu, queries"
+"""On a CPU queries are embedded by a thread of their own: they take milliseconds, and what they would wait for may take
+hundreds. On an accelerator batches are short, and one thread asks it."""
 
 CPU_BULK, ACCELERATOR_BULK = 1024, 16384
 """Less for ingest, since a search that comes must wait for one to end."""
@@ -63,8 +68,12 @@ class Models:
         async with self._opening:
             if name not in self._encoders:
                 encoder = await self._open(open_encoder, name)
-                batcher = self._batcher(f"encoder:{name}", encoder.encode, encoder.device)
-                self._encoders[name] = Embedder(encoder, batcher, self._metrics)
+                memory, on = self._memory(), encoder.device
+                asking, sharer = (
+                    Sharer(self._batcher(f"encoder:{name}", encoder.encode, device), memory, self._metrics)
+                    for device in (QUERIES if on == "cpu" else on, on)
+                )
+                self._encoders[name] = Embedder(encoder, asking, sharer, self._metrics)
             return self._encoders[name]
 
     async def ranker(self, name: str) -> Ranker:
@@ -72,7 +81,8 @@ class Models:
             if name not in self._rankers:
                 reranker = await self._open(open_reranker, name)
                 batcher = self._batcher(f"reranker:{name}", reranker.score, reranker.device)
-                self._rankers[name] = Ranker(reranker, batcher, self._metrics, float(self._settings.chunk_tokens))
+                sharer = Sharer(batcher, Memory(self._settings.pair_cache_bytes), self._metrics)
+                self._rankers[name] = Ranker(reranker, sharer, self._metrics, float(self._settings.chunk_tokens))
             return self._rankers[name]
 
     async def weigher(self, name: str) -> Weigher:
@@ -80,7 +90,9 @@ class Models:
             if name not in self._weighers:
                 encoder = await self._open(open_sparse, name)
                 asking, taking = (self._side(name, encoder, role) for role in ("query", "document"))
-                self._weighers[name] = Weigher(encoder, asking, taking, self._metrics)
+                self._weighers[name] = Weigher(
+                    encoder, Sharer(asking, self._memory(), self._metrics), taking, self._metrics
+                )
             return self._weighers[name]
 
     def close(self) -> None:
@@ -95,6 +107,10 @@ class Models:
         facts = {"device": opened.device, "runtime": opened.runtime, "fingerprint": opened.fingerprint[:12]}
         log.info("model opened", model=name, **facts)
         return opened
+
+    def _memory(self) -> Memory:
+        """Of an encoder, for the questions of lately."""
+        return Memory(self._settings.query_cache_bytes)
 
     def _side(self, name: str, encoder: SparseEncoder, role: Role) -> Batcher:
         def compute(batch: Sequence[Tokens]) -> NDArray[np.float32]:
@@ -112,8 +128,9 @@ class Models:
         settings = self._settings
         if on not in self._devices:
             self._devices[on] = Device(on, settings.bulk_share)
-        batch = settings.batch_tokens or (CPU_BATCH if on == "cpu" else accelerated)
-        bulk = settings.bulk_batch_tokens or min(CPU_BULK if on == "cpu" else ACCELERATOR_BULK, batch)
+        cpu = on in ("cpu", QUERIES)
+        batch = settings.batch_tokens or (CPU_BATCH if cpu else accelerated)
+        bulk = settings.bulk_batch_tokens or min(CPU_BULK if cpu else ACCELERATOR_BULK, batch)
         return Batcher(
             name, compute, self._devices[on], self._metrics, batch, bulk, settings.queue_tokens, settings.queue_seconds
         )

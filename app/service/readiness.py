@@ -9,6 +9,7 @@ from time import monotonic
 import numpy as np
 import structlog
 
+from app.errors import Overloaded
 from app.service.collections import Collections
 from app.stages.embed import Embedder
 from app.stages.rerank import Ranker
@@ -94,29 +95,31 @@ class Readiness:
             try:
                 self._wrong = await self._ask()
                 self._answered = monotonic()
+            except Overloaded:
+                pass  # a full queue says nothing of the models; if they hang, it is PATIENCE_SECONDS that tells
             except Exception as error:  # a model may raise anything, and whatever it is, it is no answer
                 self._wrong = f"the known question failed: {error}"
             self.reasons()
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _ask(self) -> str | None:
-        """What is wrong with the models' answers, if anything."""
-        vector, _ = await self._embedder.query(QUESTION, self._threads, Lap())
-        texts = await self._embedder.documents(TEXTS, self._threads, Lap())
+        """What is wrong with the models' answers, if anything. Asked as a search is: it waits for no ingest."""
+        vector, _ = await self._embedder.query(QUESTION, self._threads, Lap(), fresh=True)
+        texts = await self._embedder.aside(TEXTS, self._threads, Lap(), fresh=True)
         if np.argmax(texts @ vector):
             return f"the encoder {self._embedder.encoder.name} does not find a known answer"
         if self._weigher and np.argmax(await self._weighed(self._weigher)):
             return f"the sparse encoder {self._weigher.encoder.name} does not find a known answer"
         pairs = await self._ranker.read(QUESTION, TEXTS, "report", self._threads)
-        scored = await self._ranker.score(pairs, Lap())
+        scored = await self._ranker.score(pairs, Lap(), fresh=True)
         if np.argmax(scored.scores):
             return f"the reranker {self._ranker.reranker.name} does not put a known answer first"
         return None
 
     async def _weighed(self, weigher: Weigher) -> Scores:
         """What the texts have to do with the question by their terms."""
-        query, _ = await weigher.query(QUESTION, self._threads, Lap())
-        texts = await weigher.documents(TEXTS, self._threads, Lap())
+        query, _ = await weigher.query(QUESTION, self._threads, Lap(), fresh=True)
+        texts = await weigher.aside(TEXTS, self._threads, Lap())
         index = InvertedIndex()
         index.apply([Expansion(0, chunk, vector) for chunk, vector in enumerate(texts)])
         return index.scores(query, np.arange(len(texts)))

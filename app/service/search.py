@@ -69,7 +69,16 @@ class Query:
     def aim(self, vector: Vector | None, terms: SparseVector | None) -> Aim:
         """What the first stage has to know of it."""
         return Aim(
-            self.text, vector, terms, self.depth, self.mode, self.fusion, self.filter, self.exact, self.superseded
+            self.text,
+            vector,
+            terms,
+            self.depth,
+            self.mode,
+            self.fusion,
+            self.filter,
+            self.exact,
+            self.superseded,
+            self.rerank,
         )
 
     def asks_for_terms(self, shelf: Shelf) -> bool:

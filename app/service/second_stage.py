@@ -55,7 +55,8 @@ class SecondStage:
     async def rank(self, ranker: Ranker, brief: Brief, proposal: Proposal, first: str, watch: Stopwatch) -> Ranked:
         with watch.stage("rerank") as lap:
             texts = [found.reads for found in proposal.found]
-            parts = await ranker.read(brief.text, texts, brief.policy, self._threads)
+            kept = [found.ids for found in proposal.found]
+            parts = await ranker.read(brief.text, texts, brief.policy, self._threads, kept)
             scored, late = await self._read(ranker, brief, parts, proposal, lap)
         if not scored.seen:
             return Ranked(unread(proposal, first), 0, late=late and bool(texts))

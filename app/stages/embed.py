@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from app.batcher import Batcher, Lane
+from app.batcher import Batcher
+from app.sharer import Sharer
 from app.telemetry import Lap, Metrics
 from app.types import Vector
 from models.types import BiEncoder, Role, Tokens, Vectors
@@ -15,34 +16,40 @@ from models.types import BiEncoder, Role, Tokens, Vectors
 
 @dataclass(frozen=True, slots=True)
 class Embedder:
-    """An encoder that is open, with its batcher."""
+    """An encoder that is open, with what its callers share."""
 
     encoder: BiEncoder
-    batcher: Batcher
+    asking: Sharer
+    """For queries, which are short and wait for no long batch."""
+    sharer: Sharer
     metrics: Metrics
 
-    async def query(self, text: str, threads: Executor, lap: Lap) -> tuple[Vector, Tokens]:
+    @property
+    def batcher(self) -> Batcher:
+        return self.sharer.batcher
+
+    async def query(self, text: str, threads: Executor, lap: Lap, *, fresh: bool = False) -> tuple[Vector, Tokens]:
         """The query's vector, and what of the query it was made from. Refused when the queue is full."""
         (tokens,) = await self._tokenize([text], "query", threads)
-        with self.batcher.admit(len(tokens)):
-            vectors = await self._encode([tokens], "search", lap)
-        return vectors[0], tokens
+        return (await _now(self.asking, [tokens], lap, fresh=fresh))[0], tokens
 
     async def documents(self, texts: Sequence[str], threads: Executor, lap: Lap) -> Vectors:
-        return await self._encode(await self._tokenize(texts, "document", threads), "ingest", lap)
+        ran = await self.batcher.run(await self._tokenize(texts, "document", threads), "ingest")
+        lap.queued += ran.queued
+        return ran.values
 
-    async def aside(self, texts: Sequence[str], threads: Executor, lap: Lap) -> Vectors:
-        """Vectors of texts that a search needs at once. Refused when the queue is full."""
-        tokens = await self._tokenize(texts, "document", threads)
-        with self.batcher.admit(sum(len(each) for each in tokens)):
-            return await self._encode(tokens, "search", lap)
+    async def aside(self, texts: Sequence[str], threads: Executor, lap: Lap, *, fresh: bool = False) -> Vectors:
+        """Vectors of texts that are needed at once, as a search's are. Refused when the queue is full."""
+        return await _now(self.sharer, await self._tokenize(texts, "document", threads), lap, fresh=fresh)
 
     async def _tokenize(self, texts: Sequence[str], role: Role, threads: Executor) -> list[Tokens]:
         tokens = await asyncio.get_running_loop().run_in_executor(threads, self.encoder.tokenize, texts, role)
         self.metrics.truncations.labels("embed").inc(sum(each.truncated for each in tokens))
         return tokens
 
-    async def _encode(self, tokens: Sequence[Tokens], lane: Lane, lap: Lap) -> Vectors:
-        ran = await self.batcher.run(tokens, lane)
-        lap.queued += ran.queued
-        return ran.values
+
+async def _now(sharer: Sharer, tokens: Sequence[Tokens], lap: Lap, *, fresh: bool) -> Vectors:
+    with sharer.batcher.admit(sum(len(each) for each in tokens)):
+        ran = await sharer.run(tokens, fresh=fresh)
+    lap.queued += ran.queued
+    return ran.values

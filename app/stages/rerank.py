@@ -6,16 +6,17 @@ import asyncio
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from app.batcher import Batcher, Permit
 from app.errors import Fault, Invalid
+from app.sharer import Sharer
 from app.telemetry import Lap, Metrics
-from app.types import Seen, Truncation
-from models.types import Blend, Reranker, Scores, Tokens
+from app.types import Chunk, Reading, Seen, Truncation
+from models.types import Blend, Ids, Reranker, Scores, Tokens
 
 SMOOTHING = 0.3
 """Weight of the newest search in the running mean of tokens per pair."""
@@ -58,26 +59,37 @@ Parts = list[Part]
 
 
 class Ranker:
-    """A reranker that is open, with its batcher."""
+    """A reranker that is open, with what its callers share."""
 
-    def __init__(self, reranker: Reranker, batcher: Batcher, metrics: Metrics, pair_tokens: float) -> None:
+    def __init__(self, reranker: Reranker, sharer: Sharer, metrics: Metrics, pair_tokens: float) -> None:
         self.reranker = reranker
-        self.batcher = batcher
+        self._sharer = sharer
         self._metrics = metrics
         self._pair_tokens = pair_tokens
         self._local = threading.local()
+
+    @property
+    def batcher(self) -> Batcher:
+        return self._sharer.batcher
 
     def admit(self, pairs: int) -> Permit:
         """Room for a whole request before any of its work is done, by what pairs have cost so far."""
         return self.batcher.admit(round(pairs * self._pair_tokens))
 
-    async def read(self, query: str, texts: Sequence[str], policy: Truncation, threads: Executor) -> list[Parts]:
-        """Each text beside the query, as the cross-encoder will see it."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(threads, self._read, query, texts, policy)
+    async def read(
+        self,
+        query: str,
+        texts: Sequence[str],
+        policy: Truncation,
+        threads: Executor,
+        kept: Sequence[Ids | None] = (),
+    ) -> list[Parts]:
+        """Each text beside the query, as the cross-encoder will see it. Of some texts the ids may have been kept."""
+        known, loop = kept or [None] * len(texts), asyncio.get_running_loop()
+        return await loop.run_in_executor(threads, self._read, query, texts, policy, known)
 
-    async def score(self, texts: Sequence[Parts], lap: Lap) -> Scored:
-        ran = await self.batcher.run([part.pair for parts in texts for part in parts], "search")
+    async def score(self, texts: Sequence[Parts], lap: Lap, *, fresh: bool = False) -> Scored:
+        ran = await self._sharer.run([part.pair for parts in texts for part in parts], fresh=fresh)
         lap.queued += ran.queued
         self._learn(sum(map(cost, texts)), len(texts))
         scored = _best(texts, ran.values)
@@ -85,8 +97,9 @@ class Ranker:
         self._metrics.windowed.inc(sum(window is not None for window in scored.windows))
         return scored
 
-    def _read(self, query: str, texts: Sequence[str], policy: Truncation) -> list[Parts]:
-        pairs = self.reranker.tokenize(query, texts)
+    def _read(self, query: str, texts: Sequence[str], policy: Truncation, kept: Sequence[Ids | None]) -> list[Parts]:
+        made = iter(self.reranker.read([text for text, ids in zip(texts, kept, strict=True) if ids is None]))
+        pairs = self.reranker.pair(query, [next(made) if ids is None else ids for ids in kept])
         if policy == "refuse" and (cut := sum(pair.truncated for pair in pairs)):
             raise Invalid("The reranker can't read all of it.", [Fault("/query", self._excess(pairs, cut))])
         return [
@@ -124,6 +137,14 @@ class Ranker:
         """What a search's pairs cost, for those to come."""
         if texts:
             self._pair_tokens += SMOOTHING * (tokens / texts - self._pair_tokens)
+
+
+def with_readings(reranker: Reranker, chunks: Sequence[Chunk]) -> list[Chunk]:
+    """Chunks with what the reranker reads of each, so that searches find it made."""
+    made = reranker.read([chunk.text for chunk in chunks])
+    return [
+        replace(chunk, reading=Reading(reranker.tokenisation, ids)) for chunk, ids in zip(chunks, made, strict=True)
+    ]
 
 
 def blended(blend: Blend, reranked: Scores, first: Mapping[str, Scores]) -> Scores:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.batcher import Batcher
+from app.sharer import Sharer
 from app.telemetry import Lap, Metrics
 from models.types import Role, SparseEncoder, SparseVector, Tokens
 
@@ -23,22 +24,32 @@ class Weigher:
     """A sparse encoder that is open, with a batcher for each side: it may read them by different parts."""
 
     encoder: SparseEncoder
-    asking: Batcher
+    asking: Sharer
     taking: Batcher
     metrics: Metrics
 
-    async def query(self, text: str, threads: Executor, lap: Lap) -> tuple[SparseVector, Tokens]:
+    async def query(
+        self, text: str, threads: Executor, lap: Lap, *, fresh: bool = False
+    ) -> tuple[SparseVector, Tokens]:
         """The query's terms, and what of the query they were made from. Refused when the queue is full."""
         (tokens,) = await self._tokenize([text], "query", threads)
         if not self.encoder.reads_queries:
             return self.encoder.encode([tokens], "query")[0], tokens
-        with self.asking.admit(len(tokens)):
-            ran = await self.asking.run([tokens], "search")
+        with self.asking.batcher.admit(len(tokens)):
+            ran = await self.asking.run([tokens], fresh=fresh)
         lap.queued += ran.queued
         return unpacked(ran.values)[0], tokens
 
     async def documents(self, texts: Sequence[str], threads: Executor, lap: Lap) -> list[SparseVector]:
         ran = await self.taking.run(await self._tokenize(texts, "document", threads), "ingest")
+        lap.queued += ran.queued
+        return unpacked(ran.values)
+
+    async def aside(self, texts: Sequence[str], threads: Executor, lap: Lap) -> list[SparseVector]:
+        """The same for texts that are needed at once. Refused when the queue is full."""
+        tokens = await self._tokenize(texts, "document", threads)
+        with self.taking.admit(sum(len(each) for each in tokens)):
+            ran = await self.taking.run(tokens, "search")
         lap.queued += ran.queued
         return unpacked(ran.values)
 

@@ -13,9 +13,11 @@ from typing import Literal
 import apsw
 import orjson
 
+from app.stores import readings
 from app.stores.metadata import flatten
-from app.stores.rows import first, now, number, rows, to_json
+from app.stores.rows import first, now, number, rows, to_json, token_ids
 from app.types import Chunk, ChunkIds, Document, Metadata, Place
+from models.types import Ids
 
 Outcome = Literal["created", "replaced", "updated", "unchanged"]
 """What became of a document: updated means that only its metadata changed, so that nothing is embedded again."""
@@ -69,6 +71,8 @@ class Found:
     """What the reranker reads: the text, with the title in front where the recipe puts it, and its headings."""
     tokens: int
     place: Place
+    ids: Ids | None
+    """What the reranker reads, as ids of the tokenizer that was asked for; None where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +176,19 @@ def _insert(
         ),
     )
     version = db.last_insert_rowid()
-    db.executemany(
-        'INSERT INTO chunks (document, start, "end", tokens, text, page, last_page, heading)'
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [(version, each.start, each.end, each.tokens, each.text, *astuple(each.place)) for each in chunks],
-    )
+    _insert_chunks(db, version, chunks)
     _insert_metadata(db, collection, version, document.metadata)
     return Put(document.id, outcome, version, len(chunks))
+
+
+def _insert_chunks(db: apsw.Connection, version: int, chunks: Sequence[Chunk]) -> None:
+    numbers = db.executemany(
+        'INSERT INTO chunks (document, start, "end", tokens, text, page, last_page, heading)'
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING number",
+        [(version, each.start, each.end, each.tokens, each.text, *astuple(each.place)) for each in chunks],
+    )
+    made = [(chunk, each.reading) for (chunk,), each in zip(numbers, chunks, strict=True)]
+    readings.insert(db, [(chunk, reading) for chunk, reading in made if reading])
 
 
 def _insert_metadata(db: apsw.Connection, collection: int, version: int, metadata: Metadata) -> None:
@@ -240,14 +250,16 @@ def _delete_version(db: apsw.Connection, version: int) -> None:
     db.execute("DELETE FROM documents WHERE number = ?", (version,))
 
 
-def load(db: apsw.Connection, collection: int, chunks: ChunkIds) -> list[Found]:
-    """The living ones of these chunks, in the order asked for."""
+def load(db: apsw.Connection, collection: int, chunks: ChunkIds, tokenisation: bytes | None = None) -> list[Found]:
+    """The living ones of these chunks, in the order asked for; with ids of a tokenizer, where that is asked."""
     found = rows(
         db,
-        'SELECT c.number, d.id, d.title, c.start, c."end", d.metadata, c.text, c.tokens, c.page, c.last_page, c.heading'
+        'SELECT c.number, d.id, d.title, c.start, c."end", d.metadata, c.text, c.tokens, r.ids, r.width,'
+        " c.page, c.last_page, c.heading"
         " FROM json_each(?) wanted JOIN chunks c ON c.number = wanted.value JOIN documents d ON d.number = c.document"
+        " LEFT JOIN readings r ON r.chunk = c.number AND r.tokenisation = ?"
         " WHERE d.collection = ? AND d.state = 'live' ORDER BY wanted.key",
-        (to_json(chunks.tolist()), collection),
+        (to_json(chunks.tolist()), tokenisation, collection),
     )
     return [
         Found(
@@ -261,6 +273,7 @@ def load(db: apsw.Connection, collection: int, chunks: ChunkIds) -> list[Found]:
             reads,
             tokens,
             Place(*place),
+            None if ids is None else token_ids(ids, width),
         )
-        for chunk, document, title, start, end, metadata, reads, tokens, *place in found
+        for chunk, document, title, start, end, metadata, reads, tokens, ids, width, *place in found
     ]

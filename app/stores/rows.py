@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,9 +11,12 @@ import numpy as np
 import orjson
 
 from app.types import Vector
-from models.types import SparseVector
+from models.types import Ids, SparseVector
 
 BYTES_PER_TERM = 6
+
+ID_KINDS: Mapping[int, type[np.integer[Any]]] = {2: np.uint16, 4: np.int32}
+"""Of token ids, by their bytes."""
 
 
 def rows(db: apsw.Connection, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -47,6 +50,17 @@ def sparse_vector(raw: bytes) -> SparseVector:
 def sparse_bytes(vector: SparseVector) -> bytes:
     """The same as it is stored: weights with three digits, as much as an encoder's own arithmetic is worth."""
     return vector.terms.tobytes() + vector.weights.astype(np.float16).tobytes()
+
+
+def token_ids(raw: bytes, width: int) -> Ids:
+    """Stored token ids, of so many bytes each."""
+    return np.frombuffer(raw, ID_KINDS[width]).astype(np.int32)
+
+
+def token_bytes(ids: Ids) -> tuple[bytes, int]:
+    """The same as they are stored: in two bytes each if they are small enough."""
+    width = 2 if ids.max(initial=0) < 2**16 else 4
+    return ids.astype(ID_KINDS[width]).tobytes(), width
 
 
 def to_json(value: Any) -> str:

@@ -128,3 +128,30 @@ CREATE TABLE sparse_vectors (
   chunk       INTEGER PRIMARY KEY REFERENCES chunks(number) ON DELETE CASCADE,
   vector      BLOB    NOT NULL
 ) STRICT;
+
+-- migration 6
+
+-- Files that could not be read, by what they hold: with the same reader and the same limits (tried) they would fail again.
+CREATE TABLE refusals (
+  number      INTEGER PRIMARY KEY AUTOINCREMENT,
+  sha256      TEXT    NOT NULL,
+  kind        TEXT    NOT NULL,
+  tried       TEXT    NOT NULL,
+  reason      TEXT    NOT NULL,
+  created_at  TEXT    NOT NULL,
+  UNIQUE (sha256, kind)
+) STRICT;
+
+-- migration 7
+
+-- Chunks as a reranker's token ids, so that searches need not make them; so many bytes each, and eight bytes that stand
+-- for the tokenizer. Those of another tokenizer than is asked are left aside until they are made anew.
+CREATE TABLE readings (
+  chunk        INTEGER PRIMARY KEY REFERENCES chunks(number) ON DELETE CASCADE,
+  tokenisation BLOB    NOT NULL,
+  width        INTEGER NOT NULL,
+  ids          BLOB    NOT NULL
+) STRICT;
+
+-- By which tokenizer all of its chunks have been read; nothing where some may not have been.
+ALTER TABLE collections ADD COLUMN tokenisation BLOB;

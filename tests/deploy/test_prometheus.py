@@ -151,6 +151,8 @@ def _traffic(winnow: httpx.Client, at: int) -> None:
     documents = [{"id": f"{at}-{i}", "text": f"Filter number {i} is changed after {i} hours."} for i in range(20)]
     assert winnow.post("/ingest", json={"documents": documents}).status_code == 200
     assert winnow.post("/search", json={"query": "when is a filter changed"}).status_code == 200
+    assert winnow.post("/rerank", json={"query": "which filter", "documents": ["a filter"]}).status_code == 200
+    assert winnow.post("/embed", json={"inputs": ["a filter"]}).status_code == 200
     assert winnow.post("/search", json={"query": ""}).status_code == 422
     assert winnow.delete(f"/documents/{at}-0").status_code == 200
     _await(lambda: 429 in _at_once(winnow, 8), "nothing is refused")

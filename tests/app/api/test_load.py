@@ -180,3 +180,17 @@ def test_work_for_a_caller_who_left_is_dropped(tmp_path: Path) -> None:
 
 def _sample(page: str, name: str) -> float:
     return next((float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name)), 0.0)
+
+
+async def test_a_search_that_is_not_reranked_waits_for_no_batch_that_reranks(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path, reranker="fake:slow")) as service:
+        await service.ingest(*documents(50))
+        before = service.encoded("search", "reranker:fake:slow")
+        long = asyncio.create_task(service.search("topic 3", candidates=50))
+        while not service.sample("winnow_queue_tokens", model="reranker:fake:slow", lane="search"):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        found = await service.search("topic 4", rerank=False)
+        assert found["hits"]
+        assert not long.done()
+        await long
+        assert service.encoded("search", "reranker:fake:slow") > before

@@ -19,6 +19,7 @@ from app.batcher import Batcher, Device
 from app.errors import NotFound, WinnowError
 from app.service.indexer import MOST_CHUNKS, ROUND_CHUNKS, ROUND_SECONDS, Indexer, next_round
 from app.service.indexes import Indexes
+from app.sharer import Memory, Sharer
 from app.stages.embed import Embedder
 from app.stores import collections, documents, jobs
 from app.stores.sqlite import Database
@@ -86,7 +87,9 @@ async def bench(folder: Path, encoder: FakeEncoder) -> AsyncIterator[Bench]:
         stack.callback(database.close)
         device = Device("test", 0.1)
         stack.callback(device.close)
-        embedder = Embedder(encoder, Batcher("encoder", encoder.encode, device, metrics, 512, 512, 10_000, 60), metrics)
+        batcher = Batcher("encoder", encoder.encode, device, metrics, 512, 512, 10_000, 60)
+        sharer = Sharer(batcher, Memory(0), metrics)
+        embedder = Embedder(encoder, sharer, sharer, metrics)
         collection = await database.write(
             lambda db: collections.insert(
                 db, "default", "fake", "fake", Recipe(), encoder.dimensions, "print", "english"

@@ -21,9 +21,10 @@ from app.stores import collections, documents, jobs, log
 from app.stores.documents import Outcome, Put
 from app.stores.filters import AnyOf, allowed_chunks
 from app.stores.metadata import classify
+from app.stores.rows import number
 from app.stores.sqlite import Database
-from app.types import Chunk, Document, Recipe
-from models.types import Vectors
+from app.types import Chunk, Document, Reading, Recipe
+from models.types import Ids, Vectors
 
 
 @pytest.fixture
@@ -190,12 +191,16 @@ TEXTS = ["one", "two words", "three short words", "four words are here"]
 TAGS = ["red", "blue"]
 
 
+def spelt(word: str) -> Ids:
+    return np.array([ord(letter) for letter in word], np.int32)
+
+
 def split(document: Document) -> list[Chunk]:
-    """A chunk for each word."""
+    """A chunk for each word, which is read by its letters."""
     chunks, start = [], 0
     for word in document.text.split():
         start = document.text.index(word, start)
-        chunks.append(Chunk(start, start + len(word), word, 1))
+        chunks.append(Chunk(start, start + len(word), word, 1, reading=Reading(b"the mark", spelt(word))))
         start += len(word)
     return chunks
 
@@ -331,12 +336,13 @@ class Truth(RuleBasedStateMachine):
     @invariant()
     def exactly_the_chunks_of_live_versions_live(self) -> None:
         living = self._living()
-        found = documents.load(self.db, self.collection, np.array(sorted(living), np.int64))
+        found = documents.load(self.db, self.collection, np.array(sorted(living), np.int64), b"the mark")
         assert len(found) == len(living)
         assert {(each.document, each.text) for each in found} == {
             (name, word) for name, version in self.live.items() for word in version.document.text.split()
         }
         assert all(vectors([each.text])[0].tobytes() == living[each.chunk] for each in found)
+        assert all(each.ids is not None and each.ids.tolist() == spelt(each.text).tolist() for each in found)
         assert all(each.metadata == self.live[each.document].document.metadata for each in found)
 
     @invariant()
@@ -355,6 +361,8 @@ class Truth(RuleBasedStateMachine):
         assert (found.documents, found.failed) == (len(self.live), failed)
         assert found.pending == log.lag(self.db, self.collection) == len(self.next) - failed
         assert found.chunks == sum(len(version.document.text.split()) for version in self.live.values())
+        chunks, read = (number(self.db, f"SELECT count(*) FROM {table}") for table in ("chunks", "readings"))
+        assert chunks == read
 
 
 Truth.TestCase.settings = settings(max_examples=40, stateful_step_count=25)

@@ -1,0 +1,161 @@
+"""In front of a batcher: what searches ask of a model is computed once, though many ask for it.
+
+    Memory      values of lately, within so many bytes
+    Sharer.run  takes what is remembered, waits with others for what is on its way, and sends the rest to the batcher
+
+A value depends on its model and its text alone, up to the rounding that comes from other texts in a batch, so that one
+caller may have what another one was given. Ingest goes past all this: its texts seldom come twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from sys import getsizeof
+from threading import Lock
+from time import perf_counter
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.batcher import Batcher, Ran
+from app.telemetry import Metrics
+from models.types import Tokens
+
+Key = bytes
+"""A text's ids and types, hashed so well that two texts never have the same one."""
+
+Value = Any
+"""What a model gives for one text: a number of numpy's, or an array of them."""
+
+Source = Literal["computed", "shared", "remembered"]
+"""Where a text's value came from."""
+
+ENTRY_BYTES = 128
+"""What a remembered value takes beside itself: its key and a place."""
+
+
+class Memory:
+    """Values within so many bytes; to make room, those go first that were not asked for for the longest time."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._taken = size, 0
+        self._held: OrderedDict[Key, Value] = OrderedDict()
+        self._lock = Lock()
+
+    def recall(self, keys: Iterable[Key]) -> dict[Key, Value]:
+        """Those that are there."""
+        with self._lock:
+            found = {key: self._held[key] for key in keys if key in self._held}
+            for key in found:
+                self._held.move_to_end(key)
+        return found
+
+    def keep(self, keys: Iterable[Key], values: Iterable[Value]) -> None:
+        if not self._size:
+            return
+        with self._lock:
+            for key, value in zip(keys, values, strict=True):
+                self._forget(key)
+                self._held[key] = value.copy()  # a row would keep all of its batch in memory
+                self._taken += _size(self._held[key])
+            while self._taken > self._size:
+                self._forget(next(iter(self._held)))
+
+    def _forget(self, key: Key) -> None:
+        if (value := self._held.pop(key, None)) is not None:
+            self._taken -= _size(value)
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """Texts on their way through the batcher, and how many callers wait for any of them."""
+
+    keys: Collection[Key]
+    task: asyncio.Task[Ran]
+    waiting: int = 0
+
+
+class Sharer:
+    """A batcher for searches. Its callers are of one event loop."""
+
+    def __init__(self, batcher: Batcher, memory: Memory, metrics: Metrics) -> None:
+        self.batcher = batcher
+        self._memory = memory
+        self._flights: dict[Key, _Flight] = {}
+        self._sources = {source: metrics.texts.labels(batcher.name, source) for source in get_args(Source)}
+
+    async def run(self, texts: Sequence[Tokens], *, fresh: bool = False) -> Ran:
+        """The model's values for these texts; fresh ones are not out of memory.
+
+        A caller that is cancelled takes along what nobody else waits for. Who waits for the same computation hears of
+        its failure too.
+        """
+        began, keys = perf_counter(), [key_of(text) for text in texts]
+        values = {} if fresh else self._memory.recall(keys)
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in values}
+        self._count(keys, values, missing)
+        if not missing:
+            return Ran(_array(values, keys), 0.0, 0.0)
+        with self._board(missing) as flights:
+            await asyncio.wait([flight.task for flight in flights])
+        landed = [flight.task.result() for flight in flights]
+        for flight, ran in zip(flights, landed, strict=True):
+            values.update(zip(flight.keys, ran.values, strict=True))
+        waited = perf_counter() - began
+        computed = min(waited, max(ran.computed for ran in landed))
+        return Ran(_array(values, keys), waited - computed, computed)
+
+    def _count(self, keys: Sequence[Key], values: Collection[Key], missing: Collection[Key]) -> None:
+        remembered, computed = sum(key in values for key in keys), sum(key not in self._flights for key in missing)
+        self._sources["remembered"].inc(remembered)
+        self._sources["computed"].inc(computed)
+        self._sources["shared"].inc(len(keys) - remembered - computed)
+
+    @contextmanager
+    def _board(self, missing: Mapping[Key, Tokens]) -> Iterator[list[_Flight]]:
+        """What is on its way with any of these texts, and one more for the rest, as long as they are waited for."""
+        flights = list(dict.fromkeys(self._flights[key] for key in missing if key in self._flights))
+        rest = {key: text for key, text in missing.items() if key not in self._flights}
+        if rest:
+            flight = _Flight(rest.keys(), asyncio.create_task(self._compute(rest)))
+            flights.append(flight)
+            self._flights |= dict.fromkeys(rest, flight)
+        for flight in flights:
+            flight.waiting += 1
+        try:
+            yield flights
+        finally:
+            for flight in flights:
+                self._leave(flight)
+
+    def _leave(self, flight: _Flight) -> None:
+        """The last one out ends it, if it has not ended: at once, so that nobody waits for what was given up."""
+        flight.waiting -= 1
+        if not flight.waiting:
+            flight.task.cancel()  # of one that has failed, asyncio then complains to nobody
+            for key in flight.keys:
+                del self._flights[key]
+
+    async def _compute(self, texts: Mapping[Key, Tokens]) -> Ran:
+        ran = await self.batcher.run(list(texts.values()), "search")
+        self._memory.keep(texts, ran.values)
+        return ran
+
+
+def key_of(text: Tokens) -> Key:
+    """Takes two microseconds for a pair of usual length."""
+    return blake2b(text.ids.tobytes() + text.types.tobytes(), digest_size=16).digest()
+
+
+def _size(value: Value) -> int:
+    return ENTRY_BYTES + getsizeof(value)
+
+
+def _array(values: Mapping[Key, Value], keys: Sequence[Key]) -> NDArray[np.float32]:
+    return np.array([values[key] for key in keys], np.float32)
