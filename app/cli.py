@@ -115,6 +115,7 @@ def ingest(
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete what the collection has of files that are not among these.")
     ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Send files again that could not be read before.")] = False,
     url: Url = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -124,7 +125,8 @@ def ingest(
     of JSONL has id (or _id), text, title and metadata; all its other fields go into the metadata.
 
     Running it again resumes and sends changed files only; lines that are there already count as unchanged. A file that
-    can't be read is named, and the rest goes on. A busy service is waited for. The exit code is 1 when something was
+    can't be read is named, and the rest goes on; it is sent again when it, its reader or the reader's limits have
+    changed, or with --retry. A busy service is waited for. The exit code is 1 when something was
     refused, 3 when the connection was lost.
 
     \b
@@ -136,7 +138,7 @@ def ingest(
     with in_plain_words():
         found = _found(paths)
         try:
-            tally = asyncio.run(_ingest(Target(url, data_dir), found, collection, prune=prune))
+            tally = asyncio.run(_ingest(Target(url, data_dir), found, collection, prune=prune, retry=retry))
         except KeyboardInterrupt:
             raise Failure("Stopped. What was acknowledged is kept; run it again to resume.", STOPPED) from None
     _report(tally, found)
@@ -286,10 +288,11 @@ def drop_collection(
     typer.echo(f"Collection '{name}' is gone.")
 
 
-async def _ingest(target: Target, found: Found, collection: str, *, prune: bool) -> Tally:
+async def _ingest(target: Target, found: Found, collection: str, *, prune: bool, retry: bool) -> Tally:
     async with connect(target, creates=True) as client:
         try:
-            return await Upload(client, collection, Screen(err, found.size)).run(found.sources, prune=prune)
+            upload = Upload(client, collection, Screen(err, found.size))
+            return await upload.run(found.sources, prune=prune, retry=retry)
         except Failure as failure:
             if failure.code == UNREACHABLE:
                 kept = "What was acknowledged is kept; run the same command again to resume."
@@ -331,7 +334,8 @@ def _report(tally: Tally, found: Found) -> None:
         err.print(f"[red]not searchable[/] {escape(failure)}", soft_wrap=True)
     outcomes = ("created", "replaced", "updated", "unchanged")
     counts = [f"{tally.outcomes[name]:,} {name}" for name in outcomes]
-    counts += [f"{tally.refused:,} refused"] + ([f"{tally.failed:,} not searchable"] if tally.failed else [])
+    before = f" ({tally.before:,} before: --retry sends them again)" if tally.before else ""
+    counts += [f"{tally.refused:,} refused{before}"] + ([f"{tally.failed:,} not searchable"] if tally.failed else [])
     counts += [f"{len(found.skipped):,} files skipped"] if found.skipped else []
     counts += [f"{tally.deleted:,} deleted"] if tally.deleted else []
     rate = tally.taken / max(tally.seconds, 0.001)

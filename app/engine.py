@@ -19,6 +19,7 @@ from app.service.ingest import Ingest
 from app.service.models import Models
 from app.service.readiness import Readiness
 from app.service.relevance import Relevance
+from app.service.scoring import Scoring
 from app.service.search import Search
 from app.settings import Settings
 from app.stages.embed import Embedder
@@ -33,6 +34,9 @@ SEARCH_THREADS = 4
 INGEST_THREADS = 2
 """Apart from the searches' threads, so that splitting a long document never delays one."""
 
+SCORING_THREADS = 2
+"""Likewise, for texts that callers bring along to be ranked or embedded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:
@@ -45,6 +49,7 @@ class Engine:
     ingest: Ingest
     files: Files
     relevance: Relevance
+    scoring: Scoring
     readiness: Readiness
 
 
@@ -68,7 +73,8 @@ async def open_engine(settings: Settings, metrics: Metrics) -> AsyncIterator[Eng
         search, ingest = Search(database, metrics, searching), Ingest(database, metrics, ingesting)
         files = Files(database, ingest, settings, metrics, ingesting)
         relevance = Relevance(database)
-        yield Engine(settings, metrics, collections, search, ingest, files, relevance, readiness)
+        scoring = Scoring(embedder, ranker, metrics, settings.queue_tokens, _threads(stack, SCORING_THREADS, "scoring"))
+        yield Engine(settings, metrics, collections, search, ingest, files, relevance, scoring, readiness)
 
 
 async def _open_models(models: Models, settings: Settings) -> tuple[Embedder, Ranker, Weigher | None]:

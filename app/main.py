@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app.api import calibration, collections, files, health, ingest, problems, search
+from app.api import calibration, collections, compat_embed, compat_rerank, files, health, ingest, problems, search
 from app.api.requests import Requests
 from app.engine import VERSION, open_engine
 from app.settings import Settings
@@ -30,6 +30,6 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="Winnow", version=VERSION, description=DESCRIPTION, lifespan=lifespan)
     problems.install(app, metrics)
     app.add_middleware(Requests, metrics=metrics, most=settings.max_requests)
-    for each in (search, ingest, files, collections, calibration, health):
+    for each in (search, ingest, files, collections, calibration, compat_rerank, compat_embed, health):
         app.include_router(each.router)
     return app

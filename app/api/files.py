@@ -19,14 +19,14 @@ from app.api import checks
 from app.api.deps import EngineDep, StrictRoute, in_time
 from app.api.forms import read_form
 from app.api.ndjson import SPOOL_BYTES, Feed
-from app.api.schemas import FilesReply, KnownBody, KnownReply
+from app.api.schemas import FilesReply, KnownBody, KnownReply, RefusedReply
 from app.engine import Engine
 from app.errors import Fault, Invalid, NotInstalled, TimedOut, TooLarge, UnsupportedType
 from app.files.kinds import kind_of
 from app.files.readers import EXTRA, READERS, converter
 from app.files.types import Kind, Unreadable
 from app.service.collections import DEFAULT, Shelf
-from app.service.files import File
+from app.service.files import File, check_size
 from app.service.ingest import Ticket
 from app.types import Metadata
 
@@ -81,8 +81,7 @@ async def ingest_files(request: Request, engine: EngineDep) -> Response:
     with engine.files.admit(), ExitStack() as stack:
         sent = _sent(await read_form(request, engine.settings, stack), engine)
         report = Report()
-        patience = len(sent.files) * engine.settings.file_seconds + engine.settings.ingest_timeout
-        await in_time(request, patience, _take_all(engine, sent, report))
+        await in_time(request, engine.files.patience(len(sent.files)), _take_all(engine, sent, report))
         searchable = sent.wait and await _settled(request, engine, sent.shelf, report)
     job = report.ticket.id if report.ticket else None
     told = {"job": job, "collection": sent.shelf.collection.name, "searchable": searchable, "files": report.files}
@@ -101,7 +100,9 @@ async def known(body: KnownBody, engine: EngineDep) -> KnownReply:
             raise Invalid("A file can't be read.", [Fault("/files", f"'{each.path}' {error}")]) from error
         if kind in READERS and not _lacking(each.path):
             hashes[each.path] = (kind, each.sha256)
-    return KnownReply(known=await engine.files.known(engine.collections.shelf(body.collection), hashes))
+    have = await engine.files.known(engine.collections.shelf(body.collection), hashes)
+    failed = await engine.files.refused({path: each for path, each in hashes.items() if path not in have})
+    return KnownReply(known=have, refused=[RefusedReply(path=path, reason=why) for path, why in failed.items()])
 
 
 def _sent(form: FormData, engine: Engine) -> Sent:
@@ -155,8 +156,6 @@ async def _take_all(engine: Engine, sent: Sent, report: Report) -> None:
         path, label = upload.filename or "", "other"
         try:
             file = File(path, label := kind_of(path), cast(IO[bytes], upload.file))
-            if (upload.size or 0) > engine.settings.max_file_bytes:
-                raise Unreadable(f"is {upload.size} bytes long; at most {engine.settings.max_file_bytes} are allowed")
             take = _take_lines if file.kind == "jsonl" else _take_file
             told = await take(engine, sent, file, report)
         except (Unreadable, NotInstalled) as error:
@@ -174,6 +173,7 @@ async def _take_file(engine: Engine, sent: Sent, file: File, report: Report) -> 
 
 async def _take_lines(engine: Engine, sent: Sent, file: File, report: Report) -> dict[str, Any]:
     """A document a line, as NDJSON to /ingest; the file fares as the best of them."""
+    check_size(file, engine.settings)
     with SpooledTemporaryFile(SPOOL_BYTES) as results:
         feed = Feed(engine, sent.shelf, results, report.ticket, metadata=sent.metadata)
         await feed.take_all(_pieces(file.content))

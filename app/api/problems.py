@@ -21,6 +21,9 @@ logger = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
 MOST_FAULTS = 100
 
+ELSEWHERE = "in place of other services"
+"""The tag of routes whose clients were made for other services: most of them show nothing but a `message`."""
+
 TABLE: dict[type[Exception], tuple[int, str, str]] = {
     errors.Malformed: (400, "malformed", "The request is malformed"),
     errors.InvalidFilter: (422, "invalid-filter", "The filter is invalid"),
@@ -130,4 +133,6 @@ def _problem(
     document["request_id"] = request.scope.get("request_id")
     if faults:
         document["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults[:MOST_FAULTS]]
+    if ELSEWHERE in getattr(request.scope.get("route"), "tags", ()):
+        document["message"] = " ".join([detail, *(f"{fault.pointer} {fault.detail}." for fault in faults[:1])])
     return Response(orjson.dumps(document), status, headers, MEDIA_TYPE)

@@ -289,8 +289,14 @@ class KnownBody(Body):
     collection: str = "default"
 
 
+class RefusedReply(BaseModel):
+    path: str
+    reason: str
+
+
 class KnownReply(BaseModel):
     known: list[str]
+    refused: list[RefusedReply] = Field(description="Could not be read before; nothing that matters has changed since.")
 
 
 class JobReply(BaseModel):

@@ -58,7 +58,7 @@ def _answer(task: str, file: IO[bytes], arguments: list[Any]) -> dict[str, Any]:
         sys.addaudithook(_refuse)
         return {"done": function(file, *arguments)}
     except Unreadable as error:
-        return {"refused": str(error)}
+        return {"refused": str(error), "passing": error.passing}
     except Forbidden as error:
         return {"refused": f"was stopped: {error}"}
     except MemoryError:
@@ -67,17 +67,18 @@ def _answer(task: str, file: IO[bytes], arguments: list[Any]) -> dict[str, Any]:
 
 def _limit(memory_bytes: int, seconds: float) -> None:
     """Write no file, dump no memory, take no more than a share of the rest."""
-    _lower(resource.RLIMIT_CPU, math.ceil(seconds))
+    _lower(resource.RLIMIT_CPU, math.ceil(seconds), spare=1)  # killed at once, it would look like one out of memory
     _lower(resource.RLIMIT_FSIZE, 0)
     _lower(resource.RLIMIT_CORE, 0)
     if LINUX:  # macOS holds no process to a limit of memory
         _lower(resource.RLIMIT_AS, memory_bytes)
 
 
-def _lower(what: int, most: int) -> None:
+def _lower(what: int, most: int, spare: int = 0) -> None:
+    """Where there is something to spare, the kernel ends a process at the first limit and kills it at the second."""
     _, held = resource.getrlimit(what)
-    least = most if held == resource.RLIM_INFINITY else min(most, held)
-    resource.setrlimit(what, (least, least))
+    least, last = (each if held == resource.RLIM_INFINITY else min(each, held) for each in (most, most + spare))
+    resource.setrlimit(what, (least, last))
 
 
 def _leave_the_network() -> None:

@@ -20,7 +20,7 @@ def convert(file: IO[bytes], kind: Kind, most_chars: int, most_unpacked: int) ->
     except (Unreadable, MemoryError):
         raise
     except ModuleNotFoundError as error:
-        raise Unreadable(f"can't be read without {error.name}: {EXTRA}") from error
+        raise Unreadable(f"can't be read without {error.name}: {EXTRA}", passing=True) from error
     except Exception as error:  # readers raise whatever they like at a damaged file, and all of it means the same
         raise Unreadable(f"can't be read as {kind}: {_told(error)}") from error
     if not converted.text.strip():

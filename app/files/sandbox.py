@@ -14,8 +14,8 @@ from typing import IO, Any
 
 from app.files.types import Unreadable
 
-GRACE = 2.0
-"""Seconds of wall-clock time beyond those of the processor's, so that starting counts for nothing."""
+BUSY, GRACE = 3.0, 2.0
+"""So many times the processor's seconds may pass by the clock, since others work here too; and some for starting."""
 
 KEPT = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "TMPDIR")
 """Of the environment; keys and addresses are none of a reader's business."""
@@ -33,11 +33,11 @@ class Sandbox:
         """What the function `module:name` makes of the file; a task that fails is Unreadable, whatever it did."""
         process = await self._start(task, file, arguments)
         try:
-            async with asyncio.timeout(self.seconds + GRACE):
+            async with asyncio.timeout(longest(self.seconds)):
                 answer = await self._read(process)
                 code = await process.wait()
         except TimeoutError:
-            raise self._too_slow() from None
+            raise Unreadable(self._not_done, passing=True) from None
         finally:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -72,8 +72,10 @@ class Sandbox:
         return b"".join(parts)
 
     def _result(self, answer: bytes, code: int) -> Any:
-        if code == -signal.SIGXCPU or (code == -signal.SIGKILL and not answer):
-            raise self._too_slow()
+        if code == -signal.SIGXCPU:
+            raise Unreadable(f"took longer than {self.seconds:g} seconds: split it, or raise WINNOW_FILE_SECONDS")
+        if code == -signal.SIGKILL:
+            raise Unreadable("was given up since its reader was killed: is the machine out of memory?", passing=True)
         if code != 0 or not answer:
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise Unreadable(f"made its reader crash ({how}): it is damaged, or needs {self._memory}")
@@ -81,15 +83,24 @@ class Sandbox:
         if told.get("starved"):
             raise Unreadable(f"needs {self._memory}")
         if "refused" in told:
-            raise Unreadable(told["refused"])
+            raise Unreadable(told["refused"], passing=told.get("passing", False))
         return told["done"]
 
     @property
     def _memory(self) -> str:
         return f"more than {self.memory_bytes} bytes of memory: split it, or raise WINNOW_FILE_MEMORY_BYTES"
 
-    def _too_slow(self) -> Unreadable:
-        return Unreadable(f"took longer than {self.seconds:g} seconds: split it, or raise WINNOW_FILE_SECONDS")
+    @property
+    def _not_done(self) -> str:
+        return (
+            f"was not done in {longest(self.seconds):g} seconds, of which its reader could work for less than "
+            f"{self.seconds:g}: try again when the machine is less busy"
+        )
+
+
+def longest(seconds: float) -> float:
+    """How long a task of so many seconds of the processor may take by the clock."""
+    return BUSY * seconds + GRACE
 
 
 def _quiet() -> dict[str, str]:

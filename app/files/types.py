@@ -11,6 +11,11 @@ Kind = Literal["pdf", "docx", "pptx", "xlsx", "html", "markdown", "text", "csv",
 class Unreadable(Exception):
     """A file that can't be read; the message goes on from the file's name and says what to change."""
 
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
+        """Whether the same file may be read at another time, since it was not the file's fault."""
+
 
 @dataclass(frozen=True, slots=True)
 class Converted:

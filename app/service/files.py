@@ -16,13 +16,14 @@ from typing import IO, Any, get_args
 from app.errors import InvalidDocuments, Overloaded
 from app.files.convert import convert
 from app.files.readers import READERS, converter
-from app.files.sandbox import Sandbox
+from app.files.sandbox import Sandbox, longest
 from app.files.types import Converted, Kind, Unreadable
 from app.service.collections import Shelf
 from app.service.ingest import Ingest, Ticket
 from app.settings import Settings
-from app.stores import documents
+from app.stores import documents, refusals
 from app.stores.documents import Origin, Outcome, Put
+from app.stores.refusals import Attempt
 from app.stores.sqlite import Database
 from app.telemetry import Metrics, Stopwatch
 from app.types import Document, Metadata
@@ -91,16 +92,50 @@ class Files:
         held = await self._database.read(lambda db: documents.origins(db, number, list(hashes)))
         return [path for path, (kind, sha256) in hashes.items() if held.get(path) == Origin(sha256, converter(kind))]
 
+    async def refused(self, hashes: Mapping[str, tuple[Kind, str]]) -> dict[str, str]:
+        """Of these paths, those whose content could not be read and could not be now, each with the reason."""
+        attempts = {path: self.attempt(kind, sha256) for path, (kind, sha256) in hashes.items()}
+        failed = await self._database.read(lambda db: refusals.find(db, attempts.values()))
+        return {path: failed[attempt] for path, attempt in attempts.items() if attempt in failed}
+
+    def patience(self, files: int) -> float:
+        """Seconds that so many files may take before they are documents that wait to be found."""
+        return files * longest(self._settings.file_seconds) + self._settings.ingest_timeout
+
     async def take(self, shelf: Shelf, file: File, metadata: Metadata, ticket: Ticket | None) -> Taken:
-        """Acknowledge a file as a document with its path as id, or say why it is Unreadable."""
+        """Acknowledge a file as a document with its path as id, or say why it is Unreadable, and remember that."""
         sha256 = await self._in_thread(lambda: _sha256(file.content))
         if await self.known(shelf, {file.path: (file.kind, sha256)}):
             held = (await self._ingest.document(shelf, file.path)).document
             document = replace(held, metadata=metadata | {"file": held.metadata["file"]})
         else:
-            document = document_of(file, sha256, await self._convert(file), metadata)
+            document = document_of(file, sha256, await self._read(file, sha256), metadata)
         ticket, put = await self._put(shelf, document, ticket)
         return Taken(ticket, put, len(document.pages))
+
+    async def _read(self, file: File, sha256: str) -> Converted:
+        """The file as text; what an earlier attempt led to counts no more."""
+        attempt = self.attempt(file.kind, sha256)
+        try:
+            check_size(file, self._settings)
+            made = await self._convert(file)
+        except Unreadable as error:
+            if not error.passing:
+                await self.remember(attempt, str(error))
+            raise
+        if await self._database.read(lambda db: refusals.find(db, [attempt])):
+            await self._database.write(lambda db: refusals.remove(db, attempt))
+        return made
+
+    async def remember(self, attempt: Attempt, reason: str) -> None:
+        """That it failed, and would again."""
+        await self._database.write(lambda db: refusals.put(db, attempt, reason))
+
+    def attempt(self, kind: Kind, sha256: str) -> Attempt:
+        """To read a content as a kind, by this service's reader and limits."""
+        given = self._settings
+        limits = (given.file_seconds, given.file_memory_bytes, given.max_file_bytes, given.max_text_chars)
+        return Attempt(sha256, kind, f"{converter(kind)}, limits {limits}")
 
     async def _convert(self, file: File) -> Converted:
         async with self._workers:
@@ -131,6 +166,12 @@ async def read_file(file: File, settings: Settings, threads: Executor) -> Conver
         sandbox = Sandbox(settings.file_seconds, memory, ANSWER_BYTES_PER_CHAR * most + 2**20)
         made = await sandbox.run("app.files.convert:convert", *asked)
     return Converted(made["text"], made["title"], tuple(made["pages"]))
+
+
+def check_size(file: File, settings: Settings) -> None:
+    size, most = file.content.seek(0, os.SEEK_END), settings.max_file_bytes
+    if size > most:
+        raise Unreadable(f"is {size} bytes long; at most {most} are allowed: split it, or raise WINNOW_MAX_FILE_BYTES")
 
 
 def _sha256(content: IO[bytes]) -> str:

@@ -32,6 +32,9 @@ NOT_INSTALLED = 501
 UNFIT = (400, 413, 422, NOT_INSTALLED)
 """Answers that are about what was sent, and not about the service."""
 
+REFUSED_BEFORE = "refused before"
+"""What becomes of a file that the service could not read before, beside what the service itself says."""
+
 TIMEOUT = httpx.Timeout(10.0, read=3600.0, write=300.0)
 """The service gives up on a file that takes too long; here it need not be known when."""
 
@@ -48,10 +51,12 @@ class Shipped:
 class Shipment:
     """Sends the files among some sources to one collection."""
 
-    def __init__(self, client: Client, collection: str, say: Callable[[str], None]) -> None:
+    def __init__(self, client: Client, collection: str, say: Callable[[str], None], *, retry: bool = False) -> None:
+        """Files that could not be read before are sent again if that is asked for."""
         self._client = client
         self._collection = collection
         self._say = say
+        self._retry = retry
 
     async def send(self, sources: Sequence[Source]) -> AsyncIterator[Shipped]:
         files = [source for source in sources if source.is_file]
@@ -72,7 +77,7 @@ class Shipment:
         return len(read_json(answer)["deleted"])
 
     async def _known(self, files: Sequence[Source], new: list[Source]) -> AsyncIterator[Shipped]:
-        """What the service has already, and what can't be read here; the others are new."""
+        """What the service has or could not read before, and what can't be read here; the others are new."""
         hashes: dict[str, str] = {}
         for file in files:
             try:
@@ -83,11 +88,14 @@ class Shipment:
         answer = await self._client.patiently(
             "POST", "/ingest/files/known", self._say, json={"files": asked, "collection": self._collection}
         )
-        known = set(read_json(answer)["known"])
-        new += [file for file in files if file.name in hashes and file.name not in known]
+        told = read_json(answer)
+        settled = {path: {"path": path, "status": "unchanged"} for path in told["known"]}
+        if not self._retry:
+            settled |= {each["path"]: {**each, "status": REFUSED_BEFORE} for each in told.get("refused", ())}
+        new += [file for file in files if file.name in hashes and file.name not in settled]
         for file in files:
-            if file.name in known:
-                yield Shipped(file.size, [{"path": file.name, "status": "unchanged"}])
+            if file.name in settled:
+                yield Shipped(file.size, [settled[file.name]])
 
     async def _send(self, files: Sequence[Source]) -> AsyncIterator[Shipped]:
         """A few uploads side by side, each told of as soon as it is answered."""

@@ -54,7 +54,7 @@ class Found:
         return sum(source.size for source in self.sources)
 
     def add(self, path: Path, name: str) -> None:
-        missing = not path.exists()  # a link to nowhere: reading it tells so, in its turn
+        missing = not os.path.exists(path)  # a link to nowhere or to itself: reading it tells so, in its turn
         if not name.lower().endswith((*LINES, *FILES)) or not (missing or path.is_file()):
             self.skipped.append(path)
         else:
@@ -93,12 +93,12 @@ class Batch:
 
 def find(paths: Sequence[Path]) -> Found:
     """Everything below these paths in a fixed order, each file once; hidden files are passed over."""
-    found, seen = Found(), set[Path]()
+    found, seen = Found(), set[str]()
     for path in paths:
         try:
             for file in _walk(path) if path.is_dir() else [path]:
-                if file.resolve() not in seen:
-                    seen.add(file.resolve())
+                if (real := os.path.realpath(file)) not in seen:
+                    seen.add(real)
                     found.add(file, file.relative_to(path).as_posix() if path.is_dir() else file.name)
         except OSError as error:
             raise Unusable(f"{error.filename} can't be read: {error.strerror}.") from error

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from app.terminal.client import UNREACHABLE, Client, Failure, read_json
-from app.terminal.shipment import Shipment, Shipped
+from app.terminal.shipment import REFUSED_BEFORE, Shipment, Shipped
 from app.terminal.sources import Batch, Source, batches
 
 POLL_SECONDS = 0.2
@@ -31,6 +31,8 @@ class Tally:
     outcomes: Counter[str] = field(default_factory=Counter)
     refusals: list[str] = field(default_factory=list)
     refused: int = 0
+    before: int = 0
+    """Of these, files that were not sent since the service could not read them before."""
     failures: list[str] = field(default_factory=list)
     failed: int = 0
     deleted: int = 0
@@ -101,13 +103,13 @@ class Upload:
         self._read = 0
         self.tally = Tally()
 
-    async def run(self, sources: Sequence[Source], *, prune: bool = False) -> Tally:
+    async def run(self, sources: Sequence[Source], *, prune: bool = False, retry: bool = False) -> Tally:
         with self._screen.bars:
             waiting = batches(source for source in sources if not source.is_file)
             while batch := await asyncio.to_thread(next, waiting, None):
                 await self._send(batch)
                 await self._follow()
-            shipment = Shipment(self._client, self._collection, self._screen.say)
+            shipment = Shipment(self._client, self._collection, self._screen.say, retry=retry)
             async for shipped in shipment.send(sources):
                 self._take(shipped)
                 await self._follow()
@@ -147,7 +149,10 @@ class Upload:
         """Account for files; each one that could not be read is named, however many there are."""
         self._read += shipped.size
         for file in shipped.files:
-            if file["status"] == "failed":
+            if file["status"] == REFUSED_BEFORE:
+                self.tally.before += 1
+                self.tally.refuse(file["path"], f"{file['reason']} (refused before, not sent again)", always_named=True)
+            elif file["status"] == "failed":
                 self.tally.refuse(file["path"], file["reason"], always_named=True)
             else:
                 self.tally.outcomes[file["status"]] += 1

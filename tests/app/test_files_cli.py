@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,7 +16,11 @@ from typing import TypeVar
 
 import httpx
 import pytest
+from rich.console import Console
 
+from app.terminal.client import Target, connect
+from app.terminal.sources import Source
+from app.terminal.upload import Screen, Tally, Upload
 from tests.app.files.made import COURIER, Grid, Text, encrypted_pdf, laughs, lying_bomb, pdf, sheet, slides, word
 from tests.app.files.missing import missing
 from tests.app.test_cli import Terminal, Told
@@ -147,6 +154,78 @@ def test_a_second_run_sends_nothing_and_a_third_what_changed(
     counts = outcomes(ingest(terminal, tmp_path, "again"))
     assert (counts["created"], counts["replaced"], counts["unchanged"]) == (1, 1, 7)
     assert uploads(service) == before + 1
+
+
+def test_a_second_run_names_again_what_could_not_be_read_and_sends_none_of_it(
+    terminal: Terminal, service: Process, tmp_path: Path
+) -> None:
+    names = ("bad/locked.pdf", "bad/cut.docx", "bad/old.xlsx", "bad/binary.md")
+    write(tmp_path, {name: BROKEN[name][0] + b"\n" for name in names} | {"good.md": b"# Good"})
+    first = outcomes(ingest(terminal, tmp_path, "refused"))
+    assert (first["created"], first["refused"]) == (1, 4)
+    before = uploads(service)
+    told = ingest(terminal, tmp_path, "refused")
+    assert told.code == 1
+    assert outcomes(told) == {**dict.fromkeys(first, 0), "unchanged": 1, "refused": 4, "before": 4}
+    for name in names:
+        named = rf"refused {re.escape(name)}.*{re.escape(BROKEN[name][1])}.*\(refused before, not sent again\)"
+        assert re.search(named, told.errors), told.errors
+    assert uploads(service) == before
+
+    write(tmp_path, {"bad/locked.pdf": pdf([Text("Open now.")])})
+    changed = outcomes(ingest(terminal, tmp_path, "refused"))
+    assert (changed["created"], changed["refused"], changed["before"]) == (1, 3, 3)
+    (tmp_path / "bad/old.xlsx").unlink()
+    again = terminal("ingest", tmp_path, "-c", "refused", "--retry")
+    assert outcomes(again) == {**dict.fromkeys(first, 0), "unchanged": 2, "refused": 2}
+    assert uploads(service) == before + 2
+
+
+def test_what_is_no_file_or_can_not_be_opened_is_named_and_the_rest_goes_on(
+    terminal: Terminal, service: Process, tmp_path: Path
+) -> None:
+    write(tmp_path, {"good.txt": b"fine", "folder.pdf/inside.txt": b"fine as well"})
+    (tmp_path / "nowhere.pdf").symlink_to("gone")
+    (tmp_path / "circle.md").symlink_to("circle.md")
+    (tmp_path / "nowhere.jsonl").symlink_to("gone.jsonl")
+    os.mkfifo(tmp_path / "pipe.txt")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket.html"))
+        told = ingest(terminal, tmp_path, "odd")
+    assert told.code == 1
+    assert (outcomes(told)["created"], outcomes(told)["refused"]) == (2, 3)
+    for name in ("nowhere.pdf", "circle.md", "nowhere.jsonl"):
+        assert re.search(rf"refused {name} can't be ", told.errors), told.errors
+    for name in ("pipe.txt", "socket.html"):
+        assert re.search(rf"skipped .*{name}", told.errors), told.errors
+
+
+def test_a_file_that_becomes_a_folder_before_it_is_read_is_named(service: Process, tmp_path: Path) -> None:
+    write(tmp_path, {"good.txt": b"still here", "folder.txt/inside.txt": b"x"})
+    sources = [Source(tmp_path / name, name, 10) for name in ("folder.txt", "good.txt")]
+
+    async def upload() -> Tally:
+        async with connect(Target(str(service.client.base_url))) as client:
+            return await Upload(client, "default", Screen(Console(stderr=True), 20)).run(sources)
+
+    tally = asyncio.run(upload())
+    assert (tally.taken, tally.refused) == (1, 1)
+    assert tally.refusals[0].startswith("folder.txt can't be sent: [Errno 21] Is a directory")
+
+
+def test_files_without_permission_are_named_and_the_rest_goes_on(terminal: Terminal, tmp_path: Path) -> None:
+    write(tmp_path, {"good.txt": b"mine", "secret.txt": b"not mine", "lines.jsonl": b"{}", "shut/a.txt": b"x"})
+    for name, mode in (("secret.txt", 0), ("lines.jsonl", 0), ("shut", 0o400)):
+        (tmp_path / name).chmod(mode)
+    if os.access(tmp_path / "secret.txt", os.R_OK):
+        pytest.skip("this user may read everything, as root may")
+    try:
+        told = ingest(terminal, tmp_path, "permitted")
+    finally:
+        (tmp_path / "shut").chmod(0o700)
+    assert (outcomes(told)["created"], outcomes(told)["refused"]) == (1, 3)
+    for name in ("secret.txt", "lines.jsonl", "shut/a.txt"):
+        assert re.search(rf"refused {name} .*Permission denied", told.errors), told.errors
 
 
 def test_pruning_deletes_what_was_made_of_files_that_are_gone_and_nothing_else(

@@ -180,6 +180,54 @@ async def test_an_upload_may_answer_before_its_files_can_be_found(service: Servi
     assert await service.found("early") == ["a.txt"]
 
 
+async def told_of(service: Service, files: dict[str, bytes]) -> dict[str, str]:
+    """What the service says of files that are not sent to it: those that it could not read."""
+    hashes = [{"path": path, "sha256": hashlib.sha256(content).hexdigest()} for path, content in files.items()]
+    answer = await service.client.post("/ingest/files/known", json={"files": hashes})
+    return {each["path"]: each["reason"] for each in body(answer)["refused"]}
+
+
+async def test_what_could_not_be_read_is_remembered_by_what_it_holds(service: Service) -> None:
+    files = {"locked.pdf": encrypted_pdf(), "none.txt": b"", "good.txt": b"fine", "fake.docx": SEA}
+    assert await told_of(service, files) == {}
+    await send(service, files)
+    reasons = await told_of(service, files)
+    assert set(reasons) == {"locked.pdf", "none.txt", "fake.docx"}
+    assert reasons["locked.pdf"] == "has a password: save it without one"
+    elsewhere = {"copy.pdf": encrypted_pdf(), "sea.pdf": SEA, "none.md": b"", "changed.pdf": encrypted_pdf() + b" "}
+    assert set(await told_of(service, elsewhere)) == {"copy.pdf"}, "read as another kind, or changed, it may be fine"
+
+
+async def test_what_is_sent_all_the_same_is_tried_again(service: Service) -> None:
+    await send(service, {"locked.pdf": encrypted_pdf()})
+    converted = conversions(service)
+    await send(service, {"locked.pdf": encrypted_pdf()})
+    assert conversions(service) == converted + 1
+
+
+async def test_what_can_be_read_after_all_is_no_longer_refused(service: Service) -> None:
+    attempt = service.engine.files.attempt("pdf", hashlib.sha256(SEA).hexdigest())
+    await service.engine.files.remember(attempt, "had a bad day")
+    assert await told_of(service, {"sea.pdf": SEA}) == {"sea.pdf": "had a bad day"}
+    await send(service, {"sea.pdf": SEA})
+    assert await told_of(service, {"another.pdf": SEA}) == {}
+
+
+async def test_a_refusal_outlives_the_service_and_ends_with_the_limits_that_it_ran_into(tmp_path: Path) -> None:
+    pages: list[list[Text | Grid]] = [[Text(PROSE), Grid([["a", "b"]] * 30)]] * 300
+    files = {"slow.pdf": pdf(*pages), "long.txt": b"x" * 101}
+    limits = {"file_seconds": 1, "max_file_bytes": 10**7, "max_text_chars": 100}
+    async with serving(fakes(tmp_path, **limits)) as service:
+        await send(service, files)
+    async with serving(fakes(tmp_path, **limits)) as service:
+        reasons = await told_of(service, files)
+        assert reasons["slow.pdf"].startswith("took longer than 1 seconds")
+        assert reasons["long.txt"].startswith("holds 101 characters")
+    for wider in ({"file_seconds": 2}, {"max_text_chars": 200}, {"file_memory_bytes": 2**31}):
+        async with serving(fakes(tmp_path, **limits | wider)) as service:
+            assert await told_of(service, files) == {}
+
+
 @pytest.mark.parametrize(
     ("files", "fields", "pointer"),
     [
@@ -230,7 +278,7 @@ async def test_limits_of_files_are_kept(tmp_path: Path) -> None:
         problem(await service.client.post("/ingest/files", files=three), 400, "malformed")
         problem(await service.client.post("/ingest/files", files=form({"a.txt": b"x" * 2000})), 413, "too-large")
         long, wide = await send(service, {"a.txt": b"x" * 101, "b.txt": b"x" * 51})
-        assert long["reason"] == "is 101 bytes long; at most 100 are allowed"
+        assert long["reason"].startswith("is 101 bytes long; at most 100 are allowed")
         assert wide["reason"] == "holds 51 characters; at most 50 are allowed: split it"
 
 
@@ -287,7 +335,7 @@ def test_files_that_need_the_extra_are_named_with_it_and_the_rest_goes_on(withou
     assert told[4]["reason"] == "can't be read without PIL: pip install 'winnow[files]'"
     asked = {"files": [{"path": path, "sha256": hashlib.sha256(content).hexdigest()} for path, content in files.items()
                        if path != "photo.jpg"]}  # fmt: skip
-    assert body(without_extra.post("/ingest/files/known", json=asked)) == {"known": ["a.txt"]}
+    assert body(without_extra.post("/ingest/files/known", json=asked)) == {"known": ["a.txt"], "refused": []}
 
 
 def test_where_everything_needs_the_extra_the_answer_is_an_error(without_extra: httpx.Client) -> None:

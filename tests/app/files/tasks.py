@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -52,6 +54,10 @@ def write(file: IO[bytes], path: str) -> None:
 
 def talk(file: IO[bytes]) -> str:
     return "word " * 10**6
+
+
+def die(file: IO[bytes]) -> None:
+    getattr(ctypes.CDLL(None), "raise")(signal.SIGKILL)
 
 
 def crash(file: IO[bytes]) -> None:

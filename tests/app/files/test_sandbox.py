@@ -31,9 +31,10 @@ def sandbox(seconds: float = 20.0) -> Sandbox:
     return Sandbox(seconds, 256 * MEGABYTE, MEGABYTE)
 
 
-async def refusal(task: str, file: IO[bytes], *arguments: object, seconds: float = 20.0) -> str:
+async def refusal(task: str, file: IO[bytes], *arguments: object, seconds: float = 20.0, passing: bool = False) -> str:
     with pytest.raises(Unreadable) as caught:
         await sandbox(seconds).run(f"{TASKS}:{task}", file, *arguments)
+    assert caught.value.passing is passing
     return str(caught.value)
 
 
@@ -42,8 +43,12 @@ async def test_a_task_reads_the_file_and_answers_whatever_else_it_prints(file: I
     assert await sandbox().run(f"{TASKS}:count", file) == 12, "from the beginning each time"
 
 
-async def test_a_task_that_sleeps_for_ever_is_ended(file: IO[bytes]) -> None:
-    assert "took longer than 0.2 seconds" in await refusal("sleep", file, seconds=0.2)
+async def test_a_task_that_gets_nothing_done_is_ended_and_may_fare_better_another_time(file: IO[bytes]) -> None:
+    assert "try again when the machine is less busy" in await refusal("sleep", file, seconds=0.1, passing=True)
+
+
+async def test_so_may_a_task_that_the_system_kills(file: IO[bytes]) -> None:
+    assert "was killed" in await refusal("die", file, passing=True)
 
 
 async def test_a_task_that_computes_for_ever_is_ended(file: IO[bytes]) -> None:
