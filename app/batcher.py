@@ -207,8 +207,9 @@ class _Room:
         self._size, self._gauge = size, gauge
         self.taken = 0
 
-    def fits(self, tokens: int, most: float = inf) -> bool:
-        return not self.taken or self.taken + tokens <= min(self._size, most)
+    def excess(self, tokens: int, most: float = inf) -> float:
+        """How many must leave before so many can enter."""
+        return min(self.taken, max(self.taken + tokens - min(self._size, most), 0))
 
     def add(self, tokens: int) -> None:
         self.taken += tokens
@@ -236,14 +237,15 @@ class Batcher:
         device.add(self)
 
     def admit(self, tokens: int) -> Permit:
-        """Room for a whole search, or Overloaded with the time that those already let in will take."""
+        """Room for a whole search, or Overloaded with the time until there is some, if nobody else takes it."""
         with self._device.changed:
             self._device.check_open()
-            room = self._rooms["search"]
-            if room.fits(tokens, self._queue_seconds * self._computed / self._spent):
+            room, rate = self._rooms["search"], self._computed / self._spent
+            excess = room.excess(tokens, self._queue_seconds * rate)
+            if not excess:
                 room.add(tokens)
                 return self._hold(tokens)
-            retry_after = max(room.taken * self._spent / self._computed, SHORTEST_RETRY)
+            retry_after = max(excess / rate, SHORTEST_RETRY)
         self._metrics.refusals.labels(self.name).inc()
         raise Overloaded(f"The queue of {self.name} is full; come back in {retry_after:.1f} s.", retry_after)
 
@@ -284,7 +286,7 @@ class Batcher:
     def _seat(self) -> None:
         """Let ingest calls from the lobby into their line, in turn and while there is room."""
         room = self._rooms["ingest"]
-        while self._lobby and room.fits((call := next(iter(self._lobby))).tokens):
+        while self._lobby and not room.excess((call := next(iter(self._lobby))).tokens):
             del self._lobby[call]
             room.add(call.tokens)
             self._lines["ingest"][call] = None

@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     bulk_batch_tokens: int = Field(
         0,
         ge=0,
-        description="The same for ingest; 0: 1024 on a CPU, 16384 elsewhere, since a search must wait for one to end.",
+        description="The same for ingest; 0: 2048 on a CPU, 16384 elsewhere, since a search must wait for one to end.",
     )
     queue_tokens: int = Field(
         131072,

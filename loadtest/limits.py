@@ -69,7 +69,7 @@ class Service:
         return await closed_loop(self.asker(_amount), self.asked, clients, seconds, PATIENCE)
 
     async def opened(self, rate: float, seconds: float) -> Load:
-        return await open_loop(self.asker(_amount), self.asked, rate, seconds, PATIENCE)
+        return await open_loop(self.asker(_amount), self.asked, rate, seconds, PATIENCE, evenly=False)
 
     async def ingest(self, documents: Sequence[Passage]) -> float:
         """Passages a second until all can be found."""

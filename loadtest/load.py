@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from random import Random
 from time import perf_counter
 from typing import Literal
 
@@ -84,13 +85,15 @@ async def closed_loop(ask: Ask, questions: Iterator[str], clients: int, seconds:
     return Load(tuple(answers), perf_counter() - began)
 
 
-async def open_loop(ask: Ask, questions: Iterator[str], rate: float, seconds: float, patience: float) -> Load:
-    """Evenly spaced arrivals. Who is refused goes away; who waits for longer than `patience` gives up."""
+async def open_loop(
+    ask: Ask, questions: Iterator[str], rate: float, seconds: float, patience: float, *, evenly: bool = True
+) -> Load:
+    """Arrivals evenly spaced, or at random moments, as those of people are. Who is refused goes away; who waits for
+    longer than `patience` gives up."""
+    amount, chance = max(1, round(rate * seconds)), Random(1)
+    moments = [number / rate if evenly else chance.uniform(0, seconds) for number in range(amount)]
     began = perf_counter()
-    arrivals = [
-        asyncio.create_task(_arrive(ask, next(questions), began + number / rate, patience))
-        for number in range(max(1, round(rate * seconds)))
-    ]
+    arrivals = [asyncio.create_task(_arrive(ask, next(questions), began + moment, patience)) for moment in moments]
     answers = await asyncio.gather(*arrivals)
     return Load(tuple(answers), max(seconds, perf_counter() - began))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from math import ceil
 from threading import Lock
 from typing import Any
 
@@ -38,21 +39,21 @@ class Network:
         self.precision = "int8" if options.precision == "int8" else arithmetic
         self._padding = padding
         self._with_types = any(each.any_name == "token_type_ids" for each in model.inputs)
-        streams = _streams(options.threads)
-        properties = _properties(arithmetic, options.threads, streams)
+        self._streams = _streams(options.threads)
+        properties = _properties(arithmetic, options.threads, self._streams)
         if self.precision == "int8":
             model, properties = quantized(model), properties | GROUP
         compiled = core().compile_model(model, "CPU", properties)
         if arithmetic == "bfloat16" and compiled.get_property("INFERENCE_PRECISION_HINT") != openvino.Type.bf16:
             raise Unavailable("this CPU does not compute in bfloat16")
-        self._queue = openvino.AsyncInferQueue(compiled, streams)
+        self._queue = openvino.AsyncInferQueue(compiled, self._streams)
         self._queue.set_callback(_collect)
         self._turn = Lock()
         self._single, self._single_turn = compiled.create_infer_request(), Lock()
 
     def run(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
         """A row of numbers for each text, in their order."""
-        parts = list(_micro_batches(batch))
+        parts = list(_micro_batches(batch, self._streams))
         return self._overtake(batch) if len(parts) == 1 else self._run(batch, parts)
 
     def _overtake(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
@@ -102,12 +103,13 @@ def _properties(arithmetic: str, threads: int, streams: int) -> dict[str, Any]:
     return properties | {"ENABLE_CPU_PINNING": False} | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
 
 
-def _micro_batches(batch: Sequence[Tokens]) -> Iterator[Rows]:
-    """Rows of like length, longest first; what shares a micro-batch is padded to the longest of it."""
+def _micro_batches(batch: Sequence[Tokens], streams: int) -> Iterator[Rows]:
+    """Rows of like length, longest first; what shares a micro-batch is padded to the longest of it. Towards the end
+    they get smaller, so that all streams end at about the same time."""
     lengths = np.asarray([len(tokens) for tokens in batch])
     order = np.argsort(-lengths, kind="stable")
     while len(order):
-        count = max(MICRO_BATCH // max(int(lengths[order[0]]), 1), 1)
+        count = max(min(MICRO_BATCH // max(int(lengths[order[0]]), 1), ceil(len(order) / streams)), 1)
         yield order[:count]
         order = order[count:]
 

@@ -32,7 +32,7 @@ QUERIES = "cpu, queries"
 """On a CPU queries are embedded by a thread of their own: they take milliseconds, and what they would wait for may take
 hundreds. On an accelerator batches are short, and one thread asks it."""
 
-CPU_BULK, ACCELERATOR_BULK = 1024, 16384
+CPU_BULK, ACCELERATOR_BULK = 2048, 16384
 """Less for ingest, since a search that comes must wait for one to end."""
 
 SPARSE_BATCH = 8192

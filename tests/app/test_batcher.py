@@ -260,8 +260,8 @@ async def test_overload_is_refused_before_any_work_and_says_when_to_come_back(de
         await batcher.run([text(200)], "search")
     before = len(model.batches)
     with batcher.admit(900), pytest.raises(Overloaded) as refused:
-        batcher.admit(101)
-    assert 0.5 < refused.value.retry_after < 30
+        batcher.admit(700)
+    assert 0.4 < refused.value.retry_after < 30, "600 tokens must leave before there is room"
     assert len(model.batches) == before
     assert sample(metrics, "winnow_refusals_total", model="model") == 1
 
@@ -279,8 +279,8 @@ async def test_a_slow_model_lets_in_no_more_than_it_can_do_in_time(device: Devic
     for _ in range(5):  # 1,000 tokens per second
         await batcher.run([text(200)], "search")
     with batcher.admit(300), pytest.raises(Overloaded) as refused:
-        batcher.admit(300)
-    assert refused.value.retry_after >= 0.25
+        batcher.admit(490)
+    assert refused.value.retry_after >= 0.2
 
 
 async def test_a_batch_of_next_to_nothing_says_nothing_of_the_rate(device: Device, metrics: Metrics) -> None:
