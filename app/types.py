@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.types import Blend, SparseVector
+from models.types import Blend, Ids, SparseVector
 from models.words import Language
 
 Metadata = dict[str, Any]
@@ -60,6 +60,15 @@ class Place:
     """The headings in force where it begins, outermost first."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """A text as a reranker reads it."""
+
+    tokenisation: bytes
+    """Stands for the tokenizer: others make other ids."""
+    ids: Ids
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """A span of a document that fits the models."""
@@ -70,6 +79,8 @@ class Chunk:
     """What the models read: the span, with the title in front where the recipe says so, and its headings."""
     tokens: int
     place: Place = Place()
+    reading: Reading | None = None
+    """Kept with it, so that searches need not make it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +193,8 @@ class Scale:
     relevance: tuple[float, ...]
     background: float = 0.0
     """How much of the query's own level, the mean of its ten best scores, is taken off a score first."""
+    rival: float = 0.0
+    """Likewise of the best rival's score: another document's for the first hit, the first hit's for all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +218,8 @@ class Calibration:
     measured: Metadata
     """What was found on queries that nothing was fitted to."""
     created_at: str = ""
+    sparse: str = ""
+    """The sparse encoder's fingerprint; empty where there was none, or where an earlier version kept no record."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from pydantic_core import PydanticCustomError
 from app.api.deps import EngineDep, StrictRoute
 from app.api.schemas import Body
 from app.service.collections import Shelf
-from app.service.relevance import trouble
+from app.service.relevance import sparse_of, trouble
+from app.stages.calibrate import MOST_SHARE
 from app.types import Calibration, Fusing, Fusion, Mode, Scale
 from models.types import Blend
 
@@ -31,7 +32,13 @@ class ScaleBody(Body):
     scores: list[float] = Field(min_length=1, max_length=MOST_KNOTS, fail_fast=True)
     relevance: list[float] = Field(min_length=1, max_length=MOST_KNOTS, fail_fast=True)
     background: float = Field(
-        0.0, ge=0, le=2, description="How much of the mean of a query's ten best scores is first taken off."
+        0.0, ge=0, le=MOST_SHARE, description="How much of the mean of a query's ten best scores is first taken off."
+    )
+    rival: float = Field(
+        0.0,
+        ge=0,
+        le=MOST_SHARE,
+        description="Likewise of the best rival's score: of another document's for the first hit, else of the first's.",
     )
 
     @field_validator("scores")
@@ -55,7 +62,7 @@ class ScaleBody(Body):
         return self
 
     def scale(self) -> Scale:
-        return Scale(tuple(self.scores), tuple(self.relevance), self.background)
+        return Scale(tuple(self.scores), tuple(self.relevance), self.background, self.rival)
 
 
 class BlendBody(Body):
@@ -84,6 +91,7 @@ class CalibrationBody(Body):
     mode: Mode
     encoder: str = Field(max_length=128, description="Fingerprint of the encoder that it was made with.")
     reranker: str = Field(max_length=128, description="Likewise.")
+    sparse: str = Field("", max_length=128, description="Likewise of the sparse encoder; empty without one.")
     reranked: ScaleBody
     unreranked: ScaleBody
     fusion: WholeFusionBody = Field(description="Of hybrid searches that are not reranked.")
@@ -118,6 +126,7 @@ class CalibrationBody(Body):
             rerank=self.rerank,
             advice=self.advice,
             measured=self.measured,
+            sparse=self.sparse,
         )
 
 
@@ -129,6 +138,7 @@ class CalibrationReply(BaseModel):
     collection: str
     encoder: str = Field(description="Fingerprint of the collection's encoder.")
     reranker: str = Field(description="Fingerprint of its reranker.")
+    sparse: str = Field(description="Fingerprint of its sparse encoder; empty where it has none.")
     mode: Mode = Field(description="Of searches that do not say, as the fusion.")
     blends: dict[str, BlendBody] = Field(description="The reranker's own, for a dense and for a hybrid first stage.")
     fusion: WholeFusionBody
@@ -144,6 +154,7 @@ async def show(name: str, engine: EngineDep) -> CalibrationReply:
         collection=name,
         encoder=shelf.embedder.encoder.fingerprint,
         reranker=reranker.fingerprint,
+        sparse=sparse_of(shelf),
         mode=engine.settings.mode,
         blends={kind: BlendBody(**blend) for kind, blend in asdict(reranker.blends).items()},
         fusion=WholeFusionBody(**asdict(engine.settings.usual_fusion)),
@@ -169,4 +180,4 @@ def _kept(calibration: Calibration, shelf: Shelf) -> KeptReply:
 
 
 def _scale(scale: Scale) -> ScaleBody:
-    return ScaleBody(scores=list(scale.scores), relevance=list(scale.relevance), background=scale.background)
+    return ScaleBody(**asdict(scale) | {"scores": list(scale.scores), "relevance": list(scale.relevance)})

@@ -17,7 +17,7 @@ from app.quality.reblend import Listed, fit_blend
 from app.quality.reliability import Expected, Reliability, expected, read_as_probabilities, reliability
 from app.quality.statistics import differences, estimates
 from app.quality.types import Difference, Estimate, Query, Run
-from app.stages.calibrate import level
+from app.stages.calibrate import standing
 from app.types import Calibration, Fusion, Mode, Scale
 from models.types import Blend
 
@@ -65,6 +65,8 @@ class Basis:
     """By its fingerprint."""
     reranker: str
     reranker_name: str
+    sparse: str
+    """Empty without one."""
     blend: Blend
     """The reranker's own."""
     fusion: Fusion
@@ -186,6 +188,7 @@ def _calibration(
         rerank=not advice,
         advice=advice,
         measured=orjson.loads(orjson.dumps(findings)),
+        sparse=basis.sparse,
     )
 
 
@@ -279,8 +282,8 @@ def _mapped(
 def _before(measuring: Sequence[Asked], seed: int) -> Reliability:
     """Documents in the reranker's own order."""
     every = [_labelled(each, Blend()) for each in measuring]
-    said = read_as_probabilities(np.concatenate([each.scores for each in every]))
-    parts = np.split(said, np.cumsum([len(each.scores) for each in every])[:-1])
+    said = read_as_probabilities(np.concatenate([each.standing.scores for each in every]))
+    parts = np.split(said, np.cumsum([len(each.relevant) for each in every])[:-1])
     rows = zip(parts, every, measuring, strict=True)
     return reliability([Expected(part, each.relevant, own.question.held) for part, each, own in rows], seed)
 
@@ -288,7 +291,7 @@ def _before(measuring: Sequence[Asked], seed: int) -> Reliability:
 def _labelled(each: Asked, blend: Blend | None) -> Labelled:
     final = _weighed(each, blend)
     best = _best(each, final)
-    return Labelled(final[best], each.relevant[best].astype(float), level(final))
+    return Labelled(standing(final, each.documents).of(best), each.relevant[best].astype(float))
 
 
 def _advice(values: Mapping[str, Numbers], served: str, gain: Difference, basis: Basis) -> str:

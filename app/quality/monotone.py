@@ -8,31 +8,31 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from app.stages.calibrate import probabilities
+from app.quality.newton import minimum
+from app.stages.calibrate import MOST_SHARE, Standing, probabilities
 from app.types import Scale
 
 Numbers = NDArray[np.float64]
 
 FOLDS = 5
-STEPS = 50
-"""Of Newton's method, which needs about ten."""
-RIDGE = 1e-6
+RIDGE = 1e-4
 """Keeps scores that part the labels without an error from an infinite slope."""
 EDGE = 1e-4
 """No probability is nearer to 0 or 1."""
 MOST_KNOTS = 500
-BACKGROUNDS = (0.0, 0.5, 0.75, 1.0, 1.25)
-"""Shares of a query's level that are tried."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelled:
-    """Scores of one query's candidates, and which of them are relevant."""
+    """One query's documents, best first: how they stand, and which of them are relevant."""
 
-    scores: Numbers
+    standing: Standing
     relevant: Numbers
-    level: float = 0.0
-    """The query's own, by all of its candidates."""
+
+    @property
+    def weights(self) -> Numbers:
+        """A document counts as nDCG counts it: there are many that are far down, and few see them."""
+        return np.asarray(1 / np.log2(np.arange(2, len(self.relevant) + 2)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +45,31 @@ class Fit:
     """Log loss of each method on queries that it was not fitted to."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """Documents of many queries, by how far they stand out."""
+
+    scores: Numbers
+    relevant: Numbers
+    weights: Numbers
+
+
 def fit(queries: Sequence[Labelled], seed: int) -> Fit:
-    """Few labels suit the logistic curve, many show its faults, and models differ in how far scores of two queries can
-    be compared: held-out queries decide."""
+    """Few labels suit the logistic curve, many show its faults: held-out queries decide."""
     folds = np.random.default_rng(seed).permutation(len(queries)) % min(FOLDS, len(queries))
-    losses = {
-        (name, share): float(np.mean(list(_losses(method, queries, share, folds))))
-        for name, method in METHODS.items()
-        for share in BACKGROUNDS
-    }
-    name, share = min(losses, key=losses.__getitem__)
-    scale = replace(METHODS[name](*_flat(queries, share)), background=share)
-    return Fit(scale, name, {f"{name}, background {share:g}": loss for (name, share), loss in losses.items()})
+    losses = {name: float(np.mean(list(_losses(method, queries, folds)))) for name, method in METHODS.items()}
+    name = min(losses, key=losses.__getitem__)
+    return Fit(_learned(METHODS[name], queries), name, losses)
+
+
+def shares(queries: Sequence[Labelled]) -> tuple[float, float]:
+    """How much of level and rival, taken off the scores, parts relevant documents from irrelevant ones best: by a
+    logistic regression in which none of the three counts the wrong way."""
+    rows = np.vstack([_against(each.standing) for each in queries])
+    flat = _flat(queries, 0.0, 0.0)
+    _, (own, *others) = _line(rows, flat.relevant, flat.weights)
+    background, rival = (min(float(each / own), MOST_SHARE) if own > 0 else 0.0 for each in others)
+    return background, rival
 
 
 def pool(values: Numbers, weights: Numbers) -> list[int]:
@@ -72,65 +85,85 @@ def pool(values: Numbers, weights: Numbers) -> list[int]:
     return [count for _, _, count in blocks]
 
 
-def isotonic(scores: Numbers, relevant: Numbers) -> Scale:
+def isotonic(points: Points) -> Scale:
     """The shares of relevant ones that fit best among all that rise with the score, joined at the steps' middles."""
-    levels, place = np.unique(scores, return_inverse=True)
-    weights = np.bincount(place).astype(float)
-    shares = np.bincount(place, weights=relevant) / weights
-    starts = np.cumsum([0, *pool(shares, weights)[:-1]])
+    levels, place = np.unique(points.scores, return_inverse=True)
+    weights = np.bincount(place, weights=points.weights).astype(float)
+    found = np.bincount(place, weights=points.weights * points.relevant) / weights
+    starts = np.cumsum([0, *pool(found, weights)[:-1]])
     sizes = np.add.reduceat(weights, starts)
-    means = np.add.reduceat(shares * weights, starts) / sizes
+    means = np.add.reduceat(found * weights, starts) / sizes
     middles = np.add.reduceat(levels * weights, starts) / sizes
     # The outer steps are as sure as their size allows: five relevant of five are not all.
     means = np.clip(means, 0.5 / (sizes[0] + 1), 1 - 0.5 / (sizes[-1] + 1))
     return _with_ends(middles, means, levels[0], levels[-1])
 
 
-def logistic(scores: Numbers, relevant: Numbers) -> Scale:
-    """A straight line in log-odds, its targets drawn in a little as Platt has it."""
-    mean, spread = scores.mean(), scores.std() or 1.0
-    hits, misses = relevant.sum(), len(relevant) - relevant.sum()
-    targets = np.where(relevant > 0, (hits + 1) / (hits + 2), 1 / (misses + 2))
-    offset, slope = _newton(np.column_stack([np.ones_like(scores), (scores - mean) / spread]), targets)
-    ends = np.array([scores.min(), max(scores.max(), scores.min() + spread)])
-    if slope <= 0:
-        return _scale(ends, np.full(2, relevant.mean()))
-    bound = np.log(1 / EDGE - 1)
-    ends = np.clip(ends, *(mean + (np.array([-bound, bound]) - offset) * spread / slope))
-    return _scale(ends, 1 / (1 + np.exp(-offset - slope * (ends - mean) / spread)))
+def logistic(points: Points) -> Scale:
+    """A straight line in log-odds."""
+    offset, (slope,) = _line(points.scores[:, None], points.relevant, points.weights)
+    ends = np.array([points.scores.min(), points.scores.max()])
+    if slope > 0:
+        bound = np.log(1 / EDGE - 1)
+        ends = np.clip(ends, (-bound - offset) / slope, (bound - offset) / slope)
+    return _scale(ends, 1 / (1 + np.exp(-offset - slope * ends)))
 
 
 def log_loss(expected: Numbers, relevant: Numbers) -> Numbers:
     return np.asarray(-np.log(np.where(relevant > 0, expected, 1 - expected)))
 
 
-Method = Callable[[Numbers, Numbers], Scale]
+Method = Callable[[Points], Scale]
 
 METHODS: dict[str, Method] = {"logistic": logistic, "isotonic": isotonic}
 
 
-def _newton(design: Numbers, targets: Numbers) -> Numbers:
-    share = np.clip(targets.mean(), EDGE, 1 - EDGE)
-    line = np.array([np.log(share / (1 - share)), 0.0])
-    for _ in range(STEPS):
-        expected = 1 / (1 + np.exp(-np.clip(design @ line, -30, 30)))
-        curvature = (design * (expected * (1 - expected))[:, None]).T @ design + RIDGE * np.eye(2)
-        step = np.linalg.solve(curvature, design.T @ (targets - expected) - RIDGE * line)
-        line = line + step * min(1.0, 2.0 / max(np.abs(step).max(), EDGE))
-    return line
+def _learned(method: Method, queries: Sequence[Labelled]) -> Scale:
+    background, rival = shares(queries)
+    return replace(method(_flat(queries, background, rival)), background=background, rival=rival)
 
 
-def _losses(method: Method, queries: Sequence[Labelled], share: float, folds: NDArray[np.int64]) -> Iterator[float]:
+def _losses(method: Method, queries: Sequence[Labelled], folds: NDArray[np.int64]) -> Iterator[float]:
     for fold in range(int(folds.max()) + 1):
-        learned = method(*_flat([each for each, own in zip(queries, folds, strict=True) if own != fold], share))
-        scores, relevant = _flat([each for each, own in zip(queries, folds, strict=True) if own == fold], share)
-        yield float(log_loss(probabilities(learned, scores, 0.0), relevant).mean())
+        learned = _learned(method, [each for each, own in zip(queries, folds, strict=True) if own != fold])
+        held = [each for each, own in zip(queries, folds, strict=True) if own == fold]
+        losses = [log_loss(probabilities(learned, each.standing), each.relevant) for each in held]
+        yield float(np.average(np.concatenate(losses), weights=np.concatenate([each.weights for each in held])))
 
 
-def _flat(queries: Sequence[Labelled], share: float) -> tuple[Numbers, Numbers]:
-    """Scores above so much of each query's level, and which of them are relevant."""
-    scores = np.concatenate([each.scores - share * each.level for each in queries])
-    return scores, np.concatenate([each.relevant for each in queries])
+def _flat(queries: Sequence[Labelled], background: float, rival: float) -> Points:
+    return Points(
+        np.concatenate([each.standing.above(background, rival) for each in queries]),
+        np.concatenate([each.relevant for each in queries]),
+        np.concatenate([each.weights for each in queries]),
+    )
+
+
+def _against(stands: Standing) -> Numbers:
+    """What counts for each document: its score, and against it what others score."""
+    return np.column_stack([stands.scores, np.full(len(stands.scores), -stands.level), -stands.rivals])
+
+
+def _line(rows: Numbers, relevant: Numbers, weights: Numbers) -> tuple[float, Numbers]:
+    """The log-odds' offset and slopes, none of which falls: a logistic regression."""
+    means, spreads = rows.mean(axis=0), rows.std(axis=0)
+    spreads[spreads == 0] = 1.0
+    design = np.column_stack([np.ones(len(rows)), (rows - means) / spreads])
+    start = np.zeros(design.shape[1])
+    floor = np.array([-np.inf, *start[1:]])
+    line = minimum(lambda given: _loss(design, relevant, weights / weights.sum(), given), start, floor)
+    slopes = line[1:] / spreads
+    return float(line[0] - slopes @ means), slopes
+
+
+def _loss(design: Numbers, relevant: Numbers, weights: Numbers, line: Numbers) -> tuple[float, Numbers, Numbers]:
+    """How surprising the labels are, with slope and curvature."""
+    odds = design @ line
+    expected = 0.5 + 0.5 * np.tanh(odds / 2)  # which no odds make overflow
+    loss = weights @ (np.logaddexp(0, odds) - relevant * odds) + RIDGE / 2 * line @ line
+    slope = design.T @ (weights * (expected - relevant)) + RIDGE * line
+    curvature = (design.T * (weights * expected * (1 - expected))) @ design + RIDGE * np.eye(len(line))
+    return float(loss), slope, curvature
 
 
 def _with_ends(middles: Numbers, means: Numbers, lowest: float, highest: float) -> Scale:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from app.quality.newton import minimum
 from models.types import Blend
 
 Numbers = NDArray[np.float64]
 
 RIDGE = 1e-3
 """Keeps lists that can be ordered without a fault from infinite weights."""
-STEPS = 100
 LITTLE = 0.01
 """Of the weightiest score: a reranker with less of a say is no unit to measure the others by."""
 
@@ -32,7 +32,8 @@ def fit_blend(lists: Sequence[Listed], *, rerank: bool = True) -> Blend:
     spreads = np.concatenate([each.scores - each.scores.mean(axis=0) for each in lists]).std(axis=0)
     used = (spreads > 0) & [rerank, True, True]
     weights = np.zeros(3)
-    weights[used] = _fitted(_contests(lists, used, spreads), int(used.sum()))
+    contests, ones = _contests(lists, used, spreads), np.ones(int(used.sum()))
+    weights[used] = minimum(lambda given: _loss(contests, given), ones, np.zeros_like(ones))
     unit = np.divide(weights, spreads, out=np.zeros(3), where=used)
     trusted = weights[0] > LITTLE * weights.max()
     return Blend(*(round(float(each), 4) for each in unit / (unit[0] if trusted else 1.0)))
@@ -42,24 +43,6 @@ def _contests(lists: Sequence[Listed], used: NDArray[np.bool_], spreads: Numbers
     """For each relevant candidate how far the irrelevant ones are above it, in scores that all spread alike."""
     scaled = [(each.scores[:, used] / spreads[used], each.relevant) for each in lists]
     return [rows[~relevant] - rows[place] for rows, relevant in scaled for place in np.flatnonzero(relevant)]
-
-
-def _fitted(contests: Sequence[Numbers], size: int) -> Numbers:
-    """Newton's method, never below zero: the loss is convex."""
-    weights = np.ones(size)
-    for _ in range(STEPS):
-        loss, slope, curvature = _loss(contests, weights)
-        free = (weights > 0) | (slope < 0)
-        step = np.zeros_like(weights)
-        step[free] = np.linalg.solve(curvature[np.ix_(free, free)], -slope[free])
-        length, moved = 1.0, np.maximum(weights + step, 0.0)
-        while _loss(contests, moved)[0] > loss and length > RIDGE:
-            length /= 2
-            moved = np.maximum(weights + length * step, 0.0)
-        if np.abs(moved - weights).max(initial=0.0) < RIDGE**2:
-            break
-        weights = moved
-    return weights
 
 
 def _loss(contests: Sequence[Numbers], weights: Numbers) -> tuple[float, Numbers, Numbers]:

@@ -96,7 +96,7 @@ def read_as_probabilities(scores: Numbers) -> Numbers:
 
 
 def expected(scale: Scale, query: Labelled, held: int) -> Expected:
-    return Expected(probabilities(scale, query.scores, query.level), query.relevant, held)
+    return Expected(probabilities(scale, query.standing), query.relevant, held)
 
 
 def reliability(queries: Sequence[Expected], seed: int) -> Reliability:

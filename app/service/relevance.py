@@ -10,7 +10,7 @@ import numpy as np
 
 from app.errors import Conflict, Fault, Invalid, NotFound
 from app.service.collections import Shelf
-from app.stages.calibrate import level, probabilities
+from app.stages.calibrate import probabilities, standing
 from app.stores import calibrations as rows
 from app.stores.sqlite import Database
 from app.types import Calibration, Fusion, Hit, Mode, Scale
@@ -88,10 +88,15 @@ class Relevance:
 def trouble(calibration: Calibration, shelf: Shelf) -> str | None:
     """Why it does not hold for the collection's models, if it does not."""
     now = {"encoder": shelf.embedder.encoder.fingerprint, "reranker": shelf.ranker.reranker.fingerprint}
-    other = [name for name, mark in now.items() if getattr(calibration, name) != mark]
-    if not other:
-        return None
-    return f"it was made with another {' and another '.join(other)}: run `winnow calibrate` again"
+    other = [f"another {name}" for name, mark in now.items() if getattr(calibration, name) != mark]
+    if calibration.sparse != sparse_of(shelf):
+        other.append("another sparse encoder" if calibration.sparse else "no sparse encoder that it names")
+    return f"it was made with {' and '.join(other)}: run `winnow calibrate` again" if other else None
+
+
+def sparse_of(shelf: Shelf) -> str:
+    """Fingerprint of the collection's sparse encoder; empty where it has none."""
+    return shelf.weigher.encoder.fingerprint if shelf.weigher else ""
 
 
 def scale_of(calibration: Calibration | None, fusion: Fusion, *, rerank: bool) -> Scale | None:
@@ -109,5 +114,5 @@ def rated(hits: Sequence[Hit], scale: Scale | None) -> list[Hit]:
     if scale is None or not hits:
         return list(hits)
     scores = np.array([hit.score for hit in hits])
-    found = probabilities(scale, scores, level(scores)).round(DIGITS).tolist()
+    found = probabilities(scale, standing(scores, [hit.document for hit in hits])).round(DIGITS).tolist()
     return [replace(hit, relevance=each) for hit, each in zip(hits, found, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -42,7 +43,11 @@ def remove(db: apsw.Connection, collection: int) -> None:
 def _content(raw: str) -> dict[str, Any]:
     content: dict[str, Any] = orjson.loads(raw)
     for name in ("reranked", "unreranked"):
-        scores, relevance = tuple(content[name]["scores"]), tuple(content[name]["relevance"])
-        content[name] = Scale(scores, relevance, content[name]["background"])
+        content[name] = _scale(**content[name])
     blend = content["blend"]
     return content | {"fusion": Fusion(**content["fusion"]), "blend": Blend(**blend) if blend else None}
+
+
+def _scale(scores: Sequence[float], relevance: Sequence[float], **shares: float) -> Scale:
+    """What it was written without counts for nothing, as it did then."""
+    return Scale(tuple(scores), tuple(relevance), **shares)

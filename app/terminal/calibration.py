@@ -91,6 +91,7 @@ async def _basis(client: Client, order: Order) -> Basis:
         mode=mode,
         encoder=known["encoder"],
         reranker=known["reranker"],
+        sparse=known["sparse"],
         reranker_name=facts["reranker"],
         blend=Blend(**known["blends"]["dense" if mode == "dense" else "hybrid"]),
         fusion=Fusion(**known["fusion"]),

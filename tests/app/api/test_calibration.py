@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+import apsw
+import orjson
 import pytest
 
 from app.api.calibration import CalibrationReply
@@ -16,8 +19,8 @@ async def made(service: Service, **more: object) -> Json:
     """A calibration that fits the default collection's models."""
     known = body(await service.client.get(PATH))
     return {
-        "mode": "hybrid", "encoder": known["encoder"], "reranker": known["reranker"], "reranked": SCALE,
-        "unreranked": SCALE, "fusion": known["fusion"], **more,
+        "mode": "hybrid", "encoder": known["encoder"], "reranker": known["reranker"], "sparse": known["sparse"],
+        "reranked": SCALE, "unreranked": SCALE, "fusion": known["fusion"], **more,
     }  # fmt: skip
 
 
@@ -60,6 +63,59 @@ async def test_what_is_relevant_does_not_depend_on_how_much_is_asked_for(service
             few = await service.search("red 7 and green", top_k=2, candidates=2, **asked)
             assert [hit["relevance"] for hit in few["hits"]] == [hit["relevance"] for hit in many["hits"][:2]]
             assert few["candidates"] == 10
+
+
+async def test_a_hit_is_compared_with_its_rival(service: Service) -> None:
+    """The second one for the first, the first one for all others."""
+    await service.ingest(
+        {"id": "a", "text": "red green blue"},
+        {"id": "b", "text": "red green white"},
+        {"id": "c", "text": "red black white"},
+    )
+    scale = {"scores": [-1.0, 1.0], "relevance": [0.1, 0.9], "background": 0.5, "rival": 0.5}
+    await put(service, mode="dense", unreranked=scale)
+    hits = (await service.search("red green blue", mode="dense", rerank=False))["hits"]
+    best, second, third = scores = [hit["score"] for hit in hits]
+    level = sum(scores) / 3
+    odds = [2.197 * (one - 0.5 * level - 0.5 * other) for one, other in zip(scores, (second, best, best), strict=True)]
+    assert best > second > third
+    assert [hit["relevance"] for hit in hits] == pytest.approx([1 / (1 + math.exp(-each)) for each in odds], abs=1e-3)
+
+
+async def test_one_from_before_there_were_rivals_holds_as_it_was(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path)) as service:
+        await service.ingest(*documents(4, "red {0} green and blue"))
+        await put(service, unreranked=SCALE | {"background": 0.5})
+        before = (await service.search("red 2", rerank=False))["hits"]
+    forget(tmp_path)
+    async with serving(fakes(tmp_path)) as service:
+        assert [hit["relevance"] for hit in (await service.search("red 2", rerank=False))["hits"]] == [
+            hit["relevance"] for hit in before
+        ]
+        (kept,) = body(await service.client.get(PATH))["calibrations"]
+        assert (kept["trouble"], kept["unreranked"]["background"], kept["unreranked"]["rival"]) == (None, 0.5, 0)
+
+
+async def test_one_that_names_no_sparse_encoder_does_not_hold_where_there_is_one(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path, sparse="fake")) as service:
+        await put(service)
+    forget(tmp_path)
+    async with serving(fakes(tmp_path, sparse="fake")) as service:
+        await service.ingest({"id": "a", "text": "green river bank"})
+        answer = await service.client.post("/search", json={"query": "river", "min_relevance": 0.5})
+        told = problem(answer, 422, "invalid")["errors"][0]["detail"]
+        assert told == "it was made with no sparse encoder that it names: run `winnow calibrate` again"
+        assert "relevance" not in (await service.search("river"))["hits"][0]
+
+
+async def test_it_holds_for_its_own_sparse_encoder_alone(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path, sparse="fake")) as service:
+        kept = await put(service)
+        assert (kept["sparse"], kept["trouble"]) == (body(await service.client.get(PATH))["sparse"], None)
+        for name, sparse in (("looked", "fake:lookup"), ("plain", "")):
+            await service.client.post("/collections", json={"name": name, "sparse": sparse})
+            refused = await service.client.put(f"/collections/{name}/calibration", json=kept_body(kept))
+            assert "another sparse encoder: run" in problem(refused, 409, "conflict")["detail"]
 
 
 async def test_the_refitted_blend_takes_the_place_of_the_rerankers_own(service: Service) -> None:
@@ -106,6 +162,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "no knots": ({"unreranked": {"scores": [], "relevance": []}}, "/unreranked/scores"),
     "a knot too few": ({"reranked": {"scores": [0.0, 1.0], "relevance": [0.5]}}, "/reranked"),
     "too many knots": ({"reranked": {"scores": [*range(2000)], "relevance": [0.5] * 2000}}, "/reranked/scores"),
+    "a rival that helps": ({"reranked": SCALE | {"rival": -0.5}}, "/reranked/rival"),
     "a negative weight": ({"blend": {"rerank": -1, "dense": 1, "lexical": 0}}, "/blend/rerank"),
     "a blend of nothing": ({"blend": {"rerank": 0, "dense": 0, "lexical": 0}}, "/blend"),
     "an unknown mode": ({"mode": "guess"}, "/mode"),
@@ -119,6 +176,16 @@ async def test_a_bad_calibration_is_refused_with_a_pointer(service: Service, mor
     answer = await service.client.put(PATH, json=await made(service, **more))
     problem(answer, 422, "invalid")
     assert pointer in pointers(answer)
+
+
+def forget(data_dir: Path) -> None:
+    """Take out of the database what a calibration of an earlier version did not have."""
+    with apsw.Connection(str(data_dir / "winnow.db")) as database:
+        ((written,),) = database.execute("SELECT content FROM calibrations")
+        content = orjson.loads(written)
+        del content["sparse"], content["reranked"]["rival"], content["unreranked"]["rival"]
+        database.execute("UPDATE calibrations SET content = ?", (orjson.dumps(content).decode(),))
+    database.close()
 
 
 def kept_body(kept: Json) -> Json:

@@ -10,7 +10,16 @@ from app.quality.types import Query
 from app.types import Fusion
 from models.types import Blend
 
-BASIS = Basis("papers", "dense", "encoder's mark", "reranker's mark", "acme/reranker", Blend(), Fusion())
+BASIS = Basis(
+    collection="papers",
+    mode="dense",
+    encoder="encoder's mark",
+    reranker="reranker's mark",
+    reranker_name="acme/reranker",
+    sparse="sparse encoder's mark",
+    blend=Blend(),
+    fusion=Fusion(),
+)
 
 
 def answered(number: int, rerank: float, *, answer: bool = True, judged_only: bool = False) -> Asked:
@@ -30,7 +39,8 @@ def answered(number: int, rerank: float, *, answer: bool = True, judged_only: bo
 def test_a_reranker_that_helps_is_left_alone() -> None:
     found, findings = calibrate([answered(number, 6) for number in range(60)], BASIS, 12, 0)
     assert (found.rerank, found.advice) == (True, "")
-    assert (found.encoder, found.reranker, found.mode) == ("encoder's mark", "reranker's mark", "dense")
+    marks = found.encoder, found.reranker, found.sparse
+    assert (found.mode, *marks) == ("dense", "encoder's mark", "reranker's mark", "sparse encoder's mark")
     assert found.blend == (findings.refitted if findings.taken else None)
 
 

@@ -1,11 +1,25 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from app.quality.monotone import Labelled, fit
-from app.quality.reliability import Expected, calibration_error, expected, read_as_probabilities, reliability
+from app.quality.reliability import (
+    Errors,
+    Expected,
+    Reliability,
+    calibration_error,
+    errors,
+    expected,
+    read_as_probabilities,
+    reliability,
+)
 from app.quality.statistics import ratios, share
+from app.stages.calibrate import Standing
+from tests.app.quality.test_monotone import contested, drawn
 
 
 def test_the_error_is_the_mean_distance_over_bins_of_equally_many() -> None:
@@ -18,23 +32,26 @@ def test_the_error_is_the_mean_distance_over_bins_of_equally_many() -> None:
 
 def test_a_map_fitted_to_one_half_is_right_on_the_other() -> None:
     """Of a thousand queries whose candidates are relevant with probabilities that are known."""
-    draw = np.random.default_rng(1)
-    every = [draw.normal(0, 3, 20) for _ in range(1000)]
-    queries = [Labelled(each, (draw.random(20) < 1 / (1 + np.exp(3 - each))).astype(float)) for each in every]
-    found = fit(queries[:500], 0)
-    measured = reliability(
-        [expected(found.scale, _ordered(each), int(each.relevant.sum())) for each in queries[500:]], 0
-    )
-    for errors in (measured.shown, measured.first, measured.candidates):
-        assert errors.ece.mean <= 0.05
-        assert errors.ece.low <= errors.ece.mean <= errors.ece.high
-        assert errors.chance <= 0.05
+    measured = halves(drawn(1000, lambda scores: 1 / (1 + np.exp(3 - scores))))
+    for found in (measured.shown, measured.first, measured.candidates):
+        assert found.ece.mean <= 0.05
+        assert found.ece.low <= found.ece.mean <= found.ece.high
+        assert found.chance <= 0.05
     assert [each.hits for each in (measured.shown, measured.first, measured.candidates)] == [5000, 500, 10000]
     assert [each.hits for each in measured.bins] == [500] * 10
     assert sum(each.seen.low <= each.expected <= each.seen.high for each in measured.bins) >= 8
     precisions = [each.precision.mean for each in measured.thresholds if each.precision]
     assert precisions == sorted(precisions)
     assert all(precision >= each.at for precision, each in zip(precisions, measured.thresholds, strict=True))
+
+
+def test_the_first_documents_error_is_no_more_than_chance_makes() -> None:
+    """Where just one document can be relevant, the first one's chances hang on its rival, whom a map must see."""
+    every = [contested(1000, seed) for seed in range(4)]
+    seen = [firsts(queries) for queries in every]
+    assert np.mean([each.ece.mean - each.chance for each in seen]) <= 0.015
+    blind = firsts([replace(each, standing=alone(each.standing)) for each in every[0]])
+    assert blind.ece.mean - blind.chance >= 0.05
 
 
 def test_probabilities_that_are_far_off_are_found_out() -> None:
@@ -92,6 +109,23 @@ def test_twenty_of_twenty_are_not_all() -> None:
     assert [none.low, none.mean, none.high] == pytest.approx([0, 0, 0.161], abs=1e-3)
 
 
-def _ordered(query: Labelled) -> Labelled:
-    best = np.argsort(-query.scores)
-    return Labelled(query.scores[best], query.relevant[best])
+def halves(queries: Sequence[Labelled]) -> Reliability:
+    """What a map that the first half was fitted to is worth on the second one."""
+    return reliability(learned(queries), 0)
+
+
+def firsts(queries: Sequence[Labelled]) -> Errors:
+    """Of the first documents of the second half."""
+    return errors([each.first(1) for each in learned(queries)], 0)
+
+
+def learned(queries: Sequence[Labelled]) -> list[Expected]:
+    """What the first half teaches to expect of the second one."""
+    middle = len(queries) // 2
+    scale = fit(queries[:middle], 0).scale
+    return [expected(scale, each, int(each.relevant.sum())) for each in queries[middle:]]
+
+
+def alone(stands: Standing) -> Standing:
+    """As if nobody had a rival."""
+    return replace(stands, rivals=np.zeros(len(stands.rivals)))
