@@ -1,7 +1,10 @@
 # Winnow in a container.
 #
 #   docker build -t winnow .
+#   docker run --rm -v winnow-data:/data winnow keys create NAME --scope search,ingest
 #   docker run -p 127.0.0.1:8000:8000 -v winnow-data:/data winnow
+#
+# It does not start without a key, since it can't know who reaches it; where only you can, `-e WINNOW_OPEN=true` instead.
 #
 # Which torch goes in. By default the one that pip's own index has; on amd64 that is a build with CUDA, which runs on a
 # CPU as well but weighs gigabytes. The small CPU build comes from another index, which you name:
@@ -36,7 +39,8 @@ COPY pyproject.toml constraints.txt ./
 # x86-64-v3 (AVX2) is nearly every server CPU since 2013, and arm64 needs no flag.
 ARG TORCH_INDEX=""
 RUN python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-        print(*project["dependencies"], *project["optional-dependencies"]["files"], sep="\n")' > requirements.txt \
+        print(*project["dependencies"], *(each for extra in ("files", "otel") \
+                for each in project["optional-dependencies"][extra]), sep="\n")' > requirements.txt \
     && mkdir /wheels \
     && if [ -n "${TORCH_INDEX}" ]; then \
            pip wheel --no-deps --index-url "${TORCH_INDEX}" --constraint constraints.txt --wheel-dir /wheels torch; \

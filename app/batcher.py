@@ -10,28 +10,26 @@ The books change only under the device's lock and for microseconds: no event loo
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
 from math import inf
-from threading import Condition, Thread
 from time import perf_counter
-from typing import Literal
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 from prometheus_client import Gauge
 
-from app.errors import Overloaded, Unavailable
+from app.batch import Batch, Call, Lane, Ran
+from app.caller import Caller, caller
+from app.device import Device
+from app.errors import Overloaded, WinnowError
 from app.telemetry import Metrics
+from app.trail import Trail, riders, tell_batch
 from models.types import ModelError, OutOfMemory, Tokens
 
 log = structlog.get_logger()
-
-Lane = Literal["search", "ingest"]
-"""Who waits: a person, or an indexer."""
 
 START_TOKENS, START_SECONDS = 50.0, 0.01
 """The rate that a model is taken to have until it is measured; so little weight that its first batch outweighs it."""
@@ -41,163 +39,14 @@ TELLING = 8
 
 SHORTEST_RETRY = 0.1
 
+SPARE = 3
+"""A key that asks for more than there is gets three quarters of it, two that do get three sevenths each."""
+
 LEAST_BUDGET = 256
 """Tokens that a batch may have however little memory there is: one long text is tried in any case."""
 
 Permit = AbstractContextManager[None]
 """The room that one request holds while it works: `with batcher.admit(tokens):`."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Ran:
-    """Values in the order of the texts, and where the seconds went."""
-
-    values: NDArray[np.float32]
-    queued: float
-    computed: float
-
-
-class _Call:
-    """One caller's texts on their way through the batches."""
-
-    def __init__(self, items: Sequence[Tokens], lane: Lane) -> None:
-        self.items, self.lane = items, lane
-        self.arrived, self.begun = perf_counter(), 0.0
-        self.lengths = [max(len(item), 1) for item in items]
-        self.tokens = sum(self.lengths)
-        self.waiting = sorted(range(len(items)), key=self.lengths.__getitem__)
-        """Those in no batch yet, the longest last."""
-        self.missing, self.over = len(items), False
-        self.values: NDArray[np.float32] | None = None
-        self.error: Exception | None = None
-        self.done, self._loop = asyncio.Event(), asyncio.get_running_loop()
-
-    def keep(self, items: list[int], values: NDArray[np.float32]) -> None:
-        if self.values is None:
-            self.values = np.empty((len(self.items), *values.shape[1:]), np.float32)
-        self.values[items] = values
-
-    def wake(self, error: Exception | None) -> None:
-        """Tell the caller, in its own loop; a loop that was closed meanwhile has nobody to tell."""
-        self.error = error
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self.done.set)
-
-    def result(self) -> Ran:
-        if self.error is not None:
-            raise self.error
-        assert self.values is not None
-        return Ran(self.values, self.begun - self.arrived, perf_counter() - self.begun)
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Texts that are computed together, each padded to the longest of them."""
-
-    lane: Lane
-    budget: int
-    parts: list[tuple[_Call, list[int]]] = field(default_factory=list)
-    longest: int = 0
-    count: int = 0
-    tokens: int = 0
-
-    @property
-    def full(self) -> bool:
-        return self.longest * (self.count + 1) > self.budget
-
-    def fill(self, call: _Call) -> None:
-        """Take the call's longest texts that go well with those already here; the first call sets the length."""
-        slack = max(64, self.budget // 64)  # padding that one text may bring: about the price of another batch
-        length, limit = call.lengths.__getitem__, inf
-        if self.count:  # a longer text pads all that are here: the more they are, the less longer it may be
-            limit = min(self.longest + slack // self.count, self.budget // (self.count + 1))
-        end = bisect_right(call.waiting, limit, key=length)
-        longest = max(self.longest, length(call.waiting[end - 1])) if end else self.longest
-        room = max(self.budget // max(longest, 1), 1) - self.count
-        start = max(bisect_left(call.waiting, longest - slack, key=length), end - room)
-        if start < end:
-            self.parts.append((call, call.waiting[start:end]))
-            self.longest, self.count = longest, self.count + end - start
-            self.tokens += sum(map(length, call.waiting[start:end]))
-            del call.waiting[start:end]
-
-    def texts(self) -> list[Tokens]:
-        return [call.items[item] for call, items in self.parts for item in items]
-
-    def deal(self, values: NDArray[np.float32]) -> None:
-        """Give each call the values of its own texts."""
-        start = 0
-        for call, items in self.parts:
-            call.keep(items, values[start : start + len(items)])
-            start += len(items)
-
-
-class Device:
-    """One thread for all models of a device: two that compute at once would fight for the same cores."""
-
-    def __init__(self, name: str, bulk_share: float) -> None:
-        self.changed = Condition()
-        self.closed = False
-        self._batchers: list[Batcher] = []
-        self._gain = bulk_share / (1 - bulk_share)
-        self._saved = self._price = 0.0
-        """Model time that searches owe to ingest, and what an ingest batch costs."""
-        self._thread = Thread(target=self._work, name=f"device-{name}", daemon=True)
-        self._thread.start()
-
-    def add(self, batcher: Batcher) -> None:
-        with self.changed:
-            self._batchers.append(batcher)
-
-    def close(self) -> None:
-        """Let the running batch end, turn away all who wait, and stop."""
-        with self.changed:
-            self.closed = True
-            stranded = [call for batcher in self._batchers for call in batcher.strand()]
-            self.changed.notify()
-        for call in stranded:
-            call.wake(Unavailable("The service is stopping."))
-        self._thread.join()
-
-    def check_open(self) -> None:
-        if self.closed:
-            raise Unavailable("The service is stopping.")
-
-    def _work(self) -> None:
-        while self._work_once():
-            pass
-
-    def _work_once(self) -> bool:
-        """A function of its own, so that a device at rest holds on to no caller's texts."""
-        with self.changed:
-            while (choice := self._choose()) is None:
-                if self.closed:
-                    return False
-                self.changed.wait()
-            batcher, lane, contended = choice
-            batch = batcher.next_batch(lane)
-        began = perf_counter()
-        batcher.compute(batch)
-        self._charge(lane, perf_counter() - began, contended)
-        return True
-
-    def _charge(self, lane: Lane, seconds: float, contended: bool) -> None:
-        """Keep the share of ingest; a batch that had no rival shows that searches do pause, and starts it anew."""
-        if lane == "ingest":
-            self._price = seconds
-        gain = seconds * self._gain if lane == "search" else -seconds
-        self._saved = self._saved + gain if contended else 0.0
-
-    def _choose(self) -> tuple[Batcher, Lane, bool] | None:
-        """Whose batch is next, in which lane, and whether the other lane waits for it."""
-        search, ingest = self._oldest("search"), self._oldest("ingest")
-        if ingest and (search is None or 0 < self._saved >= self._price):
-            return ingest, "ingest", search is not None
-        return (search, "search", ingest is not None) if search else None
-
-    def _oldest(self, lane: Lane) -> Batcher | None:
-        first = min(self._batchers, key=lambda batcher: batcher.waiting_since(lane), default=None)
-        return first if first and first.waiting_since(lane) < inf else None
 
 
 class _Room:
@@ -206,13 +55,24 @@ class _Room:
     def __init__(self, size: int, gauge: Gauge) -> None:
         self._size, self._gauge = size, gauge
         self.taken = 0
+        self._held: Counter[str] = Counter()
 
     def excess(self, tokens: int, most: float = inf) -> float:
         """How many must leave before so many can enter."""
         return min(self.taken, max(self.taken + tokens - min(self._size, most), 0))
 
-    def add(self, tokens: int) -> None:
+    def unfair(self, who: str, tokens: int, most: float) -> float:
+        """Likewise, where the same caller is in there already: it may have `SPARE` times what it leaves free, so that
+        others find room, however much one asks for.
+        """
+        held, free = self._held[who], min(self._size, most) - self.taken - tokens
+        return max(held + tokens - SPARE * free, 0) if held else 0
+
+    def add(self, tokens: int, who: str = "") -> None:
         self.taken += tokens
+        self._held[who] += tokens
+        if not self._held[who]:
+            del self._held[who]
         self._gauge.inc(tokens)  # a model may have another batcher of this name
 
 
@@ -227,24 +87,36 @@ class Batcher:
         self._queue_seconds = queue_seconds
         self._compute, self._device, self._metrics = compute, device, metrics
         self._budgets: dict[Lane, int] = {"search": batch_tokens, "ingest": bulk_batch_tokens}
-        self._lines: dict[Lane, dict[_Call, None]] = {"search": {}, "ingest": {}}
+        self._lines: dict[Lane, dict[Call, None]] = {"search": {}, "ingest": {}}
         self._rooms = {lane: _Room(queue_tokens, metrics.queue_tokens.labels(name, lane)) for lane in self._lines}
-        self._lobby: dict[_Call, None] = {}
+        self._lobby: dict[Call, None] = {}
         """Ingest calls that wait for room in their line."""
         self._computed, self._spent = START_TOKENS, START_SECONDS
         """Tokens and seconds of past batches, of which the older ones fade."""
+        self.warm = False
         metrics.refusals.labels(name), metrics.abandoned.labels(name), metrics.out_of_memory.labels(name)
         device.add(self)
 
     def admit(self, tokens: int) -> Permit:
         """Room for a whole search, or Overloaded with the time until there is some, if nobody else takes it."""
+        who = caller()
+        who.meter.set_aside(tokens)
+        try:
+            self._let_in(who, tokens)
+        except WinnowError:
+            who.meter.give_back(tokens)
+            raise
+        return self._hold(who, tokens)
+
+    def _let_in(self, who: Caller, tokens: int) -> None:
         with self._device.changed:
             self._device.check_open()
             room, rate = self._rooms["search"], self._computed / self._spent
-            excess = room.excess(tokens, self._queue_seconds * rate)
+            most = self._queue_seconds * rate
+            excess = max(room.excess(tokens, most), room.unfair(who.name, tokens, most) if who.has_key else 0)
             if not excess:
-                room.add(tokens)
-                return self._hold(tokens)
+                room.add(tokens, who.name)
+                return
             retry_after = max(excess / rate, SHORTEST_RETRY)
         self._metrics.refusals.labels(self.name).inc()
         raise Overloaded(f"The queue of {self.name} is full; come back in {retry_after:.1f} s.", retry_after)
@@ -256,18 +128,22 @@ class Batcher:
             return (ahead + tokens) * self._spent / self._computed
 
     @contextmanager
-    def _hold(self, tokens: int) -> Iterator[None]:
+    def _hold(self, who: Caller, tokens: int) -> Iterator[None]:
         try:
             yield
         finally:
+            who.meter.give_back(tokens)
             with self._device.changed:
-                self._rooms["search"].add(-tokens)
+                self._rooms["search"].add(-tokens, who.name)
 
-    async def run(self, items: Sequence[Tokens], lane: Lane) -> Ran:
-        """The model's values for these texts; a caller that is cancelled takes along what is not yet in a batch."""
+    async def run(self, items: Sequence[Tokens], lane: Lane, askers: Sequence[Trail] | None = None) -> Ran:
+        """The model's values for these texts; a caller that is cancelled takes along what is not yet in a batch.
+
+        The askers are those whose traces tell of it, by default the request under way.
+        """
         if not items:
             return Ran(np.empty(0, np.float32), 0.0, 0.0)
-        call = _Call(items, lane)
+        call = Call(items, lane, riders() if askers is None else askers)
         self._enter(call)
         try:
             await call.done.wait()
@@ -276,7 +152,7 @@ class Batcher:
             raise
         return call.result()
 
-    def _enter(self, call: _Call) -> None:
+    def _enter(self, call: Call) -> None:
         with self._device.changed:
             self._device.check_open()
             (self._lobby if call.lane == "ingest" else self._lines["search"])[call] = None
@@ -291,12 +167,12 @@ class Batcher:
             room.add(call.tokens)
             self._lines["ingest"][call] = None
 
-    def _abandon(self, call: _Call) -> None:
+    def _abandon(self, call: Call) -> None:
         with self._device.changed:
             abandoned = len(call.waiting) if self._end(call) else 0
         self._metrics.abandoned.labels(self.name).inc(abandoned)
 
-    def _end(self, call: _Call) -> bool:
+    def _end(self, call: Call) -> bool:
         """Strike a call from the books; False when it was not there any more."""
         if call.over:
             return False
@@ -309,7 +185,7 @@ class Batcher:
         self._seat()
         return True
 
-    def strand(self) -> list[_Call]:
+    def strand(self) -> list[Call]:
         """End every call that waits; the device holds its lock while it asks for this."""
         waiting = [*self._lobby, *self._lines["search"], *self._lines["ingest"]]
         return [call for call in waiting if self._end(call)]
@@ -317,10 +193,10 @@ class Batcher:
     def waiting_since(self, lane: Lane) -> float:
         return next((call.arrived for call in self._lines[lane]), inf)
 
-    def next_batch(self, lane: Lane) -> _Batch:
+    def next_batch(self, lane: Lane) -> Batch:
         """The oldest call's longest texts, then what goes well with them from the others, oldest first."""
         line = self._lines[lane]
-        batch = _Batch(lane, self._budgets[lane])
+        batch = Batch(lane, self._budgets[lane])
         for call in line:
             batch.fill(call)
             if batch.full:
@@ -331,26 +207,32 @@ class Batcher:
                 del line[call]
         return batch
 
-    def compute(self, batch: _Batch) -> None:
+    def expects(self, batch: Batch) -> float:
+        """Seconds that it should take, by the measured rate."""
+        return batch.cost * self._spent / self._computed
+
+    def compute(self, batch: Batch) -> None:
         """Run the model and tell the callers; whatever it raises is theirs and not the thread's."""
         try:
             batch.deal(self._values(batch))
         except Exception as error:  # it goes to the callers of this batch; a thread that ends would strand all others
-            self._settle(batch, error)
+            self.settle(batch, error)
         except BaseException as error:  # a panic in a Rust extension is no Exception
-            self._settle(batch, ModelError(f"{self.name} broke down: {error!r}"))
+            self.settle(batch, ModelError(f"{self.name} broke down: {error!r}"))
         else:
-            self._settle(batch, None)
+            self.settle(batch, None)
 
-    def _values(self, batch: _Batch) -> NDArray[np.float32]:
+    def _values(self, batch: Batch) -> NDArray[np.float32]:
         began = perf_counter()
         values = self._fitting(batch.texts(), batch.lane)
-        if TELLING * batch.tokens >= batch.budget:
-            spent = perf_counter() - began
+        spent = perf_counter() - began
+        if TELLING * batch.tokens >= batch.budget and not self._device.trouble:
             self._computed, self._spent = 0.9 * self._computed + batch.tokens, 0.9 * self._spent + spent
-        cost = batch.longest * batch.count
-        self._metrics.batch_tokens.labels(self.name, batch.lane).observe(cost)
-        self._metrics.batch_padding.labels(self.name, batch.lane).observe(1 - batch.tokens / cost)
+        self.warm = True
+        self._metrics.batch_tokens.labels(self.name, batch.lane).observe(batch.cost)
+        self._metrics.batch_seconds.labels(self.name, batch.lane).observe(spent)
+        self._metrics.batch_padding.labels(self.name, batch.lane).observe(1 - batch.tokens / batch.cost)
+        tell_batch(batch.askers(), f"batch {self.name}", spent, batch.facts())
         if values.shape[:1] != (batch.count,):
             raise ModelError(f"{self.name} gave values of shape {values.shape} for {batch.count} texts.")
         return values
@@ -370,7 +252,7 @@ class Batcher:
             )
             return np.concatenate([self._fitting(texts[:half], lane), self._fitting(texts[half:], lane)])
 
-    def _settle(self, batch: _Batch, error: Exception | None) -> None:
+    def settle(self, batch: Batch, error: Exception | None) -> None:
         """End the calls that have all their values, or every call of a batch that failed."""
         over = []
         with self._device.changed:

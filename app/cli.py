@@ -17,13 +17,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from app.settings import CONFIG_VARIABLE
-from app.terminal import judge, tables
+from app.terminal import feedback, judge, keys, tables
+from app.terminal.backup import backup, restore
 from app.terminal.calibrate import calibrate
+from app.terminal.check import check
 from app.terminal.client import REFUSED, UNREACHABLE, UNUSABLE, Failure, Target, connect, read_json, read_settings
 from app.terminal.client import stderr as err
 from app.terminal.evaluate import evaluate
 from app.terminal.models import models
 from app.terminal.options import DataDir, Url, setting
+from app.terminal.quality import quality
 from app.terminal.sources import Found, Unusable, find
 from app.terminal.synthesize import synthesize
 from app.terminal.train import mine, train_blend, train_encoder, train_head, train_reranker
@@ -44,8 +47,12 @@ collections = typer.Typer()
 app.add_typer(collections, name="collections")
 train = typer.Typer(no_args_is_help=True, help="Fit the models to your own domain.")
 app.add_typer(train, name="train")
+opinions = typer.Typer(no_args_is_help=True, help="Count and read out what people made of answers.")
+app.add_typer(opinions, name="feedback")
 labelling = typer.Typer(no_args_is_help=True, help="Make a dataset of your own questions by labelling answers.")
 app.add_typer(labelling, name="judge")
+admitting = typer.Typer(no_args_is_help=True, help="Say who may ask the service: create, list and revoke API keys.")
+app.add_typer(admitting, name="keys")
 
 
 def main() -> None:
@@ -205,6 +212,10 @@ def search(
         typer.echo(response.text) if as_json else _print(tables.hits(read_json(response), query))
 
 
+app.command()(in_plain_words()(backup))
+app.command()(in_plain_words()(restore))
+app.command()(in_plain_words()(quality))
+app.command()(in_plain_words()(check))
 app.command()(in_plain_words()(models))
 app.command()(in_plain_words()(evaluate))
 app.command()(in_plain_words()(calibrate))
@@ -214,9 +225,14 @@ train.command("encoder")(in_plain_words()(train_encoder))
 train.command("head")(in_plain_words()(train_head))
 train.command("reranker")(in_plain_words()(train_reranker))
 train.command("blend")(in_plain_words()(train_blend))
+opinions.command("show")(in_plain_words()(feedback.show))
+opinions.command("export")(in_plain_words()(feedback.export))
 labelling.command("pool")(in_plain_words()(judge.pool))
 labelling.command("read")(in_plain_words()(judge.read))
 labelling.command("status")(in_plain_words()(judge.status))
+admitting.command("create")(in_plain_words()(keys.create))
+admitting.command("list")(in_plain_words()(keys.every))
+admitting.command("revoke")(in_plain_words()(keys.revoke))
 
 
 @collections.callback(invoke_without_command=True)

@@ -5,14 +5,20 @@ WinnowError
 │   ├── InvalidFilter
 │   ├── InvalidDocuments
 │   └── InvalidRecipe
+├── Unauthenticated         there are keys, and the request has none that opens
+├── Forbidden               the caller may not do this
 ├── NotFound
 ├── Conflict
 │   └── EncoderMismatch     the vectors at hand come from another model
 ├── TooLarge
+│   └── HeadTooLarge        line and headers of a request
+├── NoSpace                 the disk is full; it works again when there is room
 ├── NotInstalled            what was asked for is part of an extra
 ├── Overloaded              refused before any work; says when to come back
+│   └── Spent               the key's tokens of this minute are spent
 ├── TimedOut
 ├── CallerLeft              nobody reads the answer; it is counted
+├── Damaged                 what is on disk is not what was written there
 ├── Unavailable             not now: starting, stopping, or a model that does not work
 └── StartupError            the service can't start; the message says what to do
 """
@@ -53,6 +59,16 @@ class InvalidDocuments(Invalid): ...
 class InvalidRecipe(Invalid): ...
 
 
+class Unauthenticated(WinnowError): ...
+
+
+class Forbidden(WinnowError):
+    def __init__(self, message: str, scopes: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.scopes = tuple(scopes)
+        """Any of which would do."""
+
+
 class NotFound(WinnowError): ...
 
 
@@ -63,6 +79,12 @@ class EncoderMismatch(Conflict): ...
 
 
 class TooLarge(WinnowError): ...
+
+
+class HeadTooLarge(TooLarge): ...
+
+
+class NoSpace(WinnowError): ...
 
 
 class TooSlow(WinnowError): ...
@@ -77,6 +99,9 @@ class Overloaded(WinnowError):
         self.retry_after = retry_after
 
 
+class Spent(Overloaded): ...
+
+
 class TimedOut(WinnowError): ...
 
 
@@ -84,6 +109,9 @@ class CallerLeft(WinnowError): ...
 
 
 class NotInstalled(WinnowError): ...
+
+
+class Damaged(WinnowError): ...
 
 
 class Unavailable(WinnowError): ...

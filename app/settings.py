@@ -25,10 +25,33 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     data_dir: Path = Field(Path("data"), description="Where documents and indexes are kept.")
+    keys: Path | None = Field(
+        None,
+        description="File of API keys, which then has to be there; by default `keys.json` in the data directory.",
+    )
+    open: bool = Field(False, description="Listen on other addresses than this machine's own without asking for keys.")
+    hosts: str = Field(
+        "",
+        description="Names, with commas between them, by which it is asked while there are no keys; by default "
+        "localhost, and any where `WINNOW_OPEN` is set.",
+    )
+    audit: Path | None = Field(
+        None, description="File that writes are told in, line by line; by default the log has them."
+    )
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="How log lines look; auto means console on a terminal and JSON elsewhere."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least severe line to log.")
+    log_texts: bool = Field(
+        False, description="Let log lines have the messages of errors, which may quote what callers sent."
+    )
+    slow_seconds: float = Field(
+        1.0, gt=0, description="A request that takes longer is logged as a warning that says where its time went."
+    )
+    traces: bool = Field(
+        False,
+        description="Send traces by OTLP, to `OTEL_EXPORTER_OTLP_ENDPOINT`; OpenTelemetry's other variables hold too.",
+    )
 
     encoder: str = Field("embedded", description="Bi-encoder of new collections: `embedded`, a folder, or a hub name.")
     encoder_query_prompt: str | None = Field(
@@ -106,6 +129,11 @@ class Settings(BaseSettings):
     pair_cache_bytes: int = Field(
         0, ge=0, description="Memory for scores of pairs that were reranked lately, each some 160 bytes; 0: for none."
     )
+    filter_cache_bytes: int = Field(
+        16 * 2**20,
+        ge=0,
+        description="Memory for the chunks that filters left lately, 8 bytes each, until the next write; 0: for none.",
+    )
     auto_truncate: bool = Field(
         False,
         description="Read the beginning of too long a text where a request to TEI's routes does not say `truncate`.",
@@ -117,12 +145,33 @@ class Settings(BaseSettings):
     index_m: int = Field(24, ge=4, le=96, description="HNSW: links per vector. More finds more and takes memory.")
     index_ef_construction: int = Field(200, ge=16, description="HNSW: effort when a vector is added.")
     index_ef: int = Field(400, ge=16, description="HNSW: effort of a search; never less than the candidates asked for.")
+    index_threads: int = Field(0, ge=0, description="HNSW: threads that add vectors; 0 takes a quarter of the cores.")
     exact_below: int = Field(
         4096, ge=0, description="Compare with every vector while so few are allowed: exact and no slower."
     )
     compact_share: float = Field(0.25, gt=0, lt=1, description="Rebuild an index when this share of it is deleted.")
     snapshot_changes: int = Field(20000, ge=1, description="Write an index snapshot after so many changes.")
     snapshot_seconds: float = Field(60.0, gt=0, description="Or when the last change is this old.")
+
+    recall_objective: float = Field(
+        0.98, gt=0, lt=1, description="Share of the ten nearest chunks that searches by graph ought to find."
+    )
+    tune_ef: bool = Field(
+        False,
+        description="Raise the effort above `WINNOW_INDEX_EF` while a collection misses the objective; lower it again.",
+    )
+    observe_share: float = Field(
+        0.1, ge=0, le=1, description="Share of searches that are looked at once more in idle time; 0: none is watched."
+    )
+    observe_time: float = Field(
+        0.05, gt=0, le=1, description="Share of the time that looking at searches once more may take."
+    )
+    observe_depth: int = Field(
+        4,
+        ge=2,
+        le=20,
+        description="Times the candidates that a search is reranked with when it is looked at once more.",
+    )
 
     file_workers: int = Field(0, ge=0, description="Files that are converted at once; 0 takes half of the cores.")
     file_seconds: float = Field(
@@ -150,13 +199,51 @@ class Settings(BaseSettings):
     max_top_k: int = Field(1000, ge=1, description="Most hits in one answer.")
     max_candidates: int = Field(1000, ge=1, description="Most candidates to rerank for one search.")
     max_collections: int = Field(256, ge=1, description="Most collections.")
+    max_feedback: int = Field(1_000_000, ge=1, description="Most feedback that is kept of a collection.")
 
+    max_connections: int = Field(2048, ge=1, description="Connections open at once; one more is refused with 429.")
+    max_head_bytes: int = Field(
+        65_536, ge=1024, description="Longest line and headers of a request together; more is refused with 431."
+    )
+    header_timeout: float = Field(
+        10.0, gt=0, description="Seconds that a request's headers may take, and a new connection's first byte."
+    )
+    idle_timeout: int = Field(
+        75,
+        ge=1,
+        description="Seconds that a connection is kept open between two requests; a proxy's should be shorter.",
+    )
     body_timeout: float = Field(30.0, gt=0, description="Seconds that a request's body may stand still.")
+    body_rate: float = Field(
+        240.0,
+        ge=0,
+        description="Bytes a second that a body must come at, once `WINNOW_BODY_TIMEOUT` was waited for it in all; 0: "
+        "however slowly.",
+    )
+    send_timeout: float = Field(
+        30.0, gt=0, description="Seconds that a client may leave its answer unread before it is cut off."
+    )
     search_timeout: float = Field(30.0, gt=0, description="Seconds after which a search is given up with 503.")
     ingest_timeout: float = Field(
         300.0, gt=0, description="Seconds that an ingest waits to be searchable before it answers 202 with its job."
     )
+    stall_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds that a model's batch may take, or ten times what its rate lets one expect; then it is "
+        "taken to hang: its callers get 503, and so does `/readyz`.",
+    )
+    hang_seconds: float = Field(
+        60.0,
+        ge=0,
+        description="Seconds that a model, or the event loop, may then hang on before the process ends with exit "
+        "code 4; 0: it never does.",
+    )
     shutdown_timeout: float = Field(20.0, gt=0, description="Seconds that running requests get when the service stops.")
+
+    @property
+    def keys_file(self) -> Path:
+        return self.keys or self.data_dir / "keys.json"
 
     @property
     def usual_fusion(self) -> Fusion:

@@ -23,8 +23,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from app.batcher import Batcher, Ran
+from app.batch import Ran
+from app.batcher import Batcher
+from app.caller import caller
 from app.telemetry import Metrics
+from app.trail import Trail, riders
 from models.types import Tokens
 
 Key = bytes
@@ -78,6 +81,7 @@ class _Flight:
 
     keys: Collection[Key]
     task: asyncio.Task[Ran]
+    askers: list[Trail]
     waiting: int = 0
 
 
@@ -96,6 +100,7 @@ class Sharer:
         A caller that is cancelled takes along what nobody else waits for. Who waits for the same computation hears of
         its failure too.
         """
+        caller().meter.count(sum(map(len, texts)))
         began, keys = perf_counter(), [key_of(text) for text in texts]
         values = {} if fresh else self._memory.recall(keys)
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in values}
@@ -123,11 +128,13 @@ class Sharer:
         flights = list(dict.fromkeys(self._flights[key] for key in missing if key in self._flights))
         rest = {key: text for key, text in missing.items() if key not in self._flights}
         if rest:
-            flight = _Flight(rest.keys(), asyncio.create_task(self._compute(rest)))
+            askers: list[Trail] = []
+            flight = _Flight(rest.keys(), asyncio.create_task(self._compute(rest, askers)), askers)
             flights.append(flight)
             self._flights |= dict.fromkeys(rest, flight)
         for flight in flights:
             flight.waiting += 1
+            flight.askers += riders()
         try:
             yield flights
         finally:
@@ -142,8 +149,8 @@ class Sharer:
             for key in flight.keys:
                 del self._flights[key]
 
-    async def _compute(self, texts: Mapping[Key, Tokens]) -> Ran:
-        ran = await self.batcher.run(list(texts.values()), "search")
+    async def _compute(self, texts: Mapping[Key, Tokens], askers: Sequence[Trail]) -> Ran:
+        ran = await self.batcher.run(list(texts.values()), "search", askers)
         self._memory.keep(texts, ran.values)
         return ran
 

@@ -306,6 +306,24 @@ class VectorIndex(Protocol):
     def search_exact(self, vector: Vector, k: int, allowed: ChunkIds | None = None) -> Candidates:
         """The k nearest by comparing with every one: the reference."""
 
+    def search_graph(
+        self, vector: Vector, k: int, allowed: ChunkIds | None = None, ef: int | None = None
+    ) -> Candidates | None:
+        """As search does, perhaps with another effort; None where that compares with every one."""
+
+    @property
+    def ef(self) -> int:
+        """The effort of a search by graph."""
+
+    def tune(self, ef: int) -> None: ...
+
+    @property
+    def state(self) -> object:
+        """Another one after each change that a search could see."""
+
+    def sample(self, most: int) -> NDArray[np.float32]:
+        """Vectors of living chunks, evenly out of all of them."""
+
     def save(self, path: Path) -> int:
         """Write all of it to a new file, with searches going on; returns the last change that it holds."""
 

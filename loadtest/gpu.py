@@ -28,7 +28,8 @@ from loadtest.plain import RERANKER
 from models.catalog import open_reranker
 from models.packed_batch import Shape, parts
 from models.packed_runtime import PackedReranker
-from models.torch_runtime import find_device, quiet
+from models.torch_device import find_device
+from models.torch_loading import quiet
 from models.types import ModelError, ModelOptions, Reranker, Tokens
 
 PASSAGES = 50

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +68,15 @@ def _commit() -> str:
 def _git(*words: str) -> str:
     told = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
     return told.stdout.strip()
+
+
+def folder_bytes(folder: Path) -> int:
+    """What its files hold; those that go while it is looked through do not count."""
+    size = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            size += file.stat().st_size if file.is_file() else 0
+    return size
 
 
 class Meter:

@@ -21,7 +21,6 @@ import apsw
 import numpy as np
 
 from app.stages.chunk import Chunker
-from app.stages.rerank import with_readings
 from app.stores import collections, documents, jobs
 from app.stores.rows import rows
 from app.stores.sqlite import Database
@@ -67,7 +66,8 @@ def fill(db: apsw.Connection, reranker: Reranker, amount: int, clock: Clock) -> 
         chunks = clock.time("split", lambda: chunker.split(document))
         if len(clock.times["split"]) % MEASURED == 0:
             clock.time("embed", partial(encoder.encode, encoder.tokenize([chunk.text for chunk in chunks], "document")))
-        return clock.time("read", lambda: with_readings(reranker, chunks))
+        clock.time("read", lambda: reranker.read([chunk.text for chunk in chunks]))
+        return chunks
 
     collection = collections.insert(db, "tales", "embedded", "embedded", Recipe(), 384, "", "english")
     job, _ = jobs.begin(db, collection.number)

@@ -15,7 +15,6 @@ import random
 import statistics
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -23,9 +22,10 @@ from time import perf_counter
 import httpx
 import numpy as np
 
-from app.quality import html, plots
+from app.quality import plots
+from loadtest import sheet
 from loadtest.lineup import LINEUP, interpreter
-from loadtest.machine import ROOT, Meter, this_machine
+from loadtest.machine import ROOT, Meter, folder_bytes, this_machine
 from loadtest.searching_while_ingesting import Corpus
 from loadtest.service import free_port, running
 from models.catalog import open_reranker
@@ -46,7 +46,6 @@ ASKED: Mapping[str, Mapping[str, object]] = {
 }
 """Ways to search, none of them reranked."""
 LENGTHS, AT_ONCE = (32, 64, 128, 256, 512), (1, 4, 16, 64)
-STYLE = (html.FOLDER / "page.css").read_text()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +70,10 @@ async def grow(sizes: Sequence[int], port: int, meter: Meter, data: Path) -> lis
             await _fill(client, corpus, held, size)
             rate, held = (size - held) / (perf_counter() - began), size
             searched = {name: await _search(client, corpus, fields) for name, fields in ASKED.items()}
-            disk = _size(data)
+            disk = folder_bytes(data)
             steps.append(Step(size, rate, meter.resident_bytes(), disk, searched))
             print(f"| {' | '.join(_cells(steps[-1]))} |", flush=True)
     return steps
-
-
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 async def _fill(client: httpx.AsyncClient, corpus: Corpus, start: int, end: int) -> None:
@@ -164,13 +159,11 @@ def page(heading: str, steps: Sequence[Step], rates: Mapping[int, list[tuple[int
         ("Ingest", plots.curves(ingest, "chunks", "documents/s", "Documents a second by chunks", log=True)),
         ("Rerank", plots.curves(reranked, "pairs at once", "tokens/s", "Tokens a second by pairs at once", log=True)),
     ]
-    shown = "".join(f"<figure><h3>{title}</h3>{plot}</figure>" for title, plot in figures)
-    head = f'<meta charset="utf-8"><title>What grows with the corpus</title><style>{STYLE}</style>'
-    return f'<!doctype html><html lang="en"><head>{head}</head><body><h1>{escape(heading)}</h1>{shown}</body></html>'
+    return sheet.page("What grows with the corpus", heading, figures)
 
 
 def _single(name: str, points: Sequence[tuple[float, float]], series: int = 0) -> plots.Line:
-    return plots.Line(name, tuple(_point(x, value, value, value) for x, value in points), series)
+    return plots.Line(name, tuple(sheet.point(x, value) for x, value in points), series)
 
 
 def _point(x: float, low: float, value: float, high: float) -> plots.Point:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from models.cards import known_as, refuse
 from models.fake import FakeEncoder, FakeReranker, FakeSparseEncoder
-from models.folder import Kind, is_late, title
+from models.folder import Kind, check_folder, is_late, title
 from models.runtimes import choose, refuse_but_torch, refuse_int8
 from models.types import NO_PROMPTS, BiEncoder, ModelError, ModelOptions, Reranker, SparseEncoder
 
@@ -22,7 +22,12 @@ _UNWANTED_FILES = ["onnx/*", "openvino/*"]
 
 
 def open_encoder(name: str, options: ModelOptions | None = None) -> BiEncoder:
-    """An encoder: `embedded`, a folder, a hub name, or, in tests alone, `fake` (or `fake:32` for other dimensions)."""
+    """An encoder: `embedded`, a folder, a hub name, or, in tests alone, `fake` (or `fake:32` for other dimensions).
+
+    `fake:frail` hangs on the word `hangs`, its thread dies of `dies`, and it complains of `quotes` and `fails`.
+    """
+    if name == "fake:frail":
+        return FakeEncoder(frail=True)
     if fake := _FAKE.fullmatch(name):
         return FakeEncoder(int(fake[1] or 64))
     options = (options or ModelOptions()).unrounded
@@ -50,8 +55,9 @@ def open_encoder(name: str, options: ModelOptions | None = None) -> BiEncoder:
 
 def open_reranker(name: str, options: ModelOptions | None = None) -> Reranker:
     """A reranker, named as encoders are; `fake:backwards` puts the worst text first, `fake:slow` takes its time."""
-    if _FAKE.fullmatch(name) or name in ("fake:backwards", "fake:slow"):
-        return FakeReranker(backwards=name == "fake:backwards", slow=0.005 if name == "fake:slow" else 0.0)
+    if _FAKE.fullmatch(name) or name in ("fake:backwards", "fake:slow", "fake:frail"):
+        slow = 0.005 if name == "fake:slow" else 0.0
+        return FakeReranker(backwards=name == "fake:backwards", slow=slow, frail=name == "fake:frail")
     options = options or ModelOptions()
     path = _known(name, "reranker", options)
     if is_late(path):
@@ -87,6 +93,7 @@ def open_sparse(name: str, options: ModelOptions | None = None) -> SparseEncoder
     path = _known(name, "sparse", options)
     card = known_as(name, path)
     refuse_but_torch(name, options, "a sparse encoder")
+    check_folder(name, path, "sparse")  # here already: torch takes seconds to import
     from models.sparse import TorchSparseEncoder
 
     return TorchSparseEncoder(name, path, options, card.prompts if card else NO_PROMPTS)

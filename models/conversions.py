@@ -13,9 +13,9 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,13 @@ import numpy as np
 import structlog
 from tokenizers import Tokenizer
 
-from models.folder import Kind
+from models.converted import Converted, Facts, Source
 from models.network import Network
 from models.proof import TOLERANCES, distance
 from models.quiet_openvino import core, openvino
 from models.runtimes import Unavailable
 from models.tokens import TOKENISATION
-from models.types import ModelOptions, Prompts, Tokens
+from models.types import ModelOptions
 
 log = structlog.get_logger()
 
@@ -44,72 +44,13 @@ _UNUSED_SECONDS = 60 * 86400
 _NAME = re.compile(r"[0-9a-f]{40}|new-\w+")
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A model to convert, and how it is to be opened."""
-
-    name: str
-    path: Path
-    kind: Kind
-    options: ModelOptions
-    known: Prompts
-    """What its authors put in front of texts, where its folder says nothing of it."""
-
-    @property
-    def home(self) -> Path:
-        """The folder of all entries."""
-        return (self.options.conversions or user_folder()) / "openvino"
-
-    @property
-    def key(self) -> str:
-        """A hash of all that an entry depends on; the CPU and the precision come in when it is compiled."""
-        facts = [
-            [CONVERSION, TOKENISATION, self.kind],
-            [(maker, version(maker)) for maker in _MAKERS],
-            [self.known, self.options.prompts.get(self.name, {})],
-            [(str(file.relative_to(self.path)), _checksum(file)) for file in sorted(self._files())],
-        ]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
-
-    def _files(self) -> Iterator[Path]:
-        """More than what the fingerprint hashes: facts that torch reads off a model go into that by themselves."""
-        return (file for file in self.path.rglob("*") if file.suffix in _SHAPING)
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What torch read off a model, and what it made of a few texts."""
-
-    prompts: Prompts
-    limit: int
-    padding: int
-    dimensions: int
-    """Of its vectors; of a reranker 1, its score."""
-    fingerprint: str
-    samples: list[tuple[list[int], list[int]]]
-    """Token ids and types."""
-    expected: list[list[float]]
-
-    def tokens(self) -> list[Tokens]:
-        return [Tokens(np.asarray(ids, np.int32), np.asarray(types, np.int32), len(ids)) for ids, types in self.samples]
-
-
-@dataclass(frozen=True, slots=True)
-class Converted:
-    """A model that is ready to be compiled."""
-
-    network: Any
-    tokenizer: Tokenizer
-    facts: Facts
-
-
 class _Damaged(Exception):
     """An entry that is not what was written."""
 
 
 def converted(source: Source) -> Converted:
     """A model's conversion: the one that is kept, or one that is made now."""
-    entry = source.home / source.key
+    entry = home_of(source) / key_of(source)
     try:
         return _read(entry, entry.name)
     except FileNotFoundError:
@@ -119,22 +60,30 @@ def converted(source: Source) -> Converted:
     return _make(source, entry)
 
 
+def home_of(source: Source) -> Path:
+    """The folder of all entries."""
+    return (source.options.conversions or user_folder()) / "openvino"
+
+
+def key_of(source: Source) -> str:
+    """A hash of all that an entry depends on; the CPU and the precision come in when it is compiled."""
+    # More files than the fingerprint hashes: facts that torch reads off a model go into that by themselves.
+    files = sorted(file for file in source.path.rglob("*") if file.suffix in _SHAPING)
+    facts = [
+        [CONVERSION, TOKENISATION, source.kind],
+        [(maker, version(maker)) for maker in _MAKERS],
+        [source.known, source.options.prompts.get(source.name, {})],
+        [(str(file.relative_to(source.path)), _checksum(file)) for file in files],
+    ]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
+
+
 def user_folder() -> Path:
     """Winnow's part of the user's cache folder."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "winnow"
     except RuntimeError as error:
         raise Unavailable("there is no home folder to keep it in: set WINNOW_CONVERSIONS") from error
-
-
-def write(folder: Path, network: Any, tokenizer: str, facts: Facts) -> None:
-    """Fills an entry's folder, but for the manifest."""
-    try:
-        openvino.save_model(network, folder / _NETWORK, compress_to_fp16=False)
-    except RuntimeError as error:
-        raise Unavailable(f"its conversion can't be written: {error}") from error
-    (folder / _TOKENIZER).write_text(tokenizer, encoding="utf-8")
-    (folder / _FACTS).write_text(json.dumps(asdict(facts)), encoding="utf-8")
 
 
 def check(network: Network, facts: Facts) -> None:
@@ -150,7 +99,7 @@ def _make(source: Source, entry: Path) -> Converted:
 
     try:
         with _workplace(source.name, entry.parent) as fresh:
-            convert(source, fresh)
+            _write(fresh, convert(source))
             (fresh / _MANIFEST).write_text(json.dumps(_manifest(fresh, entry.name)), encoding="utf-8")
             made = _read(fresh, entry.name)
             check(Network(made.network, made.facts.padding, ModelOptions(precision="float32")), made.facts)
@@ -159,6 +108,16 @@ def _make(source: Source, entry: Path) -> Converted:
             return made
     except (OSError, _Damaged) as error:
         raise Unavailable(f"its conversion can't be written: {error}") from error
+
+
+def _write(folder: Path, made: Converted) -> None:
+    """Fills an entry's folder, but for the manifest."""
+    try:
+        openvino.save_model(made.network, folder / _NETWORK, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise Unavailable(f"its conversion can't be written: {error}") from error
+    (folder / _TOKENIZER).write_text(made.tokenizer.to_str(), encoding="utf-8")
+    (folder / _FACTS).write_text(json.dumps(asdict(made.facts)), encoding="utf-8")
 
 
 @contextmanager
@@ -195,7 +154,10 @@ def _keep(fresh: Path, entry: Path) -> None:
 
 
 def _sweep(home: Path) -> None:
-    """Remove what nobody has opened for long: other versions of a model, or of OpenVINO."""
+    """Remove what nobody has opened for long: other versions of a model, or of OpenVINO.
+
+    By the wall clock, since no other outlives a process; where it jumps ahead, models are converted once more.
+    """
     for each in home.iterdir():
         with suppress(OSError):
             if _NAME.fullmatch(each.name) and time.time() - each.stat().st_mtime > _UNUSED_SECONDS:
@@ -227,8 +189,3 @@ def _manifest(folder: Path, key: str) -> dict[str, Any]:
 def _checksum(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def samples(tokens: Sequence[Tokens]) -> list[tuple[list[int], list[int]]]:
-    """As they are kept."""
-    return [(each.ids.tolist(), each.types.tolist()) for each in tokens]

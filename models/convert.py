@@ -5,17 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.conversions import Facts, Source, samples, write
+from models.converted import Converted, Facts, Source
 from models.proof import QUERY, TEXTS
 from models.quiet_openvino import openvino
 from models.runtimes import Unavailable
-from models.torch_runtime import TorchEncoder, TorchReranker, quiet
+from models.torch_loading import quiet
+from models.torch_runtime import TorchEncoder, TorchReranker
 from models.types import ModelOptions, Tokens
 
 
@@ -37,8 +37,8 @@ class _Graph(nn.Module):
         return self._last(features[self._output])
 
 
-def convert(source: Source, folder: Path) -> None:
-    """Opens a model in torch, with all the checks that this brings, and writes its conversion into an empty folder."""
+def convert(source: Source) -> Converted:
+    """Opens a model in torch, with all the checks that this brings."""
     exact = replace(source.options, device="cpu", precision="float32")
     model, tokens, expected = _encoder(source, exact) if source.kind == "encoder" else _reranker(source, exact)
     facts = Facts(
@@ -47,10 +47,10 @@ def convert(source: Source, folder: Path) -> None:
         padding=model.body.padding,
         dimensions=len(expected[0]),
         fingerprint=model.fingerprint,
-        samples=samples(tokens),
+        samples=[(each.ids.tolist(), each.types.tolist()) for each in tokens],
         expected=expected,
     )
-    write(folder, _network(model, tokens), model.tokenizer.to_str(), facts)
+    return Converted(_network(model, tokens), model.tokenizer, facts)
 
 
 def _encoder(source: Source, exact: ModelOptions) -> tuple[TorchEncoder, list[Tokens], list[list[float]]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import math
+import threading
 import time
 import zlib
 from collections import Counter
@@ -25,6 +27,12 @@ _ORDER_BONUS = 0.1
 _VOCABULARY = 2**20
 _ROOT_LETTERS = 4
 
+_QUOTES, _FAILS = "quotes", "fails"
+"""Words by which a frail encoder complains of a text and quotes it, as a library may, or as a model of ours."""
+
+_HANGS, _DIES = "hangs", "dies"
+"""Words on which a frail model hangs for ever, and of which its thread dies as an extension can make it die."""
+
 
 class FakeEncoder:
     """A text is the sum of its words, and a word is a fixed random direction."""
@@ -34,25 +42,36 @@ class FakeEncoder:
     prompts = NO_PROMPTS
 
     def __init__(
-        self, dimensions: int = 64, *, max_tokens: int = 512, delay: float = 0.0, fail_on: str | None = None
+        self,
+        dimensions: int = 64,
+        *,
+        max_tokens: int = 512,
+        delay: float = 0.0,
+        fail_on: str | None = None,
+        frail: bool = False,
     ) -> None:
-        self.name = f"fake:{dimensions}"
+        self.name = "fake:frail" if frail else f"fake:{dimensions}"
         self.fingerprint = _fingerprint(self.name, max_tokens)
         self.dimensions = dimensions
         self.capacity = max_tokens - 1
         self.calls: list[int] = []
         self._delay = delay
         self._fail_on = fail_on
+        self._frail = frail
 
     @property
     def tokenizer(self) -> Tokenizer:
         return _tokenizer()
 
     def tokenize(self, texts: Sequence[str], role: Role) -> list[Tokens]:
+        if self._frail:
+            _complain(texts)
         return [_tokens(_word_ids(text), self.capacity) for text in texts]
 
     def encode(self, batch: Sequence[Tokens]) -> Vectors:
         """The batch's vectors, after the delay and unless the word to fail on is among its words."""
+        if self._frail:
+            _break_down(batch)
         _act(self.calls, batch, self._delay, self._fail_on)
         rows = [self._vector(tokens.ids) for tokens in batch]
         return np.stack(rows) if rows else np.zeros((0, self.dimensions), np.float32)
@@ -118,7 +137,7 @@ class FakeSparseEncoder:
 
 class FakeReranker:
     """The share of the query's words that a text has, and a little more where they stand in the same order; backwards
-    the worst text comes first, and slow it takes so many seconds for each."""
+    the worst text comes first, slow it takes so many seconds for each, and frail it breaks down on some words."""
 
     device = "cpu"
     runtime = "fake"
@@ -135,8 +154,9 @@ class FakeReranker:
         blends: Blends | None = None,
         backwards: bool = False,
         slow: float = 0.0,
+        frail: bool = False,
     ) -> None:
-        self.name = "fake:backwards" if backwards else "fake:slow" if slow else "fake"
+        self.name = "fake:backwards" if backwards else "fake:slow" if slow else "fake:frail" if frail else "fake"
         self.fingerprint = _fingerprint(self.name, max_tokens)
         self.blends = blends or Blends()
         self._sign = np.float32(-1 if backwards else 1)
@@ -144,6 +164,7 @@ class FakeReranker:
         self.calls: list[int] = []
         self._delay = delay
         self._slow = slow
+        self._frail = frail
         self._fail_on = fail_on
 
     @property
@@ -162,6 +183,8 @@ class FakeReranker:
 
     def score(self, batch: Sequence[Tokens]) -> Scores:
         """The batch's scores, after the delay and unless the word to fail on is among its words."""
+        if self._frail:
+            _break_down(batch)
         _act(self.calls, batch, self._delay + self._slow * len(batch), self._fail_on)
         return self._sign * np.asarray([_overlap(tokens) for tokens in batch], np.float32)
 
@@ -220,3 +243,19 @@ def _act(calls: list[int], batch: Sequence[Tokens], delay: float, fail_on: str |
         time.sleep(delay)
     if fail_on is not None and any(_word_id(fail_on) in tokens.ids for tokens in batch):
         raise ModelError(f"This fake model fails on {fail_on!r}, as it was told to.")
+
+
+def _complain(texts: Sequence[str]) -> None:
+    for text in texts:
+        if _QUOTES in text:
+            raise ValueError(f"can't make anything of {text!r}")
+        if _FAILS in text:
+            raise ModelError(f"This fake model fails on {text!r}, as it was told to.")
+
+
+def _break_down(batch: Sequence[Tokens]) -> None:
+    words = {int(word) for tokens in batch for word in tokens.ids}
+    if _word_id(_HANGS) in words:
+        threading.Event().wait()
+    if _word_id(_DIES) in words:
+        ctypes.CDLL(None).pthread_exit(None)

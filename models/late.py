@@ -20,7 +20,9 @@ from torch import Tensor
 
 from models.folder import check_content, hash_folder, read_blends
 from models.tokens import TOKENISATION
-from models.torch_runtime import Body, finite, load, read_prompts
+from models.torch_body import Body, finite
+from models.torch_loading import load
+from models.torch_runtime import read_prompts
 from models.types import Ids, ModelError, ModelOptions, Role, Scores, Tokens, Unit
 
 _QUERY, _TEXT, _EXPANSION = range(3)

@@ -9,7 +9,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from models.batch import check_finite
-from models.conversions import Source, check, converted
+from models.conversions import check, converted
+from models.converted import Source
 from models.folder import check_folder, read_blends, read_unit
 from models.network import Network
 from models.tokens import TextTokenizer

@@ -24,15 +24,9 @@ from models.packed_batch import Layout, Shape, parts
 from models.packed_graphs import Graphs, Record, Recorder
 from models.proof import QUERY, TEXTS, TOLERANCES, distance
 from models.runtimes import Unavailable
-from models.torch_runtime import (
-    Body,
-    TorchEncoder,
-    TorchReranker,
-    find_device,
-    has_bfloat16,
-    to_bfloat16,
-    wants_bfloat16,
-)
+from models.torch_body import Body
+from models.torch_device import find_device, has_bfloat16, to_bfloat16, wants_bfloat16
+from models.torch_runtime import TorchEncoder, TorchReranker
 from models.types import NO_PROMPTS, ModelOptions, Prompts, Tokens
 
 _SAMPLES = (*TEXTS, TEXTS[-1] * 6)

@@ -69,7 +69,7 @@ def _best(options: ModelOptions) -> Runtime:
         return options.runtime
     if _on_cpu(options.device):
         return "openvino"
-    from models.torch_runtime import find_device
+    from models.torch_device import find_device
 
     return "packed" if find_device(options.device).type == "cuda" else "torch"
 
@@ -88,6 +88,6 @@ def _on_cpu(device: str) -> bool:
         return device == "cpu"
     if sys.platform == "linux" and not any(Path(sign).exists() for sign in _ACCELERATORS):
         return True
-    from models.torch_runtime import find_device
+    from models.torch_device import find_device
 
     return find_device(device).type == "cpu"

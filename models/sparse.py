@@ -16,9 +16,11 @@ from sentence_transformers.base.modules import Router
 from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, SpladePooling
 from tokenizers import Tokenizer
 
-from models.folder import check_folder, hash_folder, named_prompts
+from models.folder import hash_folder, named_prompts
 from models.tokens import TOKENISATION, TextTokenizer
-from models.torch_runtime import Body, completed, finite, load, read_prompts, stored_tensors
+from models.torch_body import Body, finite
+from models.torch_loading import load, stored_tensors
+from models.torch_runtime import completed, read_prompts
 from models.types import NO_PROMPTS, ModelError, ModelOptions, Prompts, Role, SparseVector, Tokens
 
 MOST_TERMS = 256
@@ -47,7 +49,6 @@ class TorchSparseEncoder:
 
     def __init__(self, name: str, path: Path, options: ModelOptions, prompts: Prompts = NO_PROMPTS) -> None:
         """With what its authors put in front of texts, for a folder that says nothing of it; the options come first."""
-        check_folder(name, path, "sparse")
         model = load(SparseEncoder, name, path, options)
         _check_similarity(name, model)
         self.name = name

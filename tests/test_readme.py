@@ -13,7 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from app.settings import Settings
 from app.telemetry import Metrics
-from tests.process import Process
+from loadtest.process import Process
 
 README = Path(__file__).parent.parent / "README.md"
 ADDRESS = "localhost:8000"

@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from app.api.contract import OF_COLLECTIONS, refusals
 from app.api.deps import EngineDep, StrictRoute
 from app.api.schemas import Body
 from app.service.collections import Shelf
@@ -19,7 +20,12 @@ from app.stages.calibrate import MOST_SHARE
 from app.types import Calibration, Fusing, Fusion, Mode, Scale
 from models.types import Blend
 
-router = APIRouter(prefix="/collections/{name}/calibration", tags=["collections"], route_class=StrictRoute)
+router = APIRouter(
+    prefix="/collections/{name}/calibration",
+    tags=["collections"],
+    route_class=StrictRoute,
+    responses=refusals(*OF_COLLECTIONS),
+)
 
 MOST_KNOTS = 1000
 MOST_MEASURED = 65_536

@@ -10,7 +10,8 @@ import orjson
 from pydantic import ValidationError
 
 from app.api.problems import faults_of
-from app.api.schemas import DeleteBody, DocumentBody, SearchBody
+from app.api.schemas import DeleteBody, DocumentBody
+from app.api.search_schemas import SearchBody
 from app.errors import Fault, Invalid, InvalidDocuments
 from app.service.ingest import content_id
 from app.settings import Settings
@@ -87,6 +88,12 @@ def check_upload(paths: Sequence[str], metadata: Any, settings: Settings) -> Non
         faults += _metadata_faults("/metadata", metadata, settings)
     if faults:
         raise Invalid("The upload can't be taken as it is.", faults)
+
+
+def feedback_faults(query: str, document: str | None, pointer: str, settings: Settings) -> Iterator[Fault]:
+    yield from _text_faults(f"{pointer}/query", query, settings.max_query_chars)
+    if document is not None:
+        yield from _id_faults(f"{pointer}/document", document, settings)
 
 
 def _document_faults(body: DocumentBody, pointer: str, settings: Settings) -> Iterator[Fault]:

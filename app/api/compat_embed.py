@@ -20,9 +20,11 @@ from app.api.compat_schemas import (
     ServedModelsReply,
     ServedReply,
 )
+from app.api.contract import refusals
 from app.api.deps import EngineDep, StrictRoute, aside, in_time
 from app.api.problems import ELSEWHERE
 from app.engine import Engine
+from app.errors import NotFound
 from app.service.scoring import Embedding, TooLong, shortened
 from app.types import Truncation, Vector
 from models.types import Role, Vectors
@@ -30,7 +32,12 @@ from models.types import Role, Vectors
 router = APIRouter(tags=[ELSEWHERE], route_class=StrictRoute)
 
 
-@router.post("/v1/embeddings", response_model=EmbeddingsReply, summary="Embed texts: OpenAI")
+@router.post(
+    "/v1/embeddings",
+    response_model=EmbeddingsReply,
+    responses=refusals(NotFound),
+    summary="Embed texts: OpenAI",
+)
 async def embeddings(body: EmbeddingsBody, request: Request, engine: EngineDep) -> Response:
     check_model(body.model, engine.scoring.encoder.name)
     check_length(body.dimensions, engine.scoring.encoder)

@@ -11,16 +11,18 @@ from fastapi import APIRouter, Request, Response
 
 from app.api.compat_checks import check_model, policy, refusal, texts_to_rank
 from app.api.compat_schemas import DocumentsBody, EitherBody, RankReply, ResultsReply, TextsBody
+from app.api.contract import refusals
 from app.api.deps import EngineDep, StrictRoute, aside, in_time
 from app.api.problems import ELSEWHERE
 from app.engine import Engine
+from app.errors import NotFound
 from app.service.scoring import Ranking, TooLong, logits, probabilities
 from app.types import Truncation
 
 TRUNCATED = "Winnow-Truncated"
 """The header that says of how many texts only a part was read."""
 
-router = APIRouter(tags=[ELSEWHERE], route_class=StrictRoute)
+router = APIRouter(tags=[ELSEWHERE], route_class=StrictRoute, responses=refusals(NotFound))
 
 
 @router.post(

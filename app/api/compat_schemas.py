@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.api.schemas import Body
+from app.api.schemas import SOME_TEXT, Body
 from app.types import Truncation
 from models.types import Role
 
@@ -38,7 +38,10 @@ def _several(given: object) -> object:
     raise PydanticCustomError("texts", "should be a text, or a list of texts that has at least one")
 
 
-Texts = Annotated[list[Any], PlainValidator(_several, json_schema_input_type=str | list[str])]
+Text = Annotated[str, Field(json_schema_extra=SOME_TEXT)]
+Texts = Annotated[
+    list[Any], PlainValidator(_several, json_schema_input_type=Text | Annotated[list[Text], Field(min_length=1)])
+]
 
 
 class TextBody(Body):
@@ -49,7 +52,7 @@ class DocumentsBody(Body):
     """A reranking as Cohere, Jina and infinity take it."""
 
     model: str | None = Field(None, max_length=LONGEST_NAME, description="The reranker's name, if any.")
-    query: str
+    query: str = Field(json_schema_extra=SOME_TEXT)
     documents: list[Any] = Field(
         min_length=1, json_schema_extra={"items": {"anyOf": [{"type": "string"}, TextBody.model_json_schema()]}}
     )
@@ -68,7 +71,7 @@ class DocumentsBody(Body):
 class TextsBody(Body):
     """A reranking as text-embeddings-inference takes it."""
 
-    query: str
+    query: str = Field(json_schema_extra=SOME_TEXT)
     texts: list[Any] = Field(min_length=1, json_schema_extra={"items": {"type": "string"}})
     raw_scores: bool = Field(False, description="Logits in place of scores between 0 and 1.")
     return_text: bool = False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from functools import partial
+from time import monotonic
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -12,6 +14,8 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from app.api.access import admitted, need_of
+from app.api.audit import action_of, audited
 from app.engine import Engine
 from app.errors import CallerLeft, TimedOut, TooLarge, TooSlow, WinnowError
 
@@ -50,20 +54,28 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route whose request is strict."""
+    """A route that is told who asks, and whose request is strict."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
+        methods = self.methods or set()
+        handle, need, action = super().get_route_handler(), need_of(methods, self.path), action_of(methods, self.path)
 
         async def strictly(request: Request) -> Response:
-            try:
-                return await handle(StrictRequest(request.scope, request.receive))
-            except HTTPException as error:  # FastAPI makes a 400 of whatever goes wrong while it reads a body
-                if isinstance(error.__cause__, WinnowError):
-                    raise error.__cause__ from None
-                raise
+            opened = engine(request)
+            with admitted(opened.access, opened.metrics, request, need):
+                work = partial(_handled, handle, StrictRequest(request.scope, request.receive))
+                return await audited(opened.audit, action, request, work) if action else await work()
 
         return strictly
+
+
+async def _handled(handle: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
+    try:
+        return await handle(request)
+    except HTTPException as error:  # FastAPI makes a 400 of whatever goes wrong while it reads a body
+        if isinstance(error.__cause__, WinnowError | OSError):
+            raise error.__cause__ from None
+        raise
 
 
 async def aside(request: Request, work: Callable[[], T]) -> T:
@@ -72,19 +84,24 @@ async def aside(request: Request, work: Callable[[], T]) -> T:
 
 
 async def pieces(request: Request) -> AsyncIterator[bytes]:
-    """The body as it comes in, with an end to patience between two pieces."""
-    patience = engine(request).settings.body_timeout
-    stream = request.stream()
+    """The body as it comes in, with an end to patience between two pieces, and with one that trickles."""
+    settings, stream = engine(request).settings, request.stream()
+    patience, rate = settings.body_timeout, settings.body_rate
+    waited, come = 0.0, 0
     while True:
+        left, began = patience + come / rate - waited if rate else patience, monotonic()
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(min(left, patience)):
                 piece = await anext(stream, None)
         except ClientDisconnect:
             raise CallerLeft("The caller left before all of the body had come.") from None
         except TimeoutError:
+            if left < patience:
+                raise TooSlow(f"The body came at less than {rate:g} bytes a second.") from None
             raise TooSlow(f"No more of the body came for {patience:g} seconds.") from None
         if piece is None:
             return
+        waited, come = waited + monotonic() - began, come + len(piece)
         yield piece
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from tempfile import SpooledTemporaryFile
@@ -16,6 +16,7 @@ from fastapi.datastructures import FormData
 from starlette.datastructures import UploadFile
 
 from app.api import checks
+from app.api.contract import OF_COLLECTIONS, refusals
 from app.api.deps import EngineDep, StrictRoute, in_time
 from app.api.forms import read_form
 from app.api.ndjson import SPOOL_BYTES, Feed
@@ -28,6 +29,7 @@ from app.files.types import Kind, Unreadable
 from app.service.collections import DEFAULT, Shelf
 from app.service.files import File, check_size
 from app.service.ingest import Ticket
+from app.stores.metadata import beneath
 from app.types import Metadata
 
 router = APIRouter(tags=["documents"], route_class=StrictRoute)
@@ -37,9 +39,14 @@ FIELDS = {
     "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
     "collection": {"type": "string", "default": DEFAULT},
     "wait": {"type": "boolean", "default": True},
-    "metadata": {"type": "string", "description": "A JSON object that all of these documents get."},
+    "metadata": {"type": "object", "description": "What all of these documents get, as JSON."},
 }
-BODY = {"requestBody": {"required": True, "content": {FORM: {"schema": {"type": "object", "properties": FIELDS}}}}}
+TYPES = "text/plain, text/markdown, text/html, text/csv, application/pdf"
+FORM_OF = {
+    "schema": {"type": "object", "properties": FIELDS, "required": ["files"], "additionalProperties": False},
+    "encoding": {"files": {"contentType": TYPES}, "metadata": {"contentType": "application/json"}},
+}
+BODY = {"requestBody": {"required": True, "content": {FORM: FORM_OF}}}
 
 NAMED = 20
 """Bad lines of a JSONL file that are named."""
@@ -71,7 +78,10 @@ class Report:
 @router.post(
     "/ingest/files",
     response_model=FilesReply,
-    responses={202: {"model": FilesReply, "description": "Acknowledged; poll the job."}},
+    responses={
+        202: {"model": FilesReply, "description": "Acknowledged; poll the job."},
+        **refusals(*OF_COLLECTIONS, UnsupportedType, NotInstalled),
+    },
     openapi_extra=BODY,
     summary="Take files in: PDF, DOCX, PPTX, XLSX, HTML, Markdown, text, CSV, JSONL",
 )
@@ -88,7 +98,12 @@ async def ingest_files(request: Request, engine: EngineDep) -> Response:
     return Response(orjson.dumps(told), 200 if searchable else 202, media_type="application/json")
 
 
-@router.post("/ingest/files/known", response_model=KnownReply, summary="Which files need not be sent again")
+@router.post(
+    "/ingest/files/known",
+    response_model=KnownReply,
+    responses=refusals(*OF_COLLECTIONS),
+    summary="Which files need not be sent again",
+)
 async def known(body: KnownBody, engine: EngineDep) -> KnownReply:
     if len(body.files) > engine.settings.max_documents:
         raise TooLarge(f"Ask about {engine.settings.max_documents} files at once, at most.")
@@ -107,12 +122,10 @@ async def known(body: KnownBody, engine: EngineDep) -> KnownReply:
 
 def _sent(form: FormData, engine: Engine) -> Sent:
     """What the form says, once nothing is wrong with it."""
-    said = [(name, value) for name, value in form.multi_items() if not isinstance(value, UploadFile)]
-    files = [value for name, value in form.multi_items() if isinstance(value, UploadFile) and name == "files"]
-    if odd := [name for name, value in form.multi_items() if isinstance(value, UploadFile) != (name == "files")
-               or name not in FIELDS]:  # fmt: skip
-        raise Invalid("The form has a field that is not known.", [Fault(f"/{odd[0]}", f"known: {', '.join(FIELDS)}")])
-    fields = dict(said)
+    if faults := list(_form_faults(form)):
+        raise Invalid("The form can't be taken as it is.", faults)
+    files = [value for value in form.getlist("files") if isinstance(value, UploadFile)]
+    fields = {name: value for name, value in form.multi_items() if name != "files"}
     metadata = _parsed("metadata", fields.get("metadata", "{}"))
     wait = _parsed("wait", fields.get("wait", "true"))
     if not isinstance(wait, bool):
@@ -120,6 +133,21 @@ def _sent(form: FormData, engine: Engine) -> Sent:
     checks.check_upload([each.filename or "" for each in files], metadata, engine.settings)
     _check_installed([each.filename or "" for each in files])
     return Sent(engine.collections.shelf(str(fields.get("collection", DEFAULT))), files, metadata, wait)
+
+
+def _form_faults(form: FormData) -> Iterator[Fault]:
+    """Nothing is passed over: neither a field that is not known, nor one of two with the same name."""
+    seen: set[str] = set()
+    for name, value in form.multi_items():
+        if name not in FIELDS:
+            yield Fault(beneath("", name), f"is not known: there are {', '.join(FIELDS)}")
+        elif isinstance(value, UploadFile) != (name == "files"):
+            yield Fault(
+                f"/{name}", "has no file's name" if name == "files" else "is a file, and should be a plain field"
+            )
+        elif name in seen:
+            yield Fault(f"/{name}", "is there twice")
+        seen |= {name} - {"files"}
 
 
 def _parsed(name: str, value: Any) -> Any:

@@ -11,22 +11,13 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 
 from app.api import checks
+from app.api.contract import OF_COLLECTIONS, refusals
 from app.api.deps import EngineDep, StrictRoute, in_time
 from app.api.ndjson import ingest_lines
 from app.api.problems import from_validation
-from app.api.schemas import (
-    ChunkReply,
-    DeleteBody,
-    DeleteReply,
-    DocumentReply,
-    Envelope,
-    IngestBody,
-    IngestReply,
-    JobReply,
-    told,
-)
+from app.api.schemas import ChunkReply, DeleteBody, DeleteReply, DocumentReply, Envelope, IngestReply, JobReply, told
 from app.engine import Engine
-from app.errors import Malformed, TimedOut, UnsupportedType
+from app.errors import Malformed, NotFound, TimedOut, UnsupportedType
 from app.service.collections import DEFAULT, Shelf
 from app.service.ingest import Ticket
 from app.stages.filter import parse
@@ -37,9 +28,11 @@ from models.types import ModelError
 router = APIRouter(tags=["documents"], route_class=StrictRoute)
 
 JSON, NDJSON = "application/json", "application/x-ndjson"
-SCHEMA = IngestBody.model_json_schema(ref_template="#/components/schemas/{model}")
-LINE = {"type": "string", "description": "One document a line, as in the JSON form."}
-BODIES = {"requestBody": {"required": True, "content": {JSON: {"schema": SCHEMA}, NDJSON: {"schema": LINE}}}}
+SCHEMA = {"$ref": "#/components/schemas/IngestBody"}
+LINES = {"type": "string", "description": "A document a line, each as in the JSON form."}
+BODIES = {"requestBody": {"required": True, "content": {JSON: {"schema": SCHEMA}, NDJSON: {"schema": LINES}}}}
+RESULTS = {"type": "string", "description": "What became of each line, and in the last one of all."}
+IN_LINES = {"content": {NDJSON: {"schema": RESULTS}}}
 
 InCollection = Annotated[str, Query(description="The collection that holds the document.")]
 
@@ -47,7 +40,11 @@ InCollection = Annotated[str, Query(description="The collection that holds the d
 @router.post(
     "/ingest",
     response_model=IngestReply,
-    responses={202: {"model": IngestReply, "description": "Acknowledged; poll the job."}},
+    responses={
+        200: IN_LINES,
+        202: IN_LINES | {"model": IngestReply, "description": "Acknowledged; poll the job."},
+        **refusals(*OF_COLLECTIONS, UnsupportedType),
+    },
     openapi_extra=BODIES,
     summary="Take documents in: JSON, all or nothing, or NDJSON line by line",
 )
@@ -71,12 +68,17 @@ async def ingest(
     )
 
 
-@router.get("/jobs/{job}", response_model=JobReply, summary="See how far an ingest is")
+@router.get("/jobs/{job}", response_model=JobReply, responses=refusals(NotFound), summary="See how far an ingest is")
 async def job(job: str, engine: EngineDep) -> JobReply:
     return JobReply(**asdict(await engine.ingest.job(job)))
 
 
-@router.get("/documents/{document:path}", response_model=DocumentReply, summary="Get a document")
+@router.get(
+    "/documents/{document:path}",
+    response_model=DocumentReply,
+    responses=refusals(*OF_COLLECTIONS),
+    summary="Get a document",
+)
 async def document(document: str, engine: EngineDep, collection: InCollection = DEFAULT) -> DocumentReply:
     stored = await engine.ingest.document(engine.collections.shelf(collection), document)
     return DocumentReply(
@@ -89,14 +91,24 @@ async def document(document: str, engine: EngineDep, collection: InCollection = 
     )
 
 
-@router.delete("/documents/{document:path}", response_model=DeleteReply, summary="Delete a document")
+@router.delete(
+    "/documents/{document:path}",
+    response_model=DeleteReply,
+    responses=refusals(*OF_COLLECTIONS),
+    summary="Delete a document",
+)
 async def delete_document(document: str, engine: EngineDep, collection: InCollection = DEFAULT) -> DeleteReply:
     shelf = engine.collections.shelf(collection)
     await engine.ingest.document(shelf, document)
     return DeleteReply(deleted=await engine.ingest.delete(shelf, [document]))
 
 
-@router.post("/documents/delete", response_model=DeleteReply, summary="Delete documents by ids or by filter")
+@router.post(
+    "/documents/delete",
+    response_model=DeleteReply,
+    responses=refusals(*OF_COLLECTIONS),
+    summary="Delete documents by ids or by filter",
+)
 async def delete_documents(body: DeleteBody, engine: EngineDep) -> DeleteReply:
     checks.check_delete(body, engine.settings)
     shelf = engine.collections.shelf(body.collection)

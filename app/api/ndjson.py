@@ -7,6 +7,7 @@ everything, as most do, would otherwise block against us.
 from __future__ import annotations
 
 import asyncio
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -132,17 +133,41 @@ async def _finish(request: Request, feed: Feed, *, wait: bool) -> dict[str, Any]
 
 async def _lines(body: AsyncIterator[bytes], longest: int) -> AsyncIterator[Line]:
     """The lines of a body, numbered from 1; blank ones count and are passed over."""
-    number, rest, cut = 1, b"", False
+    under_way = _UnderWay(longest)
     async for piece in body:
-        *whole, rest = (rest + piece).split(b"\n")
-        for content in whole:
-            if content.strip() or cut:
-                yield Line(number, None if cut or len(content) > longest else content)
-            number, cut = number + 1, False
-        if len(rest) > longest:
-            rest, cut = b"", True
-    if rest.strip() or cut:
-        yield Line(number, None if cut or len(rest) > longest else rest)
+        *ends, rest = piece.split(b"\n")
+        for end in ends:
+            under_way.take(end)
+            if line := under_way.end():
+                yield line
+        under_way.take(rest)
+    if line := under_way.end():
+        yield line
+
+
+class _UnderWay:
+    """A line that has not ended yet, in one buffer: it may come byte by byte, and would be copied as often."""
+
+    def __init__(self, longest: int) -> None:
+        self._longest = longest
+        self._number = 1
+        self._content = bytearray()
+        self._size = 0
+
+    def take(self, part: bytes) -> None:
+        """No more of it is held than allowed."""
+        self._size += len(part)
+        if self._size <= self._longest:
+            self._content += part
+
+    def end(self) -> Line | None:
+        """The line, unless it is blank; the next one begins."""
+        number, content = self._number, bytes(self._content) if self._size <= self._longest else None
+        self._number, self._size = number + 1, 0
+        self._content.clear()
+        if number == 1 and content is not None:
+            content = content.removeprefix(BOM_UTF8)
+        return Line(number, content) if content is None or content.strip() else None
 
 
 async def _batches(lines: AsyncIterator[Line]) -> AsyncIterator[list[Line]]:

@@ -10,9 +10,11 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from app import errors
 from app.errors import Fault, WinnowError
+from app.stores.room import FULL
 from app.telemetry import Metrics
 from models.types import ModelError
 
@@ -20,6 +22,7 @@ logger = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
 MOST_FAULTS = 100
+WAYS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 ELSEWHERE = "in place of other services"
 """The tag of routes whose clients were made for other services: most of them show nothing but a `message`."""
@@ -30,16 +33,22 @@ TABLE: dict[type[Exception], tuple[int, str, str]] = {
     errors.InvalidDocuments: (422, "invalid-documents", "Some documents are invalid"),
     errors.InvalidRecipe: (422, "invalid-recipe", "The recipe is invalid"),
     errors.Invalid: (422, "invalid", "The request is invalid"),
+    errors.Unauthenticated: (401, "unauthenticated", "A key is needed"),
+    errors.Forbidden: (403, "forbidden", "Not allowed"),
     errors.NotFound: (404, "not-found", "Not found"),
     errors.EncoderMismatch: (409, "encoder-mismatch", "The collection's vectors come from another encoder"),
     errors.Conflict: (409, "conflict", "Conflict"),
+    errors.NoSpace: (507, "no-space", "The disk is full"),
+    errors.HeadTooLarge: (431, "head-too-large", "The headers are too large"),
     errors.TooLarge: (413, "too-large", "The request is too large"),
     errors.TooSlow: (408, "too-slow", "The request came in too slowly"),
     errors.UnsupportedType: (415, "unsupported-type", "The content type is not supported"),
     errors.NotInstalled: (501, "not-installed", "An extra is not installed"),
     errors.CallerLeft: (499, "caller-left", "The caller left"),
+    errors.Spent: (429, "spent", "The key's tokens are spent"),
     errors.Overloaded: (429, "overloaded", "Too much to do"),
     errors.TimedOut: (503, "timed-out", "It took too long"),
+    errors.Damaged: (500, "damaged", "Stored data is damaged"),
     errors.Unavailable: (503, "unavailable", "Not now"),
     ModelError: (500, "model", "A model failed"),
 }
@@ -55,6 +64,12 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         metrics.errors.labels(_row(error)[1]).inc()
         return respond(request, error)
 
+    def system(request: Request, error: Exception) -> Response:
+        """The disk that uploads and long answers are kept on meanwhile may be full as well."""
+        if isinstance(error, OSError) and error.errno in FULL:
+            return known(request, errors.NoSpace("There is no room on the disk for temporary files: free some."))
+        raise error
+
     def validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         return known(request, from_validation(error.errors()))
@@ -63,28 +78,56 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         assert isinstance(error, HTTPException)
         metrics.errors.labels("http").inc()
         headers, detail = dict(error.headers or {}), str(error.detail)
+        if error.status_code == 405:
+            headers["Allow"] = _ways(request)
         return _problem(request, error.status_code, "http", detail, detail, (), headers)
-
-    def unforeseen(request: Request, error: Exception) -> Response:
-        logger.error("request failed unforeseen", exc_info=error)
-        metrics.errors.labels("internal").inc()
-        detail = "Something went wrong here; the log has it under this request's id."
-        return _problem(request, 500, "internal", "Internal error", detail, (), {})
 
     for each in (WinnowError, ModelError):
         app.add_exception_handler(each, known)
+    app.add_exception_handler(OSError, system)
     app.add_exception_handler(RequestValidationError, validation)
     app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(Exception, unforeseen)
 
 
 def respond(request: Request, error: Exception) -> Response:
     """The problem document of an error that stands in the table."""
     status, kind, title = _row(error)
     if status >= 500:
-        logger.error("request failed", kind=kind, error=str(error))
+        logger.error("request failed", kind=kind, error=error)
     faults = error.faults if isinstance(error, errors.Invalid) else ()
-    return _problem(request, status, kind, title, str(error), faults, _retry(error))
+    return _problem(request, status, kind, title, str(error), faults, _headers(error))
+
+
+def unforeseen(request: Request, error: Exception, metrics: Metrics) -> Response:
+    logger.error("request failed unforeseen", exc_info=error)
+    metrics.errors.labels("internal").inc()
+    detail = "Something went wrong here; the log has it under this request's id."
+    return _problem(request, 500, "internal", "Internal error", detail, (), {})
+
+
+def status_of(error: Exception) -> int:
+    """What an error will be answered with."""
+    if isinstance(error, HTTPException):
+        return error.status_code
+    if isinstance(error, RequestValidationError):
+        error = from_validation(error.errors())
+    if isinstance(error, OSError) and error.errno in FULL:
+        return TABLE[errors.NoSpace][0]
+    return _row(error)[0] if isinstance(error, WinnowError | ModelError) else 500
+
+
+def before_a_request(error: Exception, metrics: Metrics) -> Response:
+    """The same, counted, where what came can't be read as a request."""
+    metrics.errors.labels(_row(error)[1]).inc()
+    return respond(Request({"type": "http"}), error)
+
+
+def _ways(request: Request) -> str:
+    """The methods of a path; a route by itself knows but its own, and a path may have several routes."""
+    scope, routes = request.scope, request.app.routes
+    return ", ".join(
+        way for way in WAYS if any(each.matches({**scope, "method": way})[0] is Match.FULL for each in routes)
+    )
 
 
 def _row(error: Exception) -> tuple[int, str, str]:
@@ -115,10 +158,17 @@ def _pointer(location: Sequence[Any]) -> str:
     return "".join("/" + part.encode("utf-8", "backslashreplace").decode() for part in parts)
 
 
-def _retry(error: Exception) -> dict[str, str]:
+def _headers(error: Exception) -> dict[str, str]:
+    """What a client may act on by itself."""
+    if isinstance(error, errors.Unauthenticated):
+        return {"WWW-Authenticate": 'Bearer realm="winnow"'}
+    if isinstance(error, errors.Forbidden) and error.scopes:
+        return {
+            "WWW-Authenticate": f'Bearer realm="winnow", error="insufficient_scope", scope="{" ".join(error.scopes)}"'
+        }
     if isinstance(error, errors.Overloaded):
         return {"Retry-After": str(max(1, round(error.retry_after + 0.5)))}
-    return {"Retry-After": "1"} if isinstance(error, errors.TimedOut | errors.Unavailable) else {}
+    return {"Retry-After": "1"} if isinstance(error, errors.TimedOut | errors.Unavailable | errors.NoSpace) else {}
 
 
 def _problem(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
-from app.types import Format, Fusing, Mode, Place, Truncation
+from app.types import Format, Mode, Place
 from models.words import Language
 
 COLLECTION_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
-Part = Literal["text", "title", "metadata", "stages"]
+
+SOME_TEXT: JsonDict = {"pattern": r"\S"}
+"""Says of a string that it may not be blank; api/checks.py sees to it, together with all else that is wrong."""
 
 MOST_FIELDS = 32
 """Every unknown field is named, which takes 5 µs each and nobody else gets a turn meanwhile: millions are not."""
@@ -32,93 +35,9 @@ class Body(BaseModel):
         return given
 
 
-class FusionBody(Body):
-    by: Fusing | None = Field(None, description="By scores, in standard deviations; or by 1 / (k + rank).")
-    dense: float | None = Field(None, gt=0, allow_inf_nan=False, description="Weight of what is found by vectors.")
-    lexical: float | None = Field(None, gt=0, allow_inf_nan=False, description="Weight of what is found by words.")
-    sparse: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="Weight of what is found by a sparse encoder's terms."
-    )
-    k: int | None = Field(None, ge=1, description="How little the first ranks stand out.")
-
-
-class RecencyBody(Body):
-    weight: float = Field(
-        0.2, gt=0, le=10, allow_inf_nan=False, description="What this moment adds, of the distance from worst to best."
-    )
-    half_life_days: float = Field(30.0, gt=0, allow_inf_nan=False, description="After so long it adds half as much.")
-
-
-def _depth(given: object) -> object:
-    """One fault for what is neither: by itself a union has one for each."""
-    if given == "auto" or (type(given) is int and given >= 1):
-        return given
-    raise PydanticCustomError("depth", "should be a whole number, 1 or more, or 'auto'")
-
-
-Depth = Annotated[
-    int | Literal["auto"],
-    PlainValidator(_depth, json_schema_input_type=Annotated[int, Field(ge=1)] | Literal["auto"]),
-]
-
-
-class SearchBody(Body):
-    query: str = Field(examples=["how long can a filter be used"])
-    collection: str = "default"
-    top_k: int = Field(10, ge=1, description="Hits to return.")
-    candidates: Depth | None = Field(
-        None, description="Candidates to rerank, never fewer than top_k; auto stops when more change the top no more."
-    )
-    deadline_ms: int | None = Field(
-        None, ge=1, description="Answer after so long, with as many candidates reranked as there was time for."
-    )
-    mode: Mode | None = Field(
-        None, description="Find candidates by vectors, by words, by a sparse encoder's terms, or by all there are."
-    )
-    fusion: FusionBody = Field(FusionBody(), description="How the rankings of a hybrid search become one.")
-    filter: dict[str, Any] | None = Field(None, examples=[{"year": {"$gte": 2020}}])
-    rerank: bool | None = Field(
-        None, description="false: the first stage's order. By default true, unless a calibration advises against it."
-    )
-    exact: bool = Field(False, description="Compare with every vector instead of asking the graph.")
-    min_score: float | None = Field(None, allow_inf_nan=False, description="Leave out hits that score less.")
-    min_relevance: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
-        description="Leave out hits that are less probably relevant; the collection must be calibrated.",
-    )
-    on_truncation: Truncation = Field(
-        "report", description="Where query and chunk are too long together: say so, refuse, or read chunks in windows."
-    )
-    newer_than: str | None = Field(
-        None, description="An ISO 8601 date: only documents whose metadata has a later one in `date`."
-    )
-    recency: RecencyBody | None = Field(None, description="Let newer documents gain, by the `date` in their metadata.")
-    superseded: bool = Field(False, description="Find documents that others name in their metadata's `supersedes`.")
-    distinct: bool = Field(False, description="Leave out hits that say the same as a better one.")
-    diversity: float = Field(
-        0.0, ge=0, le=1, allow_inf_nan=False, description="0: by score alone; 1: as unlike each other as can be."
-    )
-    group_by: Literal["document"] | None = Field(
-        None, description="Let the hits of one document stand together; top_k then counts documents."
-    )
-    per_group: int = Field(2, ge=1, description="Most hits of a group.")
-    expand: int = Field(0, ge=0, le=20, description="Chunks before and behind each hit that its context takes in.")
-    max_tokens: int | None = Field(
-        None, ge=1, description="Room for all texts of the answer together, in the encoder's tokens."
-    )
-    highlight: bool = Field(False, description="Say where the best sentence of each hit is.")
-    explain: bool = Field(False, description="Say which words matched, and how much the filter left to search.")
-    include: list[Part] = Field(
-        ["text", "title", "metadata", "stages"], fail_fast=True, description="What hits carry beside ids."
-    )
-
-
 class DocumentBody(Body):
     id: str | None = Field(None, description="The caller's own; a missing id becomes a hash of the content.")
-    text: str
+    text: str = Field(json_schema_extra=SOME_TEXT)
     title: str = ""
     metadata: dict[str, Any] = Field(default_factory=dict)
     format: Format = Field("plain", description="`markdown` is cut along its headings, tables, lists and code.")
@@ -157,95 +76,6 @@ class CollectionBody(Body):
     )
     recipe: RecipeBody = RecipeBody()
     language: Language | None = Field(None, description="Whose stems and stop words lexical search takes.")
-
-
-class StageReply(BaseModel):
-    score: float
-    rank: int | None = Field(description="Its place there; null where the stage was only asked about it.")
-
-
-class SeenReply(BaseModel):
-    total: int
-    scored: int = Field(description="How many of them the model saw.")
-
-
-class ContextReply(BaseModel):
-    text: str
-    start: int
-    end: int
-
-
-class SpanReply(BaseModel):
-    start: int
-    end: int
-
-
-class ExplanationReply(BaseModel):
-    chunks: int = Field(description="Chunks of the collection.")
-    allowed: int = Field(description="Those that the filter left to search.")
-    conditions: list[int] = Field(description="How many each of the filter's conditions allows alone, in their order.")
-
-
-class HitReply(BaseModel):
-    id: str = Field(description="The chunk's own id.")
-    document_id: str
-    score: float
-    start: int = Field(description="Where the chunk begins in the document's text, in characters.")
-    end: int
-    page: int | None = Field(None, description="The page that it stands on, where the document has pages.")
-    last_page: int | None = Field(None, description="The page that it ends on, where that is another one.")
-    heading: str | None = Field(None, description="The headings in force where it begins, outermost first.")
-    title: str | None = None
-    text: str | None = None
-    metadata: dict[str, Any] | None = None
-    stages: dict[str, StageReply] | None = None
-    tokens: SeenReply = Field(description="Of query and chunk together where they were reranked, else of the chunk.")
-    window: SpanReply | None = Field(None, description="The part that earned the score, if it was read in windows.")
-    context: ContextReply | None = Field(None, description="The text around it, where `expand` asks for it.")
-    merged: list[str] | None = Field(None, description="Lower hits whose contexts are part of this one's.")
-    highlight: SpanReply | None = Field(None, description="The best sentence, in the document's text.")
-    matches: list[str] | None = Field(None, description="The query's words that it has, where `explain` asks for it.")
-    relevance: float | None = Field(
-        None, description="How probable it is that the document is relevant, where the collection is calibrated."
-    )
-
-
-class Milliseconds(BaseModel):
-    queue: float = Field(description="Waiting for the model.")
-    compute: float
-
-
-class ModelsReply(BaseModel):
-    encoder: str
-    reranker: str | None
-    sparse: str | None = Field(None, description="The sparse encoder, where it was asked.")
-
-
-class IndexReply(BaseModel):
-    fingerprint: str
-    sequence: int = Field(description="The last change that this answer's index had seen.")
-
-
-class DegradedReply(BaseModel):
-    stage: Literal["rerank"]
-    reason: Literal["deadline"]
-
-
-class SearchReply(BaseModel):
-    collection: str
-    mode: Mode
-    hits: list[HitReply]
-    candidates: int = Field(description="Living chunks that the first stage proposed.")
-    reranked: int = Field(description="How many of them the reranker has read.")
-    truncated: dict[str, int] = Field(description="Of how many texts each model saw only a part.")
-    timings: dict[str, Milliseconds]
-    total_ms: float
-    models: ModelsReply
-    index: IndexReply
-    degraded: DegradedReply | None = Field(None, description="The stage that was not finished, and why, if any.")
-    explanation: ExplanationReply | None = None
-    nothing_relevant: bool = Field(False, description="There were candidates; none reached `min_relevance`.")
-    advice: str | None = Field(None, description="Why labels of this collection speak against reranking, if they do.")
 
 
 class PutReply(BaseModel):
@@ -372,6 +202,7 @@ class CollectionReply(BaseModel):
     lexical_chunks: int = Field(description="Chunks in the index of words.")
     sparse_chunks: int = Field(description="Chunks in the index of sparse vectors.")
     index_bytes: int
+    index_ef: int = Field(description="Effort of searches by graph: as set, or as tuned since; 0 while closed.")
     sparse_bytes: int = Field(description="Memory of the index of sparse vectors.")
     sequence: int
     trouble: str | None = Field(description="Why the collection does not answer or take in documents, if it does not.")
@@ -396,6 +227,7 @@ class Problem(BaseModel):
     detail: str
     request_id: str | None = None
     errors: list[FaultReply] | None = None
+    message: str | None = Field(None, description="In place of other services: all of it in a sentence.")
 
 
 def told(place: Place) -> dict[str, Any]:

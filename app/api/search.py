@@ -10,8 +10,10 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from app.api.checks import check_search
+from app.api.contract import OF_COLLECTIONS, refusals
 from app.api.deps import EngineDep, StrictRoute, aside, in_time
-from app.api.schemas import Part, SearchBody, SearchReply, told
+from app.api.schemas import told
+from app.api.search_schemas import Part, SearchBody, SearchReply
 from app.engine import Engine
 from app.service.collections import Shelf
 from app.service.present import Shape
@@ -29,7 +31,12 @@ RESERVE = 0.003
 router = APIRouter(tags=["search"], route_class=StrictRoute)
 
 
-@router.post("/search", response_model=SearchReply, summary="Find the chunks that answer a query")
+@router.post(
+    "/search",
+    response_model=SearchReply,
+    responses=refusals(*OF_COLLECTIONS),
+    summary="Find the chunks that answer a query",
+)
 async def search(body: SearchBody, request: Request, engine: EngineDep) -> Response:
     deadline = _deadline(body)
     condition = await aside(request, lambda: _condition(body, engine.settings))

@@ -61,7 +61,7 @@ def _check_office(kind: Kind, file: IO[bytes], head: bytes, most_unpacked: int) 
     try:
         with ZipFile(file) as archive:
             parts = archive.infolist()
-    except (BadZipFile, ValueError, NotImplementedError, OverflowError) as error:
+    except (BadZipFile, ValueError, NotImplementedError, OverflowError) as error:  # zipfile at a damaged directory
         raise Unreadable(f"is damaged: {error}") from error
     finally:
         file.seek(0)

@@ -24,12 +24,12 @@ class Reader:
 
 
 READERS: dict[Kind, Reader] = {
-    "pdf": Reader("app.files.pdf:read_pdf", 1, "pdfplumber"),
-    "docx": Reader("app.files.word:read_docx", 1, "python-docx"),
-    "pptx": Reader("app.files.slides:read_pptx", 1, "python-pptx"),
-    "xlsx": Reader("app.files.sheets:read_xlsx", 1, "openpyxl"),
+    "pdf": Reader("app.files.pdf:read_pdf", 2, "pdfplumber"),
+    "docx": Reader("app.files.word:read_docx", 2, "python-docx"),
+    "pptx": Reader("app.files.slides:read_pptx", 2, "python-pptx"),
+    "xlsx": Reader("app.files.sheets:read_xlsx", 2, "openpyxl"),
     "html": Reader("app.files.web:read_html", 1, "markdownify"),
-    "csv": Reader("app.files.text:read_csv", 1),
+    "csv": Reader("app.files.text:read_csv", 2),
     "markdown": Reader("app.files.text:read_markdown", 1, decodes=True),
     "text": Reader("app.files.text:read_text", 1, decodes=True),
 }

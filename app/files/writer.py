@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from app.files.types import Converted, Unreadable
 
@@ -12,6 +12,7 @@ MARKS = re.compile(r"^(\s*)(#{1,6}(?=\s|$)|```|~~~|>|\|)", re.M)
 """At the beginning of a line these would be structure, and the text of a page is not."""
 
 DEEPEST = 6
+BETWEEN = " | "
 
 
 class Writer:
@@ -44,19 +45,16 @@ class Writer:
             self._write(f"```\n{clean(text).strip(chr(10))}\n```")
 
     def table(self, rows: Iterable[Sequence[object]]) -> None:
-        """The first row that says anything is the header."""
-        lines: list[str] = []
-        width = length = 0
+        """The first row that says anything is the header; rows and columns that say nothing are left out."""
+        told: list[list[str]] = []
+        length = 0
         for cells in rows:
-            told = [_cell(cell) for cell in cells]
-            if not any(told):
-                continue
-            width = max(width, len(told)) if not lines else width
-            line = f"| {' | '.join([*told, *[''] * (width - len(told))])} |"
-            lines += [line] if lines else [line, f"|{' --- |' * width}"]
-            length += len(line) + 1
-            self._check(length)
-        self._write("\n".join(lines))
+            row = [_cell(cell) for cell in cells]
+            if any(row):
+                told.append(row)
+                length += sum(map(len, row)) + len(BETWEEN) * len(row)
+                self._check(length)
+        self._write("\n".join(_lines(told)))
 
     def done(self, title: str = "") -> Converted:
         text = "".join(self._parts).rstrip()
@@ -80,3 +78,12 @@ def clean(text: str) -> str:
 
 def _cell(value: object) -> str:
     return " ".join(clean("" if value is None else str(value)).split()).replace("|", "\\|")
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table, with a rule below its header."""
+    columns = sorted({column for row in rows for column, cell in enumerate(row) if cell})
+    for number, row in enumerate(rows):
+        yield f"| {BETWEEN.join(row[column] if column < len(row) else '' for column in columns)} |"
+        if not number:
+            yield f"|{' --- |' * len(columns)}"

@@ -54,20 +54,24 @@ class Scale:
         return math.log(value) if self.log else value
 
 
+NOTHING = 1e-12
+"""Values that lie between 0 and this are all drawn as 0: a range of 5e-324 has no room for ticks."""
+
+
 def fit(values: Iterable[float], start: float, end: float, *, log: bool = False) -> Scale:
     """A scale that holds all values and begins and ends at a tick."""
-    low, high = _range(list(values))
+    low, high = _range(list(values), log)
     if log:
         return Scale(low, high, start, end, log=True)
     step = _step(low, high)
     return Scale(math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step, start, end)
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
+def _range(values: Sequence[float], log: bool) -> tuple[float, float]:
     low, high = min(values, default=0.0), max(values, default=1.0)
     if high - low > 1e-9 * max(abs(low), abs(high), 1e-3):
         return low, high
-    return (low, high * 2) if low > 0 else (low - 0.5, high + 0.5)
+    return (low, high * 2) if log or low > NOTHING else (low - 0.5, high + 0.5)
 
 
 def _step(low: float, high: float) -> float:

@@ -69,9 +69,31 @@ def ratios(over: Table, under: Table, seed: int) -> list[Estimate | None]:
 
 def share(counted: float, of: float) -> Estimate | None:
     """With its 95 % interval by Wilson, which knows that twenty of twenty are not all; None of nothing."""
-    if not of:
-        return None
-    mean, spread = counted / of, NORMAL**2 / of
+    return _wilson(counted / of, of) if of else None
+
+
+def clustered_share(shares: Sequence[float], trials: int) -> Estimate:
+    """The mean of queries' shares of so many trials each, with its 95 % interval by Wilson for as many independent
+    trials as would spread as much: the trials of one query resemble each other. One query more, of which half failed,
+    counts towards the spread, since rare bad queries are seldom among few. It covers 95 to 98 % where Wilson for all
+    trials, and the bootstrap of few queries, cover as little as 66."""
+    values = np.asarray(shares, float)
+    mean, count = float(values.mean()), len(values)
+    wider = np.append(values, 0.5)
+    middle, spread = float(wider.mean()), float(wider.var(ddof=1))
+    independent = count * middle * (1 - middle) / spread if spread else count * trials
+    return _wilson(mean, min(max(independent, count), count * trials))
+
+
+def mean_of(values: Sequence[float]) -> Estimate:
+    """With its 95 % interval by the normal distribution: for many values."""
+    table = np.asarray(values, float)
+    middle, reach = float(table.mean()), NORMAL * float(table.std()) / len(table) ** 0.5
+    return Estimate(middle, middle - reach, middle + reach)
+
+
+def _wilson(mean: float, of: float) -> Estimate:
+    spread = NORMAL**2 / of
     middle, reach = mean + spread / 2, NORMAL * (mean * (1 - mean) / of + spread / of / 4) ** 0.5
     return Estimate(mean, max((middle - reach) / (1 + spread), 0.0), min((middle + reach) / (1 + spread), 1.0))
 

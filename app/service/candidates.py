@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import apsw
 import numpy as np
 
 from app.service.collections import Shelf
+from app.service.sieve import Sieve
 from app.stages.fuse import SAMPLE, found, fuse
 from app.stages.retrieve import retrieve_dense, retrieve_lexical, retrieve_sparse
 from app.stores import documents
 from app.stores import log as changelog
 from app.stores.documents import Found
-from app.stores.filters import Filter, allowed_chunks
+from app.stores.filters import Filter
 from app.stores.sqlite import Database
 from app.stores.supersession import successors
 from app.telemetry import Stopwatch
@@ -47,6 +48,11 @@ class Aim:
     """Whether documents that others supersede are found too."""
     rerank: bool = False
     """Whether candidates come with the ids that the reranker reads, as far as they were kept."""
+
+    @property
+    def reach(self) -> int:
+        """How many each stage is asked for."""
+        return max(self.depth, SAMPLE) if self.mode == "hybrid" else self.depth
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +113,9 @@ class _View:
 class FirstStage:
     """Proposes as many living candidates as asked for, though documents come, go and are replaced meanwhile."""
 
-    def __init__(self, database: Database, threads: Executor) -> None:
+    def __init__(self, database: Database, sieve: Sieve, threads: Executor) -> None:
         self._database = database
+        self._sieve = sieve
         self._threads = threads
 
     async def propose(self, shelf: Shelf, aim: Aim, watch: Stopwatch) -> Proposal:
@@ -117,9 +124,9 @@ class FirstStage:
         """
         seen, k, attempt = shelf.indexes.dense.index.sequence, aim.depth, 1
         while True:
-            reach = max(k, SAMPLE) if aim.mode == "hybrid" else k
+            reach = replace(aim, depth=k).reach
             with watch.stage("filter"):
-                allowed = await self._allowed(shelf, aim.filter)
+                allowed = await self.allowed(shelf, aim.filter)
             with watch.stage("retrieve"):
                 rankings = await self._retrieve(shelf, aim, reach, allowed)
             with watch.stage("fuse"):
@@ -133,10 +140,9 @@ class FirstStage:
             else:
                 return view.of(loaded.found[: aim.depth])
 
-    async def _allowed(self, shelf: Shelf, condition: Filter | None) -> ChunkIds | None:
-        if condition is None:
-            return None
-        return await self._database.read(lambda db: allowed_chunks(db, condition, shelf.collection.number))
+    async def allowed(self, shelf: Shelf, condition: Filter | None) -> ChunkIds | None:
+        """The chunks that a filter leaves; None where all may answer."""
+        return None if condition is None else await self._sieve.allowed(shelf.collection.number, condition)
 
     async def _retrieve(self, shelf: Shelf, aim: Aim, k: int, allowed: ChunkIds | None) -> dict[str, Candidates]:
         """Each stage's own ranking; those of a hybrid search are found side by side."""

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, replace
+import shutil
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 
-import orjson
 import structlog
 
-from app.errors import Conflict, EncoderMismatch, Invalid, NotFound, TooLarge, Unavailable
+from app.caller import caller
+from app.errors import Conflict, EncoderMismatch, Forbidden, Invalid, NoSpace, NotFound, TooLarge, Unavailable
+from app.service.follower import Workers
 from app.service.indexer import Indexer
 from app.service.indexes import Indexes
 from app.service.models import Models
 from app.service.reader import Reader
+from app.service.tools import Tools, check_fingerprints, check_sparse, fingerprint
 from app.settings import Settings
 from app.stages.chunk import Chunker
 from app.stages.embed import Embedder
@@ -27,13 +30,17 @@ from app.stores.collections import Contents
 from app.stores.sqlite import Database
 from app.telemetry import Metrics
 from app.types import Collection, Recipe
-from models.folder import Kind, title
-from models.types import BiEncoder, SparseEncoder
 from models.words import Language
 
 logger = structlog.get_logger()
 
 DEFAULT = "default"
+
+ROOM_SECONDS = 5.0
+"""Pause before another try to open a collection where the disk is full."""
+
+REBUILDING_THREADS = 2
+"""Rebuilds wait for one another, and nobody else for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,27 +68,13 @@ class Description:
     lexical_chunks: int
     sparse_chunks: int
     index_bytes: int
+    index_ef: int
     sparse_bytes: int
     sequence: int
     lag: int
     trouble: str | None
     shelf: Shelf | None
     """None while it is closed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """A collection's models, and what cuts its documents for them."""
-
-    embedder: Embedder
-    ranker: Ranker
-    weigher: Weigher | None
-    chunker: Chunker
-
-
-def fingerprint(encoder: BiEncoder | SparseEncoder, recipe: Recipe) -> str:
-    """Hash of all that shapes a collection's vectors: two collections with the same one can share them."""
-    return hashlib.sha256(orjson.dumps([encoder.fingerprint, asdict(recipe)])).hexdigest()
 
 
 class Collections:
@@ -104,22 +97,23 @@ class Collections:
         self._threads = threads
         self._shelves: dict[str, Shelf] = {}
         self._closed: dict[str, Exception] = {}
+        self._opening: dict[str, Indexes | None] = {}
         self._changing = asyncio.Lock()
-        self._stopping = Event()
+        self._rebuilding = ThreadPoolExecutor(REBUILDING_THREADS, "rebuild")
+        self._workers = Workers(threads, self._rebuilding, Event())
 
     async def open(self) -> None:
         """Open all there are; one that can't be opened says why to whoever asks for it, and the others go on."""
         held = await self._database.read(rows.every)
         for name in {DEFAULT, *(each.name for each in held)}:
             self._closed[name] = Unavailable(f"Collection '{name}' is being opened.")
-        for each in held:
-            await self._open(each)
-        if DEFAULT not in {each.name for each in held}:
-            await self._open_default()
+        await asyncio.to_thread(self._sweep, {str(each.number) for each in held})
+        first = [] if DEFAULT in {each.name for each in held} else [self._open_default()]
+        await asyncio.gather(*first, *(self._open(each) for each in held))
 
     def stop(self) -> None:
         """Let whatever takes long come to an early end."""
-        self._stopping.set()
+        self._workers.stopping.set()
 
     async def close(self) -> None:
         for shelf in self._shelves.values():
@@ -127,18 +121,39 @@ class Collections:
             await shelf.indexer.close()
         for shelf in self._shelves.values():
             await shelf.indexes.close()
+        await asyncio.to_thread(self._rebuilding.shutdown)
+
+    async def save(self) -> None:
+        """Have the indexes of all that are open saved as they are."""
+        await asyncio.gather(*(shelf.indexer.save() for shelf in self._shelves.values()))
 
     def troubles(self) -> dict[str, str]:
         """Why some collections do not answer, or do not take in what waits."""
         stuck = {name: shelf.indexer.trouble for name, shelf in self._shelves.items() if shelf.indexer.trouble}
-        return {name: str(error) for name, error in self._closed.items()} | {k: v for k, v in stuck.items() if v}
+        closed = {name: self._progress(name) or str(error) for name, error in self._closed.items()}
+        return closed | {name: why for name, why in stuck.items() if why}
+
+    @property
+    def shelves(self) -> list[Shelf]:
+        """Those that are open."""
+        return list(self._shelves.values())
+
+    @property
+    def opened(self) -> Mapping[str, Shelf]:
+        """Those that are open, by name: for work that nobody asked for, whoever's request it is done in."""
+        return self._shelves
 
     def shelf(self, name: str) -> Shelf:
+        """A collection that a caller may not see is to them one that is not there."""
+        if not caller().sees(name):
+            raise _missing(name)
         if name in self._shelves:
+            caller().deed.touch(name)
             return self._shelves[name]
         if name in self._closed:
-            raise self._closed[name]
-        raise NotFound(f"There is no collection '{name}'. Create it with POST /collections.")
+            progress = self._progress(name)
+            raise Unavailable(f"Collection '{name}': {progress}.") if progress else self._closed[name]
+        raise _missing(name)
 
     async def create(
         self,
@@ -153,6 +168,8 @@ class Collections:
         encoder, reranker = encoder or self._settings.encoder, reranker or self._settings.reranker
         sparse = self._settings.sparse if sparse is None else sparse
         recipe, language = recipe or self.default_recipe(), language or self._settings.language
+        if not caller().sees(name):
+            raise Forbidden(f"This key ({caller().name}) is limited to other collections than '{name}'.")
         async with self._changing:
             if name in self._shelves or name in self._closed:
                 raise Conflict(f"There is a collection '{name}' already. Drop it first, or take another name.")
@@ -166,56 +183,103 @@ class Collections:
                     db, name, encoder, reranker, recipe, model.dimensions, marks[0], language, sparse, marks[1]
                 )
             )
-            await self._shelve(collection, tools)
+            caller().deed.touch(name)
+            try:
+                await self._shelve(collection, tools)
+            except NoSpace as error:
+                self._closed[name] = error  # to be dropped later, if there is no room for that either
+                await self._database.write(lambda db: rows.drop(db, collection.number))
+                del self._closed[name]
+                raise
+            finally:
+                self._opening.pop(name, None)
             return collection
 
     async def every(self) -> list[Description]:
-        return [await self._describe(collection) for collection in await self._database.read(rows.every)]
+        held = await self._database.read(rows.every)
+        return [await self._describe(collection) for collection in held if caller().sees(collection.name)]
 
     async def describe(self, name: str) -> Description:
         for collection in await self._database.read(rows.every):
-            if collection.name == name:
+            if collection.name == name and caller().sees(name):
                 return await self._describe(collection)
-        raise NotFound(f"There is no collection '{name}'.")
+        raise _missing(name)
 
     async def drop(self, name: str) -> None:
         async with self._changing:
             held = {each.name: each for each in await self._database.read(rows.every)}
-            if name not in held:
-                raise NotFound(f"There is no collection '{name}'.")
+            if name not in held or not caller().sees(name):
+                raise _missing(name)
+            if name in self._opening:
+                raise Unavailable(f"Collection '{name}' is being opened. Drop it when it is open.")
+            await self._database.write(lambda db: rows.drop(db, held[name].number))
+            caller().deed.touch(name)
             shelf = self._shelves.pop(name, None)
             self._closed.pop(name, None)
             if shelf is not None:
                 await shelf.reader.close()
                 await shelf.indexer.close(NotFound(f"Collection '{name}' was dropped meanwhile."))
-            await self._database.write(lambda db: rows.drop(db, held[name].number))
             await (shelf.indexes if shelf else self._indexes(held[name])).discard()
+            self._metrics.forget(name)
+
+    def _sweep(self, numbers: set[str]) -> None:
+        """Remove the folders of collections that were dropped when the process was killed: no number comes back."""
+        for folder in self._folder.glob("*"):
+            if folder.name.isdigit() and folder.name not in numbers:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def default_recipe(self) -> Recipe:
         return replace(Recipe(), chunk_tokens=self._settings.chunk_tokens, overlap_tokens=self._settings.overlap_tokens)
 
     async def _open_default(self) -> None:
         """There is always one collection, unless the settings don't fit the models."""
-        del self._closed[DEFAULT]
         try:
-            await self.create(DEFAULT)
+            await self._when_there_is_room(DEFAULT, self._create_default)
         except Invalid as error:
             reasons = "; ".join(f"{fault.pointer} {fault.detail}" for fault in error.faults)
             logger.error("collection stays closed", collection=DEFAULT, reason=f"{error} {reasons}")
             self._closed[DEFAULT] = Unavailable(f"{error} {reasons}")
 
+    async def _create_default(self) -> None:
+        del self._closed[DEFAULT]
+        await self.create(DEFAULT)
+
     async def _open(self, collection: Collection) -> None:
+        name = collection.name
+        self._opening[name] = None
         try:
-            collection = await self._with_reranker_asked_for(collection)
-            asked = self._encoders_asked_for(collection)
-            _check_sparse(collection, asked[1])
-            tools = await self._tools(asked[0], collection.reranker, asked[1], collection.recipe)
-            _check_fingerprints(collection, tools)
-            await self._shelve(collection, tools)
-            del self._closed[collection.name]
+            await self._when_there_is_room(name, lambda: self._open_as_asked_for(collection))
+            del self._closed[name]
         except (Invalid, EncoderMismatch) as error:
-            logger.error("collection stays closed", collection=collection.name, reason=str(error))
-            self._closed[collection.name] = error if isinstance(error, Conflict) else Unavailable(str(error))
+            logger.error("collection stays closed", collection=name, reason=str(error))
+            self._closed[name] = error if isinstance(error, Conflict) else Unavailable(str(error))
+        except Exception as error:  # whatever it is: the others go on
+            if not self._workers.stopping.is_set():
+                logger.exception("collection stays closed", collection=name)
+            self._closed[name] = Unavailable(f"Collection '{name}' can't be opened: {error!r}. The log says more.")
+        finally:
+            self._opening.pop(name, None)
+
+    async def _when_there_is_room(self, name: str, opens: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                return await opens()
+            except NoSpace as error:
+                self._closed[name] = error
+                await asyncio.sleep(ROOM_SECONDS)
+
+    async def _open_as_asked_for(self, collection: Collection) -> None:
+        collection = await self._with_reranker_asked_for(collection)
+        asked = self._encoders_asked_for(collection)
+        check_sparse(collection, asked[1])
+        tools = await self._tools(asked[0], collection.reranker, asked[1], collection.recipe)
+        check_fingerprints(collection, tools)
+        await self._shelve(collection, tools)
+
+    def _progress(self, name: str) -> str:
+        """How far those indexes are that have to be rebuilt first."""
+        indexes = self._opening.get(name)
+        return "; ".join(indexes.rebuilding) if indexes else ""
 
     def _encoders_asked_for(self, collection: Collection) -> tuple[str, str]:
         """The default collection follows the settings, so that a changed one is noticed rather than ignored."""
@@ -239,11 +303,11 @@ class Collections:
         return Tools(embedder, ranker, weigher, chunker)
 
     async def _shelve(self, collection: Collection, tools: Tools) -> None:
-        indexes = self._indexes(collection)
+        indexes = self._opening[collection.name] = self._indexes(collection)
         await indexes.open()
         embedder, weigher = tools.embedder, tools.weigher
         indexer = Indexer(self._database, collection, embedder, indexes, self._metrics, self._threads, weigher)
-        reader = Reader(self._database, collection, tools.ranker.reranker, self._threads)
+        reader = Reader(self._database, collection, tools.ranker.reranker, self._threads, self._metrics)
         self._shelves[collection.name] = Shelf(
             collection, embedder, tools.ranker, tools.chunker, indexes, indexer, reader, weigher
         )
@@ -252,7 +316,7 @@ class Collections:
 
     def _indexes(self, collection: Collection) -> Indexes:
         folder = self._folder / str(collection.number)
-        return Indexes(self._database, collection, folder, self._settings, self._metrics, self._threads, self._stopping)
+        return Indexes(self._database, collection, folder, self._settings, self._metrics, self._workers)
 
     async def _describe(self, collection: Collection) -> Description:
         contents = await self._database.read(lambda db: rows.contents(db, collection.number))
@@ -266,6 +330,7 @@ class Collections:
             len(shelf.indexes.lexical.index) if shelf else 0,
             len(sparse) if sparse else 0,
             index.nbytes if index else 0,
+            index.ef if index else 0,
             sparse.nbytes if sparse else 0,
             index.sequence if index else 0,
             contents.pending,
@@ -274,38 +339,5 @@ class Collections:
         )
 
 
-def _check_sparse(collection: Collection, asked: str) -> None:
-    """Refuse to begin with sparse vectors, or to leave them out, where documents are there already."""
-    if bool(collection.sparse) == bool(asked):
-        return
-    has, names, again = (
-        (f"has sparse vectors of '{collection.sparse}'", "no sparse encoder", f"with WINNOW_SPARSE={collection.sparse}")
-        if collection.sparse
-        else ("has no sparse vectors", f"'{asked}' to make some", "without WINNOW_SPARSE")
-    )
-    raise EncoderMismatch(
-        f"Collection '{collection.name}' {has}, and the settings name {names}. Start {again}, or create another "
-        "collection as you want it and ingest the documents there, or drop this one."
-    )
-
-
-def _check_fingerprints(collection: Collection, tools: Tools) -> None:
-    """Refuse models that make other vectors than those that are there."""
-    encoder = tools.embedder.encoder
-    _check_fingerprint(collection, "encoder", collection.encoder, collection.fingerprint, encoder)
-    if tools.weigher:
-        mark = collection.sparse_fingerprint
-        _check_fingerprint(collection, "sparse", collection.sparse, mark, tools.weigher.encoder)
-
-
-def _check_fingerprint(
-    collection: Collection, kind: Kind, name: str, mark: str, encoder: BiEncoder | SparseEncoder
-) -> None:
-    found = fingerprint(encoder, collection.recipe)
-    if found != mark:
-        raise EncoderMismatch(
-            f"Collection '{collection.name}' holds vectors of the {title(kind)} '{name}' (fingerprint "
-            f"{mark[:12]}), but '{encoder.name}' makes vectors of another kind (fingerprint {found[:12]}). Vectors of "
-            f"two models can't be compared. Start with WINNOW_{kind.upper()}={name} and the same files and prompts, or "
-            f"create another collection with the new {title(kind)} and ingest the documents there, or drop this one."
-        )
+def _missing(name: str) -> NotFound:
+    return NotFound(f"There is no collection '{name}'. Create it with POST /collections.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from threading import Event
@@ -14,14 +14,27 @@ import apsw
 from app.errors import Unavailable
 from app.stores import log as changelog
 from app.stores.sqlite import Database
+from app.telemetry import Metrics
 from app.types import Change, Collection, Expansion, Wording
 
 REPLAY = 1024
 """Changes, or chunks of a rebuild, that are read and applied at once."""
 
+TOO_OLD = "the log no longer reaches back to it"
+
 T = TypeVar("T")
+Fresh = TypeVar("Fresh", bound="Follows[Any]")
 Step = TypeVar("Step")
 StepIn = TypeVar("StepIn", contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Threads for what takes moments, others for rebuilds, which take minutes, and the word that both shall end."""
+
+    threads: Executor
+    rebuilding: Executor
+    stopping: Event
 
 
 class Follows(Protocol[StepIn]):
@@ -37,29 +50,65 @@ class Follows(Protocol[StepIn]):
 class Reading(Generic[Step]):
     """The log as one kind of index reads it."""
 
+    index: str
+    """What the kind is called."""
     step: Callable[[int, int, Any], Step]
     """Of a sequence, a chunk, and what the chunk is to this kind; None where it is gone."""
     next: Callable[[apsw.Connection, int, int, int], list[Step]]
     living: Callable[[apsw.Connection, int, int], Iterator[list[Step]]]
 
 
-VECTORS = Reading(Change, changelog.changes, changelog.living)
-WORDS = Reading(Wording, changelog.wordings, changelog.living_wordings)
-TERMS = Reading(Expansion, changelog.expansions, changelog.living_expansions)
+VECTORS = Reading("vector", Change, changelog.changes, changelog.living)
+WORDS = Reading("lexical", Wording, changelog.wordings, changelog.living_wordings)
+TERMS = Reading("sparse", Expansion, changelog.expansions, changelog.living_expansions)
+
+
+class Renewal(Generic[T]):
+    """An index that is built anew in the background, for its owner's task to put in place when that is done."""
+
+    def __init__(self, build: Callable[[], Awaitable[T]]) -> None:
+        self._build = build
+        self._task: asyncio.Future[T] | None = None
+
+    @property
+    def is_under_way(self) -> bool:
+        return self._task is not None
+
+    def begin(self) -> None:
+        self._task = self._task or asyncio.ensure_future(self._build())
+
+    def built(self) -> T | None:
+        """The new index, once; what kept it from being built is raised, once too."""
+        if self._task is None or not self._task.done():
+            return None
+        done, self._task = self._task, None
+        return done.result()
+
+    async def end(self) -> None:
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
 
 
 class Follower(Generic[Step]):
     """Moves the indexes of one collection and kind. Only its owner's task uses it."""
 
     def __init__(
-        self, reading: Reading[Step], database: Database, collection: Collection, threads: Executor, stopping: Event
+        self, reading: Reading[Step], database: Database, collection: Collection, workers: Workers, metrics: Metrics
     ) -> None:
         self._reading = reading
         self._database = database
         self._number = collection.number
-        self._threads = threads
-        self._stopping = stopping
+        self._workers = workers
         self._ahead: list[int] = []
+        self._share = metrics.rebuild_share.labels(collection.name, reading.index)
+        self._share.set(1)
+        self.rebuilding: str | None = None
+        """How far a rebuild is, while there is one."""
+
+    @property
+    def ahead(self) -> Sequence[int]:
+        """What the index holds that may not be published yet."""
+        return self._ahead
 
     @property
     def is_ahead(self) -> bool:
@@ -85,23 +134,44 @@ class Follower(Generic[Step]):
             await self.in_thread(lambda: self._withdraw(index))
         return moved
 
-    def fill(self, take: Callable[[list[Step]], None]) -> None:
-        """All that an index must hold, block by block, in the calling thread."""
+    async def rebuilt(self, make: Callable[[], Fresh]) -> Fresh:
+        """A new index that holds all it must. A long rebuild takes none of the threads that others wait for."""
+        total = await self.in_thread(lambda: self.read(changelog.count_living))
+        workers = self._workers
+        threads = workers.rebuilding if total > REPLAY else workers.threads
+        try:
+            with self._database.room.needed():
+                return await asyncio.get_running_loop().run_in_executor(threads, self._fill, make, total)
+        finally:
+            self.rebuilding = None
+            self._share.set(1)
+
+    def _fill(self, make: Callable[[], Fresh], total: int) -> Fresh:
+        fresh = make()
 
         def read(db: apsw.Connection) -> None:
+            done = 0
             for block in self._reading.living(db, self._number, REPLAY):
-                if self._stopping.is_set():
+                if self._workers.stopping.is_set():
                     raise Unavailable("The service stops while an index is being rebuilt.")
-                take(block)
+                self._tell(done, total)
+                fresh.apply(block)
+                done += len(block)
 
         self._database.read_here(read)
+        return fresh
+
+    def _tell(self, done: int, total: int) -> None:
+        self.rebuilding = f"{self._reading.index} index is being rebuilt, {done:,} of {total:,} chunks"
+        self._share.set(done / total if total else 1)
 
     def read(self, what: Callable[[apsw.Connection, int], T]) -> T:
         """Something of the collection's log, in the calling thread."""
         return self._database.read_here(lambda db: what(db, self._number))
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        with self._database.room.needed():
+            return await asyncio.get_running_loop().run_in_executor(self._workers.threads, work)
 
     def _step(self, index: Follows[Step]) -> bool:
         changes = self._database.read_here(lambda db: self._reading.next(db, self._number, index.sequence, REPLAY))

@@ -1,21 +1,24 @@
 """Makes waiting documents searchable: embed → publish in the truth → index. One task per collection.
 
-All of it can be interrupted anywhere: what waits is in the truth, and is taken up again at the next start.
+While one round is published the next is embedded already, so that the model does not wait for the disk. All of it can
+be interrupted anywhere: what waits is in the truth, and is taken up again at the next start.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
+from dataclasses import dataclass
 from time import monotonic
 
 import apsw
 import numpy as np
 import structlog
 
-from app.errors import Unavailable, WinnowError
+from app.background import Background
+from app.errors import NoSpace, Unavailable, WinnowError
 from app.service.indexes import Indexes
 from app.stages.embed import Embedder
 from app.stages.weigh import Weigher
@@ -24,7 +27,7 @@ from app.stores.log import Waiting
 from app.stores.sqlite import Database
 from app.telemetry import Metrics, Stopwatch
 from app.types import Collection
-from models.types import ModelError, SparseVector
+from models.types import ModelError, SparseVector, Vectors
 
 logger = structlog.get_logger()
 
@@ -35,6 +38,27 @@ ROUND_SECONDS = 1.0
 
 TIDY_SECONDS = 1.0
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0
+ROOM_RETRY = 5.0
+"""The longest pause where the disk is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """Versions that wait, and their vectors."""
+
+    batch: Sequence[Waiting]
+    vectors: Vectors
+    sparse: Sequence[SparseVector]
+    """Empty in a collection that has none."""
+    watch: Stopwatch
+
+    @property
+    def chunks(self) -> list[int]:
+        return [chunk for version in self.batch for chunk in version.chunks]
+
+    @property
+    def texts(self) -> list[str]:
+        return _texts(self.batch)
 
 
 class Indexer:
@@ -60,18 +84,26 @@ class Indexer:
         self._round = ROUND_CHUNKS
         self._woken = asyncio.Event()
         self._moved = asyncio.Condition()
-        self._task: asyncio.Task[None] | None = None
+        self._task = Background("indexer", self._run, metrics, collection=collection.name)
+        self._to_save = False
         self._ended: WinnowError | None = None
         self.trouble: str | None = None
         """Why nothing moves at present, if nothing does."""
 
     def start(self) -> None:
         self._woken.set()
-        self._task = asyncio.create_task(self._run(), name=f"indexer-{self._collection.name}")
+        self._task.start()
 
     def wake(self) -> None:
         """Something waits, or was deleted."""
         self._woken.set()
+
+    async def save(self) -> None:
+        """Have the indexes saved as soon as no round is under way."""
+        self._to_save = True
+        self.wake()
+        async with self._moved:
+            await self._moved.wait_for(lambda: not self._to_save or self._ended is not None)
 
     async def settled(self, through: int) -> None:
         """Wait until every version up to this one can be found or has failed."""
@@ -84,10 +116,7 @@ class Indexer:
 
     async def close(self, why: WinnowError | None = None) -> None:
         """Stop; whoever waits for documents is told why."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await self._task.close()
         self._ended = why or Unavailable("The service is stopping.")
         await self._tell()
 
@@ -97,6 +126,11 @@ class Indexer:
             try:
                 await self._work()
                 self.trouble, pause = None, FIRST_RETRY
+            except NoSpace:  # readiness tells of the disk, for all collections together
+                self._woken.set()
+                self._round = ROUND_CHUNKS
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, ROOM_RETRY)
             except Exception as error:  # whatever it is: what waits must not wait for ever, and in silence
                 self.trouble = str(error)
                 logger.exception("indexing is stuck", collection=self._collection.name, retry_in=pause)
@@ -110,26 +144,48 @@ class Indexer:
                 await self._woken.wait()
         self._woken.clear()
         await self._indexes.follow()
-        while batch := await self._database.read(self._waiting):
-            began = monotonic()
-            await self._take(batch)
-            chunks = sum(len(version.chunks) for version in batch)
-            self._round = next_round(self._round, chunks, monotonic() - began)
+        await self._save()
+        while batch := await self._waiting():
+            await self._take_all(batch)
         await self._tell()  # what waited may also have been deleted
         await self._indexes.tidy()
         await self._measure()
 
-    async def _take(self, batch: Sequence[Waiting]) -> None:
+    async def _take_all(self, batch: Sequence[Waiting]) -> None:
+        """These and what waits behind them."""
+        ahead, began = asyncio.create_task(self._embed(batch)), monotonic()
+        try:
+            while batch:
+                await asyncio.wait([ahead])
+                embedded = ahead
+                if following := await self._waiting(after=batch[-1].version):
+                    ahead = asyncio.create_task(self._embed(following))
+                await self._take(batch, embedded)
+                chunks, ended = sum(len(version.chunks) for version in batch), monotonic()
+                self._round = next_round(self._round, chunks, ended - began)
+                batch, began = following, ended
+                await self._save()
+        finally:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
+
+    async def _save(self) -> None:
+        if self._to_save:
+            await self._indexes.save()
+            self._to_save = False
+            await self._tell()
+
+    async def _take(self, batch: Sequence[Waiting], embedded: Awaitable[_Round]) -> None:
         """Make these searchable; if the model fails on them together, find the one that it fails on."""
         try:
-            await self._publish(batch)
+            await self._publish(await embedded)
         except ModelError as error:
             if len(batch) == 1:
                 await self._fail(batch[0], error)
             else:
                 half = len(batch) // 2
-                await self._take(batch[:half])
-                await self._take(batch[half:])
+                for part in (batch[:half], batch[half:]):
+                    await self._take(part, self._embed(part))
         await self._tell()
 
     async def _tell(self) -> None:
@@ -137,25 +193,26 @@ class Indexer:
         async with self._moved:
             self._moved.notify_all()
 
-    async def _publish(self, batch: Sequence[Waiting]) -> None:
-        watch = Stopwatch(self._metrics, "ingest")
-        chunks = [chunk for version in batch for chunk in version.chunks]
-        texts = [text for version in batch for text in version.texts]
+    async def _embed(self, batch: Sequence[Waiting]) -> _Round:
+        self._database.room.require()
+        watch, texts = Stopwatch(self._metrics, "ingest"), _texts(batch)
         with watch.stage("embed") as lap:
             vectors = await self._embedder.documents(texts, self._threads, lap)
-        sparse = await self._weigh(texts, watch)
-        with watch.stage("index"):
-            await self._indexes.add_ahead(chunks, texts, vectors, sparse)
-        ends = np.cumsum([len(version.chunks) for version in batch])
+        return _Round(batch, vectors, await self._weigh(texts, watch), watch)
+
+    async def _publish(self, done: _Round) -> None:
+        with done.watch.stage("index"):
+            await self._indexes.add_ahead(done.chunks, done.texts, done.vectors, done.sparse)
+        ends = np.cumsum([len(version.chunks) for version in done.batch])
 
         def publish(db: apsw.Connection) -> None:
-            for version, end in zip(batch, ends.tolist(), strict=True):
+            for version, end in zip(done.batch, ends.tolist(), strict=True):
                 part = slice(end - len(version.chunks), end)
-                changelog.publish(db, self._collection.number, version, vectors[part], sparse[part])
+                changelog.publish(db, self._collection.number, version, done.vectors[part], done.sparse[part])
 
-        with watch.stage("publish"):
+        with done.watch.stage("publish"):
             await self._database.write(publish)
-        with watch.stage("index"):
+        with done.watch.stage("index"):
             await self._indexes.follow()
         await self._measure()
 
@@ -167,12 +224,14 @@ class Indexer:
             return await self._weigher.documents(texts, self._threads, lap)
 
     async def _fail(self, version: Waiting, error: ModelError) -> None:
-        logger.error("document can't be embedded", collection=self._collection.name, error=str(error))
+        logger.error("document can't be embedded", collection=self._collection.name, error=error)
         self._metrics.documents.labels("failed").inc()
         await self._database.write(lambda db: changelog.fail(db, version.version, str(error)))
 
-    def _waiting(self, db: apsw.Connection) -> list[Waiting]:
-        return changelog.waiting(db, self._collection.number, self._round)
+    async def _waiting(self, after: int = 0) -> list[Waiting]:
+        """The next round."""
+        number = self._collection.number
+        return await self._database.read(lambda db: changelog.waiting(db, number, self._round, after))
 
     async def _measure(self) -> None:
         name, index = self._collection.name, self._indexes.dense.index
@@ -181,6 +240,10 @@ class Indexer:
         self._metrics.index_chunks.labels(name).set(len(index))
         self._metrics.index_deleted.labels(name).set(index.deleted)
         self._metrics.index_bytes.labels(name).set(index.nbytes)
+
+
+def _texts(batch: Sequence[Waiting]) -> list[str]:
+    return [text for version in batch for text in version.texts]
 
 
 def next_round(size: int, chunks: int, seconds: float) -> int:

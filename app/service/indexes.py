@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from threading import Event
+from typing import Literal
 
+from app.service.follower import Workers
 from app.service.lexical_view import LexicalView
 from app.service.sparse_view import SparseView
 from app.service.vector_view import VectorView
@@ -18,6 +18,9 @@ from app.stores.sqlite import Database
 from app.telemetry import Metrics
 from app.types import Collection
 from models.types import SparseVector, Vectors
+
+Kind = Literal["dense", "lexical", "sparse"]
+View = VectorView | LexicalView | SparseView
 
 
 class Indexes:
@@ -30,16 +33,20 @@ class Indexes:
         folder: Path,
         settings: Settings,
         metrics: Metrics,
-        threads: Executor,
-        stopping: Event,
+        workers: Workers,
     ) -> None:
         self._database = database
         self._collection = collection
         self._folder = folder
         self._forgotten = 0
-        self.dense = VectorView(database, collection, folder, settings, metrics, threads, stopping)
-        self.lexical = LexicalView(database, collection, folder / "lexical", threads, stopping)
-        self.sparse = SparseView(database, collection, threads, stopping) if collection.sparse else None
+        self.dense = VectorView(database, collection, folder, settings, metrics, workers)
+        self.lexical = LexicalView(database, collection, folder / "lexical", metrics, workers)
+        self.sparse = SparseView(database, collection, metrics, workers) if collection.sparse else None
+
+    @property
+    def rebuilding(self) -> list[str]:
+        """How far those are that are being rebuilt."""
+        return [view.rebuilding for view in self._views if view.rebuilding]
 
     async def open(self) -> None:
         await asyncio.gather(*(view.open() for view in self._views))
@@ -55,14 +62,35 @@ class Indexes:
         """Bring all of them up to the end of the log."""
         await asyncio.gather(*(view.follow() for view in self._views))
 
+    async def save(self) -> None:
+        """Have all that is kept on disk as it is now."""
+        await asyncio.gather(self.dense.save(), self.lexical.save())
+
+    def renew(self, kinds: Iterable[Kind]) -> None:
+        """Build these anew in the background; until they are in place the old ones serve."""
+        for kind in kinds:
+            if view := self.view(kind):
+                view.renewal.begin()
+
+    @property
+    def is_renewing(self) -> bool:
+        return any(view.renewal.is_under_way for view in self._views)
+
+    def view(self, kind: Kind) -> View | None:
+        """None where the collection has none of this kind."""
+        views: dict[Kind, View | None] = {"dense": self.dense, "lexical": self.lexical, "sparse": self.sparse}
+        return views[kind]
+
     async def tidy(self) -> None:
         """Save and compact when it is time, and forget what all of them have on disk, or need not have there."""
-        await self.lexical.save()
+        await self.lexical.tidy()
         await self.dense.tidy()
+        if self.sparse:
+            await self.sparse.tidy()
         await self._forget()
 
     async def close(self) -> None:
-        await asyncio.gather(self.dense.close(), self.lexical.close())
+        await asyncio.gather(*(view.close() for view in self._views))
         await self._forget()
 
     async def discard(self) -> None:
@@ -71,7 +99,7 @@ class Indexes:
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     @property
-    def _views(self) -> list[VectorView | LexicalView | SparseView]:
+    def _views(self) -> list[View]:
         return [self.dense, self.lexical, *([self.sparse] if self.sparse else [])]
 
     async def _forget(self) -> None:

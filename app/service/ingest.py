@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import apsw
 import orjson
 
+from app.caller import caller
 from app.errors import Fault, InvalidDocuments, NotFound
 from app.service.collections import Shelf
-from app.stages.rerank import with_readings
 from app.stores import collections, documents, jobs
 from app.stores.documents import Put, Stored
 from app.stores.filters import Filter, matching_documents
@@ -51,20 +51,21 @@ class Ingest:
         watch = Stopwatch(self._metrics, "ingest")
         with watch.stage("chunk"):
             chunks = await self._chunk(shelf, batch)
+        await _pay(shelf, chunks.values(), going_on=job is not None)
         number = shelf.collection.number
 
         def split(document: Document) -> Sequence[Chunk]:
-            return chunks[id(document)] if id(document) in chunks else _split(shelf, document)
+            return chunks[id(document)] if id(document) in chunks else shelf.chunker.split(document)
 
         def commit(db: apsw.Connection) -> tuple[Ticket, list[Put]]:
-            if not collections.exists(db, number):
-                raise NotFound(f"Collection '{shelf.collection.name}' was dropped meanwhile.")
+            _check_there(db, shelf)
             ticket = job or Ticket(*jobs.begin(db, number))
             jobs.grow(db, ticket.number, len(batch))
             return ticket, [documents.put(db, number, ticket.number, document, split) for document in batch]
 
         with watch.stage("commit"):
             ticket, puts = await self._database.write(commit)
+        caller().deed.touch(shelf.collection.name, len(puts))
         for put in puts:
             self._metrics.documents.labels(put.outcome).inc()
         shelf.indexer.wake()
@@ -73,11 +74,16 @@ class Ingest:
     async def settled(self, shelf: Shelf, ticket: Ticket, through: int) -> dict[str, str]:
         """Wait until a job's documents can be found, up to this version; says which failed, and why."""
         await shelf.indexer.settled(through)
-        return await self._database.read(lambda db: jobs.failures(db, ticket.number))
+
+        def failures(db: apsw.Connection) -> dict[str, str]:
+            _check_there(db, shelf)
+            return jobs.failures(db, ticket.number)
+
+        return await self._database.read(failures)
 
     async def job(self, job: str) -> Job:
         found = await self._database.read(lambda db: jobs.find(db, job))
-        if found is None:
+        if found is None or not caller().sees(found.collection):
             raise NotFound(f"There is no job '{job}'. Finished jobs are forgotten after {jobs.JOBS_KEPT} later ones.")
         return found
 
@@ -101,6 +107,7 @@ class Ingest:
         return self._told(shelf, deleted)
 
     def _told(self, shelf: Shelf, deleted: list[str]) -> list[str]:
+        caller().deed.touch(shelf.collection.name, len(deleted))
         self._metrics.documents.labels("deleted").inc(len(deleted))
         shelf.indexer.wake()
         return deleted
@@ -112,8 +119,19 @@ class Ingest:
         return await asyncio.get_running_loop().run_in_executor(self._threads, _split_new, shelf, batch, known)
 
 
-def _split(shelf: Shelf, document: Document) -> list[Chunk]:
-    return with_readings(shelf.ranker.reranker, shelf.chunker.split(document))
+async def _pay(shelf: Shelf, chunks: Collection[Sequence[Chunk]], *, going_on: bool) -> None:
+    """What the encoders will read. A stream that was let in goes on at the pace of its caller's allowance."""
+    encoders = 2 if shelf.weigher else 1
+    tokens = encoders * sum(chunk.tokens for each in chunks for chunk in each)
+    if tokens and going_on:
+        await caller().meter.save_up(tokens)
+    elif tokens:
+        caller().meter.pay(tokens)
+
+
+def _check_there(db: apsw.Connection, shelf: Shelf) -> None:
+    if not collections.exists(db, shelf.collection.number):
+        raise NotFound(f"Collection '{shelf.collection.name}' was dropped meanwhile.")
 
 
 def _split_new(shelf: Shelf, batch: Sequence[Document], known: Mapping[str, set[bytes]]) -> dict[int, list[Chunk]]:
@@ -124,7 +142,7 @@ def _split_new(shelf: Shelf, batch: Sequence[Document], known: Mapping[str, set[
         if documents.content_hash(document) in known.get(document.id, ()):
             continue
         try:
-            chunks[id(document)] = _split(shelf, document)
+            chunks[id(document)] = shelf.chunker.split(document)
         except InvalidDocuments as error:
             faults += [Fault(f"/documents/{position}{fault.pointer}", fault.detail) for fault in error.faults]
     if faults:

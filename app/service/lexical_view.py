@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Executor
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 import structlog
 
-from app.service.follower import WORDS, Follower
+from app.errors import NoSpace
+from app.service.follower import TOO_OLD, WORDS, Follower, Renewal, Workers
 from app.stores import lexical_folder
 from app.stores import log as changelog
+from app.stores.holdings import HeldWords, Holding
 from app.stores.lexical import TantivyIndex
 from app.stores.sqlite import Database
+from app.telemetry import Metrics
 from app.types import Collection, LexicalIndex, Wording
 
 logger = structlog.get_logger()
@@ -29,12 +31,14 @@ class LexicalView:
     """
 
     def __init__(
-        self, database: Database, collection: Collection, folder: Path, threads: Executor, stopping: Event
+        self, database: Database, collection: Collection, folder: Path, metrics: Metrics, workers: Workers
     ) -> None:
-        self._follower = Follower(WORDS, database, collection, threads, stopping)
+        self._room = database.room
+        self._follower = Follower(WORDS, database, collection, workers, metrics)
         self._collection = collection
         self._folder = folder
         self._index = TantivyIndex(collection.language)
+        self.renewal = Renewal(lambda: self._rebuilt(self._fresh))
         self.saved = UNSAVED
         """The last change that is on disk."""
 
@@ -42,13 +46,17 @@ class LexicalView:
     def index(self) -> LexicalIndex:
         return self._index
 
+    @property
+    def rebuilding(self) -> str | None:
+        """How far a rebuild is, while there is one."""
+        return self._follower.rebuilding
+
     async def open(self) -> None:
         """Take what is on disk if it is whole and the log still reaches back to it; rebuild otherwise; catch up."""
-        self._index, self.saved = await self._follower.in_thread(self._open)
-        await self.follow()
-        if not await self._follower.in_thread(self._agrees):
-            self._warn("it does not hold what the truth does")
-            self._index, self.saved = await self._follower.in_thread(self._rebuild), UNSAVED
+        loaded = await self._follower.in_thread(self._load)
+        self._index, self.saved = (loaded, loaded.sequence) if loaded else (await self._rebuilt(self._folder), UNSAVED)
+        if not await self._catches_up():
+            self._index, self.saved = await self._rebuilt(self._folder), UNSAVED
 
     async def add_ahead(self, chunks: Sequence[int], texts: Sequence[str]) -> None:
         await self._follower.add_ahead(self._index, chunks, texts)
@@ -57,35 +65,83 @@ class LexicalView:
         """Bring the index up to the end of the log."""
         await self._follower.follow(self._index)
 
+    async def tidy(self) -> None:
+        """Put in place what was built anew, and save."""
+        if (fresh := self.renewal.built()) is not None:
+            await self._follower.follow(fresh)
+            self._index, self.saved = await self._follower.in_thread(lambda: self._replace(fresh)), UNSAVED
+        await self.save()
+
     async def save(self) -> None:
         """Note on disk how far the index has come."""
-        if self._index.sequence != self.saved and not self._follower.is_ahead:
+        if self._index.sequence != self.saved and not self._follower.is_ahead and not self._room.lacking:
             try:
                 self.saved = await self._follower.in_thread(self._save)
-            except OSError as error:
-                logger.error("snapshot failed", collection=self._collection.name, error=str(error))
+            except (OSError, NoSpace) as error:
+                logger.error("snapshot failed", collection=self._collection.name, error=error)
 
     async def stop(self) -> None:
         """Write no more."""
         await self._follower.in_thread(self._index.close)
 
     async def close(self) -> None:
+        await self.renewal.end()
         await self.save()
         await self.stop()
 
-    def _open(self) -> tuple[TantivyIndex, int]:
+    @property
+    def ahead(self) -> Sequence[int]:
+        return self._follower.ahead
+
+    def holdings(self) -> Iterator[Holding]:
+        yield HeldWords(self._index)
+
+    def flaw(self) -> str | None:
+        """Why the next start would not take what is on disk, if it would not."""
+        if self.saved == UNSAVED:
+            return None
+        try:
+            found = lexical_folder.checked(self._folder, self._collection.language)
+        except (OSError, ValueError) as error:
+            return str(error)
+        return None if found.sequence >= self._follower.read(changelog.floor) else TOO_OLD
+
+    @property
+    def _fresh(self) -> Path:
+        """Where an index is built beside the one that serves."""
+        return self._folder.with_name(f"{self._folder.name}.fresh")
+
+    def _load(self) -> TantivyIndex | None:
+        """What is on disk, if it can be used; what was being built beside it when the process ended is not."""
+        shutil.rmtree(self._fresh, ignore_errors=True)
         loaded = lexical_folder.load(self._folder, self._collection.language)
         if isinstance(loaded, TantivyIndex) and loaded.sequence >= self._follower.read(changelog.floor):
-            return loaded, loaded.sequence
-        reason = "the log no longer reaches back to it" if isinstance(loaded, TantivyIndex) else loaded.reason
+            return loaded
+        reason = TOO_OLD if isinstance(loaded, TantivyIndex) else loaded.reason
         if self._follower.read(changelog.head):
             self._warn(reason)
-        return self._rebuild(), UNSAVED
+        return None
 
-    def _rebuild(self) -> TantivyIndex:
-        fresh = lexical_folder.create(self._folder, self._collection.language)
-        self._follower.fill(lambda block: fresh.fill([block]))
-        return fresh
+    async def _rebuilt(self, folder: Path) -> TantivyIndex:
+        return await self._follower.rebuilt(lambda: lexical_folder.create(folder, self._collection.language))
+
+    def _replace(self, fresh: TantivyIndex) -> TantivyIndex:
+        """Searches under way read on from files that have no names any more."""
+        fresh.close()
+        self._index.close()
+        return lexical_folder.move(self._fresh, self._folder, self._collection.language, fresh.sequence)
+
+    async def _catches_up(self) -> bool:
+        """Whether it can be brought up to the end of the log, and then holds what the truth does."""
+        try:
+            await self.follow()
+        except ValueError as error:  # tantivy's, for whatever is wrong with its files
+            self._warn(str(error))
+            return False
+        if not await self._follower.in_thread(self._agrees):
+            self._warn("it does not hold what the truth does")
+            return False
+        return True
 
     def _agrees(self) -> bool:
         """Whether it holds every living chunk. What was added ahead of a crash, and not published, is taken out."""

@@ -11,7 +11,8 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from app.batcher import Batcher, Device
+from app.batcher import Batcher
+from app.device import Device
 from app.errors import Invalid
 from app.settings import Settings
 from app.sharer import Memory, Sharer
@@ -95,6 +96,11 @@ class Models:
                 )
             return self._weighers[name]
 
+    @property
+    def devices(self) -> list[Device]:
+        """Those that models compute on, so far."""
+        return list(self._devices.values())
+
     def close(self) -> None:
         for device in self._devices.values():
             device.close()
@@ -127,7 +133,7 @@ class Models:
     ) -> Batcher:
         settings = self._settings
         if on not in self._devices:
-            self._devices[on] = Device(on, settings.bulk_share)
+            self._devices[on] = Device(on, settings.bulk_share, settings.stall_seconds)
         cpu = on in ("cpu", QUERIES)
         batch = settings.batch_tokens or (CPU_BATCH if cpu else accelerated)
         bulk = settings.bulk_batch_tokens or min(CPU_BULK if cpu else ACCELERATOR_BULK, batch)

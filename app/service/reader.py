@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
 from time import monotonic
 
 import structlog
 
+from app.background import Background
+from app.errors import NoSpace
 from app.stores import readings
 from app.stores.readings import Unread
 from app.stores.sqlite import Database
+from app.telemetry import Metrics
 from app.types import Collection, Reading
 from models.types import Reranker
 
 logger = structlog.get_logger()
 
 ROUND_CHUNKS = 256
+ROOM_SECONDS = 10.0
+"""Pause where the disk is full."""
 RESTING = 3
 """How long it rests after each round, as a multiple of what that took: searches and ingest have the cores."""
 
@@ -29,29 +33,35 @@ class Reader:
     Until they have, searches tokenise the others themselves, and what is taken in meanwhile brings its ids along.
     """
 
-    def __init__(self, database: Database, collection: Collection, reranker: Reranker, threads: Executor) -> None:
+    def __init__(
+        self, database: Database, collection: Collection, reranker: Reranker, threads: Executor, metrics: Metrics
+    ) -> None:
         self._database = database
         self._collection = collection
         self._reranker = reranker
         self._threads = threads
-        self._task: asyncio.Task[None] | None = None
+        self._task = Background("reader", self.run, metrics, collection=collection.name)
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self.run(), name=f"reader-{self._collection.name}")
+        self._task.start()
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await self._task.close()
 
     async def run(self) -> None:
         """Read what is unread, and end."""
-        try:
-            if await self._database.read(lambda db: readings.complete(db, self._number)) != self._tokenisation:
-                await self._read_all()
-        except Exception:  # whatever it is: searches do without, and the next start tries again
-            logger.exception("chunks are not read ahead", collection=self._collection.name)
+        while True:
+            try:
+                return await self._read_unread()
+            except NoSpace:
+                await asyncio.sleep(ROOM_SECONDS)
+            except Exception:  # whatever it is: searches do without, and the next start tries again
+                logger.exception("chunks are not read ahead", collection=self._collection.name)
+                return None
+
+    async def _read_unread(self) -> None:
+        if await self._database.read(lambda db: readings.complete(db, self._number)) != self._tokenisation:
+            await self._read_all()
 
     async def _read_all(self) -> None:
         """What was complete is not any more from the first new reading on, and complete again after the last one."""

@@ -14,9 +14,11 @@ from app.service.collections import Collections
 from app.stages.embed import Embedder
 from app.stages.rerank import Ranker
 from app.stages.weigh import Weigher
+from app.stores.room import Room
 from app.stores.sparse import InvertedIndex
 from app.telemetry import Lap, Metrics
 from app.types import Expansion
+from app.watchdog import Watchdog
 from models.types import Scores
 
 logger = structlog.get_logger()
@@ -44,16 +46,20 @@ class Readiness:
     def __init__(
         self,
         collections: Collections,
+        room: Room,
         embedder: Embedder,
         ranker: Ranker,
         weigher: Weigher | None,
+        watchdog: Watchdog,
         metrics: Metrics,
         threads: Executor,
     ) -> None:
         self._collections = collections
+        self._room = room
         self._embedder = embedder
         self._ranker = ranker
         self._weigher = weigher
+        self._watchdog = watchdog
         self._metrics = metrics
         self._threads = threads
         self._opening: str | None = OPENING
@@ -62,7 +68,8 @@ class Readiness:
 
     async def run(self) -> None:
         """Open the collections, then keep asking."""
-        await asyncio.gather(self._open(), self._keep_asking())
+        opening = [self._open()] if self._opening == OPENING else []
+        await asyncio.gather(*opening, self._keep_asking())
 
     @property
     def starting(self) -> bool:
@@ -73,6 +80,7 @@ class Readiness:
         """Why the service is not ready; nothing when it is."""
         reasons = [self._opening] if self._opening else []
         reasons += [f"collection '{name}': {why}" for name, why in self._collections.troubles().items()]
+        reasons += self._watchdog.troubles()
         reasons += [self._wrong] if self._wrong else []
         silent = monotonic() - self._answered
         if silent > PATIENCE_SECONDS:
@@ -80,10 +88,16 @@ class Readiness:
         self._metrics.ready.set(not reasons)
         return reasons
 
+    def warnings(self) -> list[str]:
+        """What is wrong and keeps no search from being answered."""
+        return [str(self._room.refusal())] if self._room.lacking else []
+
     async def _open(self) -> None:
         try:
             await self._collections.open()
-        except Exception as error:  # whatever it is: an opening that failed must not look like one that lasts
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # whatever it is: an opening that failed must not look like one that lasts
             logger.exception("collections can't be opened")
             self._opening = f"collections can't be opened: {error!r}"
         else:
@@ -96,7 +110,7 @@ class Readiness:
                 self._wrong = await self._ask()
                 self._answered = monotonic()
             except Overloaded:
-                pass  # a full queue says nothing of the models; if they hang, it is PATIENCE_SECONDS that tells
+                self._answered = monotonic()  # a full queue says nothing of the models; the watchdog would
             except Exception as error:  # a model may raise anything, and whatever it is, it is no answer
                 self._wrong = f"the known question failed: {error}"
             self.reasons()

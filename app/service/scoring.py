@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from app.caller import caller
 from app.errors import Overloaded
 from app.stages.embed import Embedder
 from app.stages.rerank import Parts, Ranker, cost
 from app.telemetry import Lap, Metrics, Stopwatch
 from app.types import Seen, Truncation
+from app.witness import Traffic
 from models import cards
 from models.types import BiEncoder, Role, Scores, Tokens, Unit, Vectors
 
@@ -77,13 +79,16 @@ class Embedding:
 class Scoring:
     """Ranks and embeds with the models of the settings, in the batches of searches and of ingest."""
 
-    def __init__(self, embedder: Embedder, ranker: Ranker, metrics: Metrics, most: int, threads: Executor) -> None:
+    def __init__(
+        self, embedder: Embedder, ranker: Ranker, metrics: Metrics, traffic: Traffic, most: int, threads: Executor
+    ) -> None:
         """With room for so many tokens of long requests."""
         self.encoder, self.reranker = embedder.encoder, ranker.reranker
         self.since = int(time())
         self._embedder = embedder
         self._ranker = ranker
         self._metrics = metrics
+        self._traffic = traffic
         self._most = most
         self._taken = 0
         self._threads = threads
@@ -91,7 +96,7 @@ class Scoring:
 
     async def rank(self, query: str, texts: Sequence[str], policy: Truncation, most: int | None = None) -> Ranking:
         """Each text beside the query; of a text no more than so many tokens."""
-        with Stopwatch(self._metrics, "rerank").stage("rerank") as lap:
+        with self._traffic.passing(), Stopwatch(self._metrics, "rerank").stage("rerank") as lap:
             with self._ranker.admit(len(texts)):
                 read = texts if most is None else await self._in_thread(self._shortened, texts, most)
                 parts = await self._read(query, read, policy)
@@ -106,7 +111,7 @@ class Scoring:
         return Ranking(scored.scores, cut, tokens)
 
     async def embed(self, texts: Sequence[str], role: Role, policy: Truncation) -> Embedding:
-        with Stopwatch(self._metrics, "embed").stage("embed") as lap:
+        with self._traffic.passing(), Stopwatch(self._metrics, "embed").stage("embed") as lap:
             tokens = await self._in_thread(self.encoder.tokenize, texts, role)
             cut = {place: Seen(each.total, len(each)) for place, each in enumerate(tokens) if each.truncated}
             self._metrics.truncations.labels("embed").inc(len(cut))
@@ -129,6 +134,7 @@ class Scoring:
                 parts = [await self._embedder.sharer.run(tokens)]
         else:
             with self._admit(amount):
+                caller().meter.pay(amount)
                 slices = [tokens[start : start + SLICE] for start in range(0, len(tokens), SLICE)]
                 parts = [await batcher.run(each, "ingest") for each in slices]
         lap.queued += sum(ran.queued for ran in parts)

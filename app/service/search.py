@@ -15,7 +15,9 @@ from app.service.collections import Shelf
 from app.service.explain import Explainer, Explanation
 from app.service.present import Presenter, Shape
 from app.service.relevance import rated, scale_of
+from app.service.second_look import Asked
 from app.service.second_stage import Brief, Ranked, SecondStage, unread
+from app.service.sieve import Sieve
 from app.stages.calibrate import LEVEL
 from app.stages.refresh import Recency, refreshed
 from app.stages.weigh import Weigher
@@ -24,6 +26,7 @@ from app.stores.metadata import instant
 from app.stores.sqlite import Database
 from app.telemetry import Metrics, Stopwatch
 from app.types import Calibration, Fusion, Hit, Mode, Truncation, Vector
+from app.witness import Sighting, Traffic, Witness
 from models.types import Blend, SparseVector, Tokens
 
 DATE = "date"
@@ -107,27 +110,42 @@ class Answer:
 class Search:
     """Answers queries."""
 
-    def __init__(self, database: Database, metrics: Metrics, threads: Executor) -> None:
+    def __init__(
+        self,
+        database: Database,
+        sieve: Sieve,
+        metrics: Metrics,
+        threads: Executor,
+        traffic: Traffic,
+        witness: Witness | None,
+    ) -> None:
         self._metrics = metrics
         self._threads = threads
-        self._first_stage = FirstStage(database, threads)
+        self._traffic = traffic
+        self._witness = witness
+        self._first_stage = FirstStage(database, sieve, threads)
         self._second_stage = SecondStage(threads)
         self._presenter = Presenter(database, threads)
         self._explainer = Explainer(database, threads)
 
     async def answer(self, shelf: Shelf, query: Query) -> Answer:
+        with self._traffic.passing():
+            return await self._answer(shelf, query)
+
+    async def _answer(self, shelf: Shelf, query: Query) -> Answer:
         """All of it under one permit: a request that the reranker has no room for is refused before any work."""
         watch, sequence = Stopwatch(self._metrics, "search"), shelf.indexes.dense.index.sequence
         with shelf.ranker.admit(query.depth) if query.rerank else nullcontext():
             vector, embedded = await self._embed(shelf, query, watch)
             terms, weighed = await self._weigh(shelf, query, watch)
-            proposal = await self._first_stage.propose(shelf, query.aim(vector, terms), watch)
+            aim = query.aim(vector, terms)
+            proposal = await self._first_stage.propose(shelf, aim, watch)
             ranked = await self._rank(shelf, query, proposal, watch)
         hits = rated(ranked.hits, scale_of(query.calibration, query.fusion, rerank=ranked.read > 0))
-        if query.recency:
-            hits = _refreshed(hits, query.recency)
-        relevant = [hit for hit in hits if query.finds_relevant(hit)]
+        relevant = [hit for hit in _refreshed(hits, query.recency) if query.finds_relevant(hit)]
         kept = [hit for hit in relevant if query.min_score is None or hit.score >= query.min_score]
+        if self._witness is not None:
+            self._witness.saw(_sighting(shelf, query, aim, replace(ranked, hits=hits), embedded, len(kept)))
         shown = await self._presenter.present(shelf, query.shape, kept, query.top_k, vector, watch)
         explanation = None
         if query.explain:
@@ -160,17 +178,31 @@ class Search:
         first = "fused" if query.mode == "hybrid" else query.mode
         if not query.rerank:
             return Ranked(unread(proposal, first), 0)
-        blend = (query.calibration and query.calibration.blend) or _blend(shelf, query.mode)
-        brief = Brief(query.text, query.on_truncation, blend, query.top_k, query.adaptive, query.deadline)
+        brief = Brief(
+            query.text, query.on_truncation, _blend(shelf, query), query.top_k, query.adaptive, query.deadline
+        )
         ranked = await self._second_stage.rank(shelf.ranker, brief, proposal, first, watch)
         if ranked.late:
             self._metrics.degraded.labels("rerank", "deadline").inc()
         return ranked
 
 
-def _blend(shelf: Shelf, mode: Mode) -> Blend:
+def _blend(shelf: Shelf, query: Query) -> Blend:
+    """What labels taught about this collection goes before what the reranker came with."""
+    if query.calibration and query.calibration.blend:
+        return query.calibration.blend
     blends = shelf.ranker.reranker.blends
-    return blends.dense if mode == "dense" else blends.hybrid
+    return blends.dense if query.mode == "dense" else blends.hybrid
+
+
+def _sighting(shelf: Shelf, query: Query, aim: Aim, ranked: Ranked, embedded: Tokens | None, shown: int) -> Sighting:
+    """What there is to tell of it; takes some 20 microseconds with 50 candidates."""
+    name, number = shelf.collection.name, shelf.collection.number
+    known = {hit.chunk: hit.stages["rerank"].score for hit in ranked.hits if "rerank" in hit.stages}
+    policy: Truncation = "window" if query.on_truncation == "window" else "report"
+    asked = Asked(name, number, aim, _blend(shelf, query) if known else None, policy, known)
+    length = embedded.total if embedded else None
+    return Sighting(name, number, query.mode, ranked.hits, shown, ranked.read, ranked.late, length, aim.vector, asked)
 
 
 def _weigher(shelf: Shelf) -> Weigher:
@@ -191,8 +223,10 @@ def _check_whole(query: Query, seen: Tokens, model: str) -> None:
         raise Invalid(f"The {model} can't read all of it.", [Fault("/query", detail)])
 
 
-def _refreshed(hits: list[Hit], recency: Recency) -> list[Hit]:
-    """In the order that newness gives them, by the date in their metadata."""
+def _refreshed(hits: list[Hit], recency: Recency | None) -> list[Hit]:
+    """In the order that newness gives them, by the date in their metadata, where that is asked for."""
+    if recency is None:
+        return hits
     stated = [hit.metadata.get(DATE) for hit in hits]
     dates = [instant(date) if isinstance(date, str) else None for date in stated]
     scores = refreshed(np.array([hit.score for hit in hits], np.float32), dates, time_ns() // 1000, recency)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Executor
-from threading import Event
+from collections.abc import Iterator, Sequence
 
-from app.service.follower import TERMS, Follower
+from app.service.follower import TERMS, Follower, Renewal, Workers
+from app.stores.holdings import HeldTerms, Holding
 from app.stores.sparse import InvertedIndex
 from app.stores.sqlite import Database
+from app.telemetry import Metrics
 from app.types import Collection, SparseIndex
 from models.types import SparseVector
 
@@ -19,9 +19,10 @@ class SparseView:
     It has no files: 100,000 chunks are read from the truth and indexed in three seconds, without a model.
     """
 
-    def __init__(self, database: Database, collection: Collection, threads: Executor, stopping: Event) -> None:
-        self._follower = Follower(TERMS, database, collection, threads, stopping)
+    def __init__(self, database: Database, collection: Collection, metrics: Metrics, workers: Workers) -> None:
+        self._follower = Follower(TERMS, database, collection, workers, metrics)
         self._index = InvertedIndex()
+        self.renewal = Renewal(lambda: self._follower.rebuilt(InvertedIndex))
 
     @property
     def index(self) -> SparseIndex:
@@ -32,8 +33,13 @@ class SparseView:
         """The last change that the log need not keep for it."""
         return self._index.sequence
 
+    @property
+    def rebuilding(self) -> str | None:
+        """How far a rebuild is, while there is one."""
+        return self._follower.rebuilding
+
     async def open(self) -> None:
-        self._index = await self._follower.in_thread(self._rebuild)
+        self._index = await self._follower.rebuilt(InvertedIndex)
         await self.follow()
 
     async def add_ahead(self, chunks: Sequence[int], vectors: Sequence[SparseVector]) -> None:
@@ -43,7 +49,22 @@ class SparseView:
         """Bring the index up to the end of the log."""
         await self._follower.follow(self._index)
 
-    def _rebuild(self) -> InvertedIndex:
-        fresh = InvertedIndex()
-        self._follower.fill(fresh.apply)
-        return fresh
+    async def tidy(self) -> None:
+        """Put in place what was built anew."""
+        if (fresh := self.renewal.built()) is not None:
+            await self._follower.follow(fresh)
+            self._index = fresh
+
+    async def close(self) -> None:
+        await self.renewal.end()
+
+    @property
+    def ahead(self) -> Sequence[int]:
+        return self._follower.ahead
+
+    def holdings(self) -> Iterator[Holding]:
+        yield HeldTerms(self._index)
+
+    def flaw(self) -> str | None:
+        """Nothing is on disk."""
+        return None

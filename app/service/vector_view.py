@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterator, Sequence
+from math import inf
 from pathlib import Path
-from threading import Event
 from time import monotonic
 
 import structlog
 
-from app.service.follower import VECTORS, Follower
+from app.errors import NoSpace
+from app.service.follower import TOO_OLD, VECTORS, Follower, Renewal, Workers
 from app.settings import Settings
+from app.stores import hnsw_file, snapshot
 from app.stores import log as changelog
-from app.stores import snapshot
 from app.stores.hnsw import HnswIndex
+from app.stores.holdings import Holding, of_graph, of_rows
 from app.stores.sqlite import Database
 from app.telemetry import Metrics
 from app.types import Collection, VectorIndex
@@ -25,6 +25,9 @@ logger = structlog.get_logger()
 
 UNSAVED = 0
 """The last change in the snapshot when there is none of this index: changes count from 1."""
+
+LOOKED_AT = "check.partial"
+"""The graph while it is being checked."""
 
 COMPACT_AT_LEAST = 1000
 """Fewer deleted chunks are not worth a rebuild, whatever their share."""
@@ -40,26 +43,39 @@ class VectorView:
         folder: Path,
         settings: Settings,
         metrics: Metrics,
-        threads: Executor,
-        stopping: Event,
+        workers: Workers,
     ) -> None:
-        self._follower = Follower(VECTORS, database, collection, threads, stopping)
+        self._room = database.room
+        self._follower = Follower(VECTORS, database, collection, workers, metrics)
         self._collection = collection
         self._folder = folder
         self._settings = settings
         self._metrics = metrics
         self.saved = UNSAVED
         """The last change that is on disk."""
-        self._moved_at = monotonic()
-        self._compaction: asyncio.Task[HnswIndex] | None = None
+        self._moved_at, self._failed_at = monotonic(), -inf
+        self.renewal = Renewal(self._rebuilt)
         for outcome in ("written", "failed"):
             metrics.snapshots.labels(collection.name, outcome)
+        metrics.renewals.labels(collection.name)
+        self._ef = settings.index_ef
         self.index: VectorIndex = self._empty()
+
+    @property
+    def rebuilding(self) -> str | None:
+        """How far a rebuild is, while there is one."""
+        return self._follower.rebuilding
 
     async def open(self) -> None:
         """Take the snapshot if it is whole and the log still reaches back to it; rebuild otherwise; then catch up."""
-        self.index, self.saved = await self._follower.in_thread(self._open)
+        loaded = await self._follower.in_thread(self._load)
+        self.index, self.saved = (loaded, loaded.sequence) if loaded else (await self._rebuilt(), UNSAVED)
         await self.follow()
+
+    def tune(self, ef: int) -> None:
+        """Another effort of searches, which outlives compactions."""
+        self._ef = ef
+        self.index.tune(ef)
 
     async def add_ahead(self, chunks: Sequence[int], vectors: Vectors) -> None:
         await self._follower.add_ahead(self.index, chunks, vectors)
@@ -71,68 +87,95 @@ class VectorView:
 
     async def tidy(self) -> None:
         """Save and compact when it is time."""
-        if self._compaction is not None:
-            if self._compaction.done():
-                await self._swap(self._compaction)
+        if (fresh := self.renewal.built()) is not None:
+            await self._swap(fresh)
         elif self._heavy():
-            self._compaction = asyncio.create_task(self._follower.in_thread(self._rebuild))
-        elif self._due():
+            self.renewal.begin()
+        elif self._due() and not self.renewal.is_under_way:
             await self.save()
 
     async def save(self) -> None:
         """Write a snapshot. If it can't be written, the old one stays."""
-        if self.index.sequence == self.saved or self._follower.is_ahead:
+        if self.index.sequence == self.saved or self._follower.is_ahead or self._room.lacking:
             return
         outcome = "failed"
         try:
             self.saved, outcome = await self._follower.in_thread(self._save), "written"
-        except OSError as error:
-            self._moved_at = monotonic()
-            logger.error("snapshot failed", collection=self._collection.name, error=str(error))
+        except (OSError, NoSpace) as error:
+            self._failed_at = monotonic()
+            logger.error("snapshot failed", collection=self._collection.name, error=error)
         self._metrics.snapshots.labels(self._collection.name, outcome).inc()
 
     async def close(self) -> None:
-        if self._compaction is not None:
-            await asyncio.gather(self._compaction, return_exceptions=True)
+        await self.renewal.end()
         await self.save()
+
+    @property
+    def ahead(self) -> Sequence[int]:
+        return self._follower.ahead
+
+    def holdings(self) -> Iterator[Holding]:
+        """What is compared with exactly, then what the graph leads to: hnswlib tells that of its files alone."""
+        assert isinstance(self.index, HnswIndex)
+        yield of_rows(self.index.living)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.index.save(self._folder / LOOKED_AT)
+            yield of_graph(hnsw_file.read(self._folder / LOOKED_AT, self.index.dimensions))
+        finally:
+            (self._folder / LOOKED_AT).unlink(missing_ok=True)
+
+    def flaw(self) -> str | None:
+        """Why the next start would not take what is on disk, if it would not."""
+        if self.saved == UNSAVED:
+            return None
+        collection = self._collection
+        try:
+            found = snapshot.check(self._folder, collection.fingerprint, collection.dimensions, self._settings)
+        except (OSError, ValueError) as error:
+            return str(error)
+        return None if found.sequence >= self._follower.read(changelog.floor) else TOO_OLD
 
     def _heavy(self) -> bool:
         deleted = self.index.deleted
         return deleted >= COMPACT_AT_LEAST and deleted > self._settings.compact_share * (len(self.index) + deleted)
 
     def _due(self) -> bool:
-        behind = self.index.sequence - self.saved
-        quiet = monotonic() - self._moved_at > self._settings.snapshot_seconds
+        """Not at once again after one that failed: it is a gigabyte to write for a million chunks."""
+        behind, pause = self.index.sequence - self.saved, self._settings.snapshot_seconds
+        if monotonic() - self._failed_at < pause:
+            return False
+        quiet = monotonic() - self._moved_at > pause
         return behind >= self._settings.snapshot_changes or (behind > 0 and quiet)
 
-    async def _swap(self, compaction: asyncio.Task[HnswIndex]) -> None:
-        self._compaction = None
-        fresh = compaction.result()
+    async def _swap(self, fresh: HnswIndex) -> None:
         await self._follower.follow(fresh)
+        fresh.tune(self._ef)
         self.index, self.saved = fresh, UNSAVED
-        logger.info("index compacted", collection=self._collection.name, chunks=len(fresh))
+        self._metrics.renewals.labels(self._collection.name).inc()
+        logger.info("index built anew", collection=self._collection.name, chunks=len(fresh))
         await self.save()
 
-    def _open(self) -> tuple[VectorIndex, int]:
-        """The index, and up to which change it is on disk."""
+    def _load(self) -> HnswIndex | None:
+        """What is on disk, if it can be used."""
+        (self._folder / LOOKED_AT).unlink(missing_ok=True)
         collection, floor = self._collection, self._follower.read(changelog.floor)
         loaded = snapshot.load(self._folder, collection.fingerprint, collection.dimensions, self._settings)
         if isinstance(loaded, HnswIndex) and loaded.sequence >= floor:
-            return loaded, loaded.sequence
-        reason = "the log no longer reaches back to it" if isinstance(loaded, HnswIndex) else loaded.reason
+            snapshot.sweep(self._folder)
+            return loaded
+        reason = TOO_OLD if isinstance(loaded, HnswIndex) else loaded.reason
         if self._follower.read(changelog.head):
             logger.warning("index is rebuilt from the truth", collection=collection.name, reason=reason)
-        return self._rebuild(), UNSAVED
+        return None
 
-    def _rebuild(self) -> HnswIndex:
-        fresh = self._empty()
-        self._follower.fill(fresh.apply)
-        return fresh
+    async def _rebuilt(self) -> HnswIndex:
+        return await self._follower.rebuilt(self._empty)
 
     def _save(self) -> int:
         assert isinstance(self.index, HnswIndex)
         return snapshot.write(self.index, self._folder, self._collection.fingerprint)
 
     def _empty(self) -> HnswIndex:
-        s = self._settings
-        return HnswIndex(self._collection.dimensions, s.index_m, s.index_ef_construction, s.index_ef, s.exact_below)
+        s, dimensions = self._settings, self._collection.dimensions
+        return HnswIndex(dimensions, s.index_m, s.index_ef_construction, s.index_ef, s.exact_below, s.index_threads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
@@ -11,14 +11,17 @@ from tokenizers import Tokenizer
 
 from app.errors import Fault, InvalidDocuments, InvalidRecipe
 from app.stages.markdown import NONE, Cutter, Outline, outline
-from app.types import Chunk, Document, Place, Recipe
-from models.types import BiEncoder, Reranker, SparseEncoder
+from app.types import Chunk, Document, Place, Reading, Recipe
+from models.types import BiEncoder, Ids, Reranker, SparseEncoder
 
 JOINT = 2
 """Tokens that the line break between title and text may take."""
 
 STEP = 8
 """Titles are counted in steps, so that documents with titles of about one length share a splitter."""
+
+WINDOW = 32
+"""Characters that a splitter sees at once, for each token of a chunk: several chunks, whatever the language."""
 
 STEM = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
 """Between the headings in force at a chunk, outermost first."""
@@ -29,7 +32,8 @@ Spans = list[tuple[int, str, str]]
 
 class Chunker:
     """Splits at the largest natural boundaries that fit: paragraphs, sentences, words; in Markdown its headings, and
-    tables, lists and blocks of code as wholes. Safe in many threads.
+    tables, lists and blocks of code as wholes. What the reranker will read of a chunk is made to count it, and kept.
+    Safe in many threads.
     """
 
     def __init__(
@@ -43,29 +47,38 @@ class Chunker:
         encoders: list[BiEncoder | SparseEncoder] = [encoder, *([sparse] if sparse else [])]
         check_recipe(recipe, encoders, reranker, query_reserve)
         self._recipe = recipe
-        self._tokenizers = _distinct(*(model.tokenizer for model in [*encoders, reranker]))
+        self._reranker = reranker
+        self._tokenizers = _distinct(reranker.tokenizer, *(encoder.tokenizer for encoder in encoders))
+        self._prompt = len(reranker.read([""])[0])
         self._splitter: Callable[[int], TextSplitter] = lru_cache(maxsize=64)(self._new_splitter)
         self._markdown: Callable[[int], MarkdownSplitter] = lru_cache(maxsize=64)(self._new_markdown_splitter)
 
     def split(self, document: Document) -> list[Chunk]:
+        """Most documents fit whole, which one count tells; to find that out the splitter would count several times."""
         title = document.title if self._recipe.title != "never" else ""
-        room = self._recipe.chunk_tokens - self._title_tokens(title)
         marks = outline(document.text) if document.format == "markdown" else Outline([], [], [])
-        spans = self._spans(document.text, marks, room)
-        reads = [self._read(title, ahead, text, ordinal) for ordinal, (_, ahead, text) in enumerate(spans)]
+        whole = document.text.strip()
+        (chunk,) = self._chunks(document, marks, title, [(document.text.index(whole), "", whole)])
+        if chunk.tokens <= self._recipe.chunk_tokens:
+            return [chunk]
+        spans = self._spans(document.text, marks, self._recipe.chunk_tokens - self._title_tokens(title))
+        return self._chunks(document, marks, title, spans)
+
+    def _chunks(self, document: Document, marks: Outline, title: str, spans: Spans) -> list[Chunk]:
+        texts = [self._read(title, ahead, text, ordinal) for ordinal, (_, ahead, text) in enumerate(spans)]
+        made, mark = self._reranker.read(texts), self._reranker.tokenisation
+        places = [_place(document, marks, start, start + len(span)) for start, _, span in spans]
         return [
-            Chunk(start, start + len(text), read, tokens, _place(document, marks, start, start + len(text)))
-            for (start, _, text), read, tokens in zip(spans, reads, self._count(reads), strict=True)
+            Chunk(start, start + len(span), text, tokens, place, Reading(mark, ids))
+            for (start, _, span), text, tokens, place, ids in zip(
+                spans, texts, self._sizes(texts, made), places, made, strict=True
+            )
         ]
 
     def _spans(self, text: str, marks: Outline, room: int) -> Spans:
-        """Most documents fit whole, which one count tells; to find that out the splitter would count several times."""
-        whole = text.strip()
-        if self._count([whole])[0] <= room:
-            return [(text.index(whole), "", whole)]
         if marks.blocks:
             return self._structured(text, marks, room)
-        return [(start, "", part) for start, part in self._splitter(room).chunk_indices(text)]
+        return [(start, "", part) for start, part in _parts(self._splitter(room), text, room)]
 
     def _structured(self, text: str, marks: Outline, room: int) -> Spans:
         """Spans of whole blocks, each read with the headings above it; a table's parts with its header as well."""
@@ -90,7 +103,8 @@ class Chunker:
         return {at: text for at, (text, _) in held.items()}, min(-(-reserve // STEP) * STEP, most)
 
     def _cut_block(self, text: str, room: int) -> list[tuple[int, str]]:
-        return self._markdown(max(room // STEP * STEP, 1)).chunk_indices(text)
+        room = max(room // STEP * STEP, 1)
+        return list(_parts(self._markdown(room), text, room))
 
     def _read(self, title: str, ahead: str, text: str, ordinal: int) -> str:
         titled = title and (ordinal == 0 or self._recipe.title == "every")
@@ -110,9 +124,13 @@ class Chunker:
 
     def _count(self, texts: list[str]) -> list[int]:
         """Tokens of each text, by the tokenizer that makes most of it."""
-        counts = [
-            [len(e.ids) for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
-            for tokenizer in self._tokenizers
+        return self._sizes(texts, self._reranker.read(texts))
+
+    def _sizes(self, texts: list[str], made: Sequence[Ids]) -> list[int]:
+        """The same where it is known what the reranker makes of them."""
+        counts = [[len(ids) - self._prompt for ids in made]] + [
+            [len(each.ids) for each in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+            for tokenizer in self._tokenizers[1:]
         ]
         return [max(each) for each in zip(*counts, strict=True)]
 
@@ -146,6 +164,24 @@ def check_recipe(
         faults.append(Fault("/recipe/overlap_tokens", f"must be at most half of chunk_tokens ({recipe.chunk_tokens})"))
     if faults:
         raise InvalidRecipe("The models can't read chunks of this recipe.", faults)
+
+
+def _parts(splitter: TextSplitter | MarkdownSplitter, text: str, room: int) -> Iterator[tuple[int, str]]:
+    """What the splitter makes of the text, a window at a time: it looks for words as far as it sees, for each chunk
+    again, which is hours for a long text of letters without spaces. The last part of a window begins the next.
+    """
+    start, width, done = 0, room * WINDOW, 0
+    while True:
+        found = [(start + at, part) for at, part in splitter.chunk_indices(text[start : start + width])]
+        fresh = [(at, part) for at, part in found if at + len(part) > done]
+        if start + width >= len(text):
+            yield from fresh
+            return
+        if len(fresh) < 2:
+            width *= 2
+            continue
+        yield from fresh[:-1]
+        start, width, done = fresh[-1][0], room * WINDOW, fresh[-2][0] + len(fresh[-2][1])
 
 
 def _lines(*parts: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -15,7 +15,7 @@ from app.batcher import Batcher, Permit
 from app.errors import Fault, Invalid
 from app.sharer import Sharer
 from app.telemetry import Lap, Metrics
-from app.types import Chunk, Reading, Seen, Truncation
+from app.types import Seen, Truncation
 from models.types import Blend, Ids, Reranker, Scores, Tokens
 
 SMOOTHING = 0.3
@@ -97,6 +97,16 @@ class Ranker:
         self._metrics.windowed.inc(sum(window is not None for window in scored.windows))
         return scored
 
+    async def score_idly(self, texts: Sequence[Parts], lap: Lap) -> Scored:
+        """In the line of ingest, so that every search overtakes it; it tells nothing of what searches are like."""
+        ran = await self.batcher.run([part.pair for parts in texts for part in parts], "ingest")
+        lap.queued += ran.queued
+        return _best(texts, ran.values)
+
+    def takes(self, pairs: int) -> float:
+        """Seconds to score so many for a search that comes now, by what pairs have cost so far."""
+        return self.batcher.takes(round(pairs * self._pair_tokens))
+
     def _read(self, query: str, texts: Sequence[str], policy: Truncation, kept: Sequence[Ids | None]) -> list[Parts]:
         made = iter(self.reranker.read([text for text, ids in zip(texts, kept, strict=True) if ids is None]))
         pairs = self.reranker.pair(query, [next(made) if ids is None else ids for ids in kept])
@@ -137,14 +147,6 @@ class Ranker:
         """What a search's pairs cost, for those to come."""
         if texts:
             self._pair_tokens += SMOOTHING * (tokens / texts - self._pair_tokens)
-
-
-def with_readings(reranker: Reranker, chunks: Sequence[Chunk]) -> list[Chunk]:
-    """Chunks with what the reranker reads of each, so that searches find it made."""
-    made = reranker.read([chunk.text for chunk in chunks])
-    return [
-        replace(chunk, reading=Reading(reranker.tokenisation, ids)) for chunk, ids in zip(chunks, made, strict=True)
-    ]
 
 
 def blended(blend: Blend, reranked: Scores, first: Mapping[str, Scores]) -> Scores:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.batcher import Batcher
+from app.caller import caller
 from app.sharer import Sharer
 from app.telemetry import Lap, Metrics
 from models.types import Role, SparseEncoder, SparseVector, Tokens
@@ -48,7 +49,8 @@ class Weigher:
     async def aside(self, texts: Sequence[str], threads: Executor, lap: Lap) -> list[SparseVector]:
         """The same for texts that are needed at once. Refused when the queue is full."""
         tokens = await self._tokenize(texts, "document", threads)
-        with self.taking.admit(sum(len(each) for each in tokens)):
+        with self.taking.admit(amount := sum(map(len, tokens))):
+            caller().meter.count(amount)
             ran = await self.taking.run(tokens, "search")
         lap.queued += ran.queued
         return unpacked(ran.values)

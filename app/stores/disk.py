@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from hashlib import file_digest
 from pathlib import Path
 
@@ -21,9 +22,11 @@ def rename(partial: Path, path: Path) -> None:
     sync(path.parent)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
     """Write a file that nobody sees by half, not even after a power cut."""
     partial = path.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    partial.touch(mode)
     partial.write_text(text, encoding="utf-8")
     sync(partial)
     rename(partial, path)
@@ -32,3 +35,13 @@ def write_whole(path: Path, text: str) -> None:
 def checksum(path: Path) -> str:
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
+
+
+def size(path: Path) -> int:
+    """Of a file that need not be there."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def room(folder: Path) -> int:
+    """Bytes that may still be written there."""
+    return shutil.disk_usage(folder).free

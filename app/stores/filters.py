@@ -100,8 +100,9 @@ def select_documents(wanted: Filter, collection: int) -> Sql:
 
 def select_chunks(wanted: Filter, collection: int) -> Sql:
     # Leaving out what does not live, rather than asking for what does, lets a selective condition lead: 0.1 ms, not 5.
+    # By name: "state <> 'live'" would read the index of all documents, 15 ms of 300,000.
     living = (
-        "NOT IN (SELECT number FROM documents WHERE collection = ? AND state <> 'live')"
+        "NOT IN (SELECT number FROM documents WHERE collection = ? AND state IN ('pending', 'failed'))"
         if _is_bounded(wanted)
         else "IN (SELECT number FROM documents WHERE collection = ? AND state = 'live')"
     )

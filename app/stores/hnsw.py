@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ import numpy as np
 
 from app.stores import hnsw_file
 from app.stores.lock import SharedLock
-from app.stores.vectors import Rows, Step, Vectors, best, contains
+from app.stores.vectors import Living, Rows, Step, Vectors, best, contains
 from app.types import Candidates, Change, ChunkIds
 
 FIRST_CAPACITY = 1024
@@ -35,26 +36,27 @@ class HnswIndex:
     and the rows change in between by one assignment: that makes a set of changes visible as one.
     """
 
-    def __init__(self, dimensions: int, m: int, ef_construction: int, ef: int, exact_below: int) -> None:
+    def __init__(
+        self, dimensions: int, m: int, ef_construction: int, ef: int, exact_below: int, threads: int = 1
+    ) -> None:
         self._ef = ef
+        self._threads = threads or max(1, (os.cpu_count() or 1) // 4)
         self._exact_below = exact_below
         self._rows = Rows(dimensions)
         self._graph = hnswlib.Index("ip", dimensions)
         self._graph.init_index(FIRST_CAPACITY, M=m, ef_construction=ef_construction)
-        self._graph.set_ef(ef)
         self._unmarked = 0
-        self._slice = 1
+        self._slice = self._least
         self._lock = SharedLock()
         self._writer = Lock()
 
     @classmethod
-    def load(cls, path: Path, dimensions: int, sequence: int, ef: int, exact_below: int) -> HnswIndex:
+    def load(cls, path: Path, dimensions: int, sequence: int, ef: int, exact_below: int, threads: int = 1) -> HnswIndex:
         """An index that `save` wrote. Only for files known to be whole: hnswlib checks next to nothing."""
         file = hnsw_file.read(path, dimensions)
-        index = cls(dimensions, m=file.m, ef_construction=file.ef_construction, ef=ef, exact_below=exact_below)
+        index = cls(dimensions, file.m, file.ef_construction, ef, exact_below, threads)
         index._graph = hnswlib.Index("ip", dimensions)
         index._graph.load_index(str(path))
-        index._graph.set_ef(ef)
         index._rows = Rows.of(sequence, file.chunks[file.living], file.vectors[file.living])
         index._unmarked = len(index)
         return index
@@ -76,13 +78,40 @@ class HnswIndex:
         return len(self._rows.living)
 
     @property
+    def living(self) -> Living:
+        """What searches see at this moment."""
+        return self._rows.living
+
+    @property
+    def ef(self) -> int:
+        return self._ef
+
+    def tune(self, ef: int) -> None:
+        self._ef = ef
+
+    @property
+    def state(self) -> object:
+        return self._rows.living
+
+    def sample(self, most: int) -> Vectors:
+        living = self._rows.living
+        return living.vectors[living.rows[:: max(1, -(-len(living) // most))]]
+
+    @property
     def nbytes(self) -> int:
         """An estimate: hnswlib does not tell. Upper layers hold 1/(m-1) of the vectors, a label takes 40 bytes."""
         m, count = int(self._graph.M), int(self._graph.element_count)
         lowest = 4 * (2 * m + 1) + 4 * self.dimensions + 8
         return self._rows.nbytes + count * (lowest + 4 * (m + 1) // (m - 1) + 40)
 
+    @property
+    def file_size(self) -> int:
+        """Of a snapshot, in bytes."""
+        return int(self._graph.index_file_size())
+
     def apply(self, changes: Sequence[Change]) -> None:
+        if not changes:  # as often as the end of the log is looked for
+            return
         with self._writer:
             step = self._rows.stage(changes)
             try:
@@ -94,18 +123,24 @@ class HnswIndex:
             self._mark(step.removed)
 
     def search(self, vector: Vectors, k: int, allowed: ChunkIds | None = None) -> Candidates:
-        query, living = self._rows.query(vector), self._rows.living
+        found = self.search_graph(vector, k, allowed)
+        return self.search_exact(vector, k, allowed) if found is None else found
+
+    def search_graph(
+        self, vector: Vectors, k: int, allowed: ChunkIds | None = None, ef: int | None = None
+    ) -> Candidates | None:
+        query, living, ef = self._rows.query(vector), self._rows.living, ef or self._ef
         wanted = len(living) if allowed is None else min(len(allowed), len(living))
         k = max(0, min(k, wanted))
-        reach = max(self._ef, ceil(OVERFETCH * k * self._unmarked / max(wanted, 1)))
-        while wanted * self._ef > self._exact_below * reach:
+        reach = max(ef, ceil(OVERFETCH * k * self._unmarked / max(wanted, 1)))
+        while wanted * ef > self._exact_below * reach:
             found = self._by_graph(query, k, reach, allowed)
             if len(found) == k:
                 return found
             if reach >= self._unmarked:
                 break
             reach *= WIDEN
-        return self._rows.living.nearest(query, k, allowed)
+        return None
 
     def search_exact(self, vector: Vectors, k: int, allowed: ChunkIds | None = None) -> Candidates:
         return self._rows.living.nearest(self._rows.query(vector), k, allowed)
@@ -114,10 +149,11 @@ class HnswIndex:
         """Searches go on, changes wait: hnswlib only reads here."""
         with self._writer:
             self._graph.save_index(str(path))
-            expected, sequence = int(self._graph.index_file_size()), self.sequence
+            expected, sequence = self.file_size, self.sequence
         # save_index reports neither a full disk nor a missing folder.
         if (written := os.path.getsize(path)) != expected:
-            raise OSError(f"Only {written} of {expected} bytes of {path} could be written: is the disk full?")
+            told = f"Only {written} of {expected} bytes of {path} could be written: is the disk full?"
+            raise OSError(errno.ENOSPC, told)
         return sequence
 
     def _by_graph(self, query: Vectors, k: int, reach: int, allowed: ChunkIds | None) -> Candidates:
@@ -131,7 +167,7 @@ class HnswIndex:
         return best(chunks[there], scores[there], k)
 
     def _neighbours(self, query: Vectors, reach: int) -> tuple[ChunkIds, Vectors]:
-        """A search's effort is the larger of ef and what it asks for, so asking for more also looks harder."""
+        """hnswlib looks as hard as for the larger of its own ef and what is asked for: asking is all the effort."""
         try:
             labels, distances = self._graph.knn_query(query, k=reach, num_threads=1)
         except RuntimeError:  # It found fewer than asked for.
@@ -150,10 +186,15 @@ class HnswIndex:
     def _add(self, chunks: ChunkIds, vectors: Vectors) -> None:
         self._make_room(len(chunks))
         started = perf_counter()
-        self._graph.add_items(vectors, chunks, num_threads=1)
+        self._graph.add_items(vectors, chunks, num_threads=self._threads)
         self._unmarked += len(chunks)
         fitting = int(len(chunks) * SLICE_SECONDS / (perf_counter() - started))
-        self._slice = max(1, min(fitting, 2 * self._slice))
+        self._slice = max(self._least, min(fitting, 2 * self._slice))
+
+    @property
+    def _least(self) -> int:
+        """hnswlib takes one thread for fewer."""
+        return 4 * self._threads + 1 if self._threads > 1 else 1
 
     def _make_room(self, more: int) -> None:
         """Doubling is rare and short: 4 ms from 100,000 to 200,000 vectors of 384, since the system moves pages."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, log1p
 from pathlib import Path
@@ -12,6 +14,7 @@ from threading import Lock
 import numpy as np
 from tantivy import Document, Index, IndexWriter, Occur, Query, Schema, SchemaBuilder, Searcher, SearchResult
 
+from app.stores.lexical_files import sweep
 from app.types import Candidates, ChunkIds, Wording
 from models.types import Scores
 from models.words import Language, analyzer, query_words, respelled, text_words
@@ -27,6 +30,8 @@ FEW = 2000
 
 OVERFETCH = 1.5
 WIDEN = 4
+
+CODE = re.compile(r"(?:code:|os error) (\d+)")
 
 EMPTY = Candidates(np.empty(0, np.int64), np.empty(0, np.float32))
 
@@ -48,10 +53,12 @@ class TantivyIndex:
 
     def __init__(self, language: Language, folder: Path | None = None, sequence: int = 0) -> None:
         self._language = language
+        self._folder = folder
         self._schema = _schema()
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
-        self._index = Index(self._schema, path=str(folder) if folder else None)
+        with _system_errors():
+            self._index = Index(self._schema, path=str(folder) if folder else None)
         self._index.register_tokenizer("words", analyzer(language))
         self._index.config_reader("manual")
         self._writer: IndexWriter | None = None
@@ -77,15 +84,14 @@ class TantivyIndex:
 
     def fill(self, blocks: Iterable[Sequence[Wording]]) -> None:
         """All that is in the blocks, seen at once; a chunk is in no more than one of them."""
-        with self._writing:
+        with self._writing, _system_errors(), self._whole_or_not_at_all():
             sequence, moved = self._sequence, False
             for block in blocks:
                 moved |= self._write(block)
                 sequence = max([sequence, *(change.sequence for change in block)])
             if moved and self._writer:
                 self._writer.commit()
-                self._index.reload()
-                self._searcher = self._index.searcher()
+                self._reload()
             self._sequence = sequence
 
     def search(self, query: str, k: int, allowed: ChunkIds | None = None) -> Candidates:
@@ -107,12 +113,33 @@ class TantivyIndex:
         has = set(text_words(text, self._language))
         return [word for word in dict.fromkeys(query_words(query, self._language)) if word in has]
 
+    def has_words(self, chunk: int, text: str) -> bool:
+        """Whether it finds a chunk by every word of this text; .8 ms for 150 of them."""
+        words = [(Occur.Must, self._word(word, 1)) for word in set(text_words(text, self._language))]
+        query = Query.boolean_query([(Occur.Must, self._named([chunk])), *words])
+        return bool(self._searcher.search(query, 1, count=False).hits)
+
     def close(self) -> None:
         """Let what is being merged come to its end."""
         with self._writing:
             if self._writer is not None:
                 self._writer.wait_merging_threads()
                 self._writer = None
+
+    @contextmanager
+    def _whole_or_not_at_all(self) -> Iterator[None]:
+        """A writer that failed never works again, and would commit what it holds with the next step. It is left, and
+        what it has committed is seen, however far it came."""
+        try:
+            yield
+        except BaseException:
+            self._writer = None
+            self._reload()
+            raise
+
+    def _reload(self) -> None:
+        self._index.reload()
+        self._searcher = self._index.searcher()
 
     def _write(self, changes: Sequence[Wording]) -> bool:
         """Says whether there is anything to commit. What a chunk says never changes: one that is held stays."""
@@ -123,12 +150,14 @@ class TantivyIndex:
         if not gone and not new:
             return False
         if self._writer is None:
+            if self._folder:
+                sweep(self._folder)
             self._writer = self._index.writer(HEAP_BYTES, num_threads=1)
         if gone:
             # Not by term: that deletes nothing from a field of numbers, and does not say so.
             self._writer.delete_documents_by_query(self._named(gone))
         for chunk, text in new.items():
-            self._writer.add_document(_document(chunk, text))
+            _add(self._writer, _document(chunk, text))
         return True
 
     def _held(self, chunks: list[int]) -> set[int]:
@@ -170,6 +199,25 @@ class TantivyIndex:
             if kept.sum() >= k or len(found) < reach:
                 return Candidates(found.chunks[kept][:k], found.scores[kept][:k])
             reach *= WIDEN
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """What the system refuses, as Python has it: tantivy raises a ValueError, and tells the reason in words."""
+    try:
+        yield
+    except ValueError as error:
+        if code := CODE.search(str(error)):
+            raise OSError(int(code[1]), str(error)) from error
+        raise
+
+
+def _add(writer: IndexWriter, document: Document) -> None:
+    try:
+        writer.add_document(document)
+    except ValueError:  # its thread has ended by an error, which a commit would raise
+        writer.commit()
+        raise
 
 
 def _found(searcher: Searcher, aim: _Aim, k: int) -> Candidates:

@@ -24,11 +24,13 @@ class Waiting:
     texts: list[str]
 
 
-def waiting(db: apsw.Connection, collection: int, chunks: int) -> list[Waiting]:
-    """The oldest waiting versions, as many as hold so many chunks, at least one."""
+def waiting(db: apsw.Connection, collection: int, chunks: int, after: int = 0) -> list[Waiting]:
+    """The oldest waiting versions after one, as many as hold so many chunks, at least one."""
     found: list[Waiting] = []
-    oldest = "SELECT number FROM documents WHERE collection = ? AND state = 'pending' ORDER BY number LIMIT ?"
-    for (version,) in rows(db, oldest, (collection, chunks)):
+    oldest = (
+        "SELECT number FROM documents WHERE collection = ? AND state = 'pending' AND number > ? ORDER BY number LIMIT ?"
+    )
+    for (version,) in rows(db, oldest, (collection, after, chunks)):
         held = rows(db, "SELECT number, text FROM chunks WHERE document = ? ORDER BY number", (version,))
         found.append(Waiting(version, [chunk for chunk, _ in held], [text for _, text in held]))
         chunks -= len(held)
@@ -106,6 +108,12 @@ def removed(db: apsw.Connection, collection: int, after: int) -> ChunkIds | None
     if floor(db, collection) > after:
         return None
     sql = "SELECT chunk FROM changes WHERE collection = ? AND sequence > ? AND kind = 'remove'"
+    return np.array([chunk for (chunk,) in rows(db, sql, (collection, after))], np.int64)
+
+
+def changed(db: apsw.Connection, collection: int, after: int) -> ChunkIds:
+    """The chunks that came or went since."""
+    sql = "SELECT DISTINCT chunk FROM changes WHERE collection = ? AND sequence > ?"
     return np.array([chunk for (chunk,) in rows(db, sql, (collection, after))], np.int64)
 
 

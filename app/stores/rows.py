@@ -13,23 +13,25 @@ import orjson
 from app.types import Vector
 from models.types import Ids, SparseVector
 
+Parameters = Sequence[Any] | Mapping[str, Any]
+
 BYTES_PER_TERM = 6
 
 ID_KINDS: Mapping[int, type[np.integer[Any]]] = {2: np.uint16, 4: np.int32}
 """Of token ids, by their bytes."""
 
 
-def rows(db: apsw.Connection, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+def rows(db: apsw.Connection, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
     """All that a query finds."""
     return list(db.execute(sql, parameters))
 
 
-def first(db: apsw.Connection, sql: str, parameters: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+def first(db: apsw.Connection, sql: str, parameters: Parameters = ()) -> tuple[Any, ...] | None:
     """The first row, if there is one."""
     return next(iter(db.execute(sql, parameters)), None)
 
 
-def number(db: apsw.Connection, sql: str, parameters: Sequence[Any] = ()) -> int:
+def number(db: apsw.Connection, sql: str, parameters: Parameters = ()) -> int:
     """The one number that a query gives; nothing counts as 0."""
     row = first(db, sql, parameters)
     return int(row[0]) if row and row[0] is not None else 0

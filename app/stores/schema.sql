@@ -155,3 +155,23 @@ CREATE TABLE readings (
 
 -- By which tokenizer all of its chunks have been read; nothing where some may not have been.
 ALTER TABLE collections ADD COLUMN tokenisation BLOB;
+
+-- migration 8
+
+-- What people made of answers: of a document for a query, and perhaps of one span of it. By the document's id, so that it
+-- outlives versions; content says which version was meant. The index is what makes the same feedback count once, and what
+-- an export follows.
+CREATE TABLE feedback (
+  number      INTEGER PRIMARY KEY AUTOINCREMENT,
+  collection  INTEGER NOT NULL REFERENCES collections(number) ON DELETE CASCADE,
+  query       TEXT    NOT NULL,
+  document    TEXT    NOT NULL,
+  kind        TEXT    NOT NULL CHECK (kind IN ('judged', 'clicked')),
+  request     TEXT    NOT NULL,
+  grade       INTEGER NOT NULL CHECK (grade BETWEEN 0 AND 3),
+  start       INTEGER,
+  "end"       INTEGER,
+  content     BLOB    NOT NULL,
+  created_at  TEXT    NOT NULL,
+  UNIQUE (collection, query, document, kind, request)
+) STRICT;

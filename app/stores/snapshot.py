@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from shutil import disk_usage
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -76,20 +77,28 @@ def write(index: HnswIndex, folder: Path, fingerprint: str) -> int:
 def load(folder: Path, fingerprint: str, dimensions: int, settings: Settings) -> HnswIndex | Unusable:
     """The index, if everything about it is as it should be. hnswlib would take anything for an index."""
     try:
-        manifest = _manifest(folder)
-        _check_manifest(manifest, fingerprint, dimensions, settings)
-        _check_file(folder / manifest.file, manifest)
-        return HnswIndex.load(
-            folder / manifest.file, dimensions, manifest.sequence, settings.index_ef, settings.exact_below
-        )
+        manifest = check(folder, fingerprint, dimensions, settings)
+        path, s = folder / manifest.file, settings
+        return HnswIndex.load(path, dimensions, manifest.sequence, s.index_ef, s.exact_below, s.index_threads)
     except FileNotFoundError as error:
         return Unusable(f"there is no {Path(error.filename or folder).name}")
     except (OSError, ValueError, RuntimeError) as error:
         return Unusable(str(error))
 
 
+def sweep(folder: Path) -> None:
+    """Remove what a write that was cut short left beside a snapshot: it may be as large, and another never come."""
+    left = {path.name for path in folder.glob("*.hnsw")} | {PARTIAL_INDEX, PARTIAL_MANIFEST}
+    _remove(folder, left - {parse((folder / MANIFEST).read_bytes()).file})
+
+
 def _write_partial(index: HnswIndex, folder: Path, fingerprint: str) -> Manifest:
-    """All that takes room comes before the first rename, so that a full disk is met with the old snapshot in place."""
+    """All that takes room comes before the first rename, so that a full disk is met with the old snapshot in place.
+    What can't fit is not begun: it would take the last room from the truth for as long as it takes to find out.
+    """
+    needed, free = index.file_size, disk_usage(folder).free
+    if needed > free:
+        raise OSError(f"{folder} has {free} bytes free, and a snapshot takes {needed}")
     sequence = index.save(folder / PARTIAL_INDEX)
     manifest = _describe(folder / PARTIAL_INDEX, index.dimensions, sequence, fingerprint)
     (folder / PARTIAL_MANIFEST).write_text(manifest.model_dump_json(indent=1))
@@ -118,8 +127,16 @@ def _describe(path: Path, dimensions: int, sequence: int, fingerprint: str) -> M
     ).sealed()
 
 
-def _manifest(folder: Path) -> Manifest:
-    text = (folder / MANIFEST).read_bytes()
+def check(folder: Path, fingerprint: str, dimensions: int, settings: Settings) -> Manifest:
+    """The manifest of a snapshot that is whole and the right one; OSError or ValueError say what is wrong."""
+    manifest = parse((folder / MANIFEST).read_bytes())
+    _check_manifest(manifest, fingerprint, dimensions, settings)
+    _check_file(folder / manifest.file, manifest)
+    return manifest
+
+
+def parse(text: bytes) -> Manifest:
+    """A manifest as it is written; ValueError says what is wrong with it."""
     try:
         written = _Format.model_validate_json(text).format
         if written > FORMAT:

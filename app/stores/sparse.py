@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from threading import Lock
 
 import numpy as np
@@ -78,6 +79,14 @@ class _Segment:
         for place, weight in zip(at[there].tolist(), query.weights[there], strict=True):
             part = slice(self.edges[place], self.edges[place + 1])
             yield self.rows[part], weight * self.weights[part]
+
+    def contents(self) -> Iterator[SparseVector]:
+        """What each chunk was added with, row by row."""
+        order = np.argsort(self.rows, kind="stable")
+        terms, weights = np.repeat(self.terms, np.diff(self.edges))[order], self.weights[order].astype(np.float32)
+        ends = np.cumsum(np.bincount(self.rows, minlength=len(self.chunks)))
+        for begin, end in pairwise((0, *ends.tolist())):
+            yield SparseVector(terms[begin:end], weights[begin:end])
 
     def score(self, query: SparseVector) -> Scores:
         """Of all rows."""
@@ -163,6 +172,19 @@ class InvertedIndex:
 
     def __len__(self) -> int:
         return sum(part.count for part in self._living.parts)
+
+    def contents(self) -> Iterator[tuple[int, SparseVector]]:
+        """All living chunks, with what each was added with."""
+        for part in self._living.parts:
+            held = zip(part.segment.chunks.tolist(), part.segment.contents(), part.living.tolist(), strict=True)
+            yield from ((chunk, vector) for chunk, vector, lives in held if lives)
+
+    @property
+    def chunks(self) -> ChunkIds:
+        """All living ones, in no order."""
+        return np.concatenate(
+            [np.empty(0, np.int64), *(part.segment.chunks[part.living] for part in self._living.parts)]
+        )
 
     def apply(self, changes: Sequence[Expansion]) -> None:
         """Changes as old as the last are looked at: a rebuild comes in blocks that bear the number of the log's end."""

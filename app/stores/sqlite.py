@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
@@ -17,8 +18,11 @@ from typing import TypeVar
 import apsw
 
 from app.errors import StartupError
+from app.stores.room import FULL, Room
 
 T = TypeVar("T")
+
+MIGRATIONS = resources.files("app.stores").joinpath("schema.sql").read_text().split("-- migration ")[1:]
 
 READERS = 4
 BUSY_MS = 5000
@@ -29,17 +33,22 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.room = Room(path.parent)
         self._local = threading.local()
         self._opened: list[apsw.Connection] = []
         self._lock = threading.Lock()
+        self._writes = 0
+        self.state: int | None = 0
+        """Stands for all that is committed, and changes with every write; None while a commit is under way."""
         self._writer = ThreadPoolExecutor(1, "sqlite-writer")
         self._readers = ThreadPoolExecutor(READERS, "sqlite-reader")
         try:
             self._writer.submit(self._prepare).result()
         except apsw.Error as error:
             self.close()
+            advice = "Free some" if isinstance(error, apsw.FullError) else "Repair it"
             raise StartupError(
-                f"{path} can't be opened: {error}. Repair it, or point WINNOW_DATA_DIR elsewhere."
+                f"{path} can't be opened: {error}. {advice}, or point WINNOW_DATA_DIR elsewhere."
             ) from error
 
     async def read(self, work: Callable[[apsw.Connection], T]) -> T:
@@ -55,9 +64,21 @@ class Database:
     def read_here(self, work: Callable[[apsw.Connection], T]) -> T:
         """Read in the calling thread, from one consistent state of the database."""
         connection = self._connection()
-        with connection:
+        with self._room_for(connection), connection:
             result = work(connection)
         return result
+
+    async def read_apart(self, work: Callable[[apsw.Connection], T]) -> T:
+        """For what takes long: on a connection and in a thread of its own, so that no search waits for a reader.
+
+        It is no transaction: the work begins and ends its own.
+        """
+        return await asyncio.to_thread(self._read_apart, work)
+
+    async def find_room(self) -> None:
+        """See whether there is room again: raises NoSpace where there is none."""
+        await self.write(self._probe)
+        self.room.found()
 
     def close(self) -> None:
         self._writer.shutdown(wait=True)
@@ -66,18 +87,56 @@ class Database:
             for connection in self._opened:
                 connection.close()
 
+    def _read_apart(self, work: Callable[[apsw.Connection], T]) -> T:
+        connection = self._open(writes=False)
+        try:
+            return work(connection)
+        finally:
+            with self._lock:
+                self._opened.remove(connection)
+            connection.close()
+
     def _transact(self, work: Callable[[apsw.Connection], T]) -> T:
         """Not `with connection`, which holds the GIL for as long as the disk takes to commit."""
         connection = self._connection(writes=True)
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            result = work(connection)
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+        with self._room_for(connection):
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = work(connection)
+                with self._becoming_another():
+                    connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
         return result
+
+    @contextmanager
+    def _becoming_another(self) -> Iterator[None]:
+        """Readers see a commit before the writer knows that it is done; also one that failed may have been done."""
+        self._writes += 1
+        self.state = None
+        try:
+            yield
+        finally:
+            self.state = self._writes
+
+    @contextmanager
+    def _room_for(self, connection: apsw.Connection) -> Iterator[None]:
+        """SQLite tells a full disk from other troubles, but not a quota, nor a limit on a file's size."""
+        try:
+            with self.room.needed():
+                yield
+        except apsw.FullError as error:
+            raise self.room.lack() from error
+        except apsw.IOError as error:
+            if connection.system_errno in FULL:
+                raise self.room.lack() from error
+            raise
+
+    def _probe(self, db: apsw.Connection) -> None:
+        self.room.probe()
+        db.pragma("user_version", db.pragma("user_version"))  # a page to write, though nothing changes
 
     def _connection(self, *, writes: bool = False) -> apsw.Connection:
         held: apsw.Connection | None = getattr(self._local, "connection", None)
@@ -103,14 +162,13 @@ class Database:
 
 def _migrate(connection: apsw.Connection, path: Path) -> None:
     """Bring the schema to this version's, or refuse a file that a later version wrote."""
-    migrations = resources.files("app.stores").joinpath("schema.sql").read_text().split("-- migration ")[1:]
     version = int(connection.pragma("user_version"))
-    if version > len(migrations):
+    if version > len(MIGRATIONS):
         raise StartupError(
-            f"{path} was written by a later version of Winnow (schema {version}, this one knows {len(migrations)}). "
+            f"{path} was written by a later version of Winnow (schema {version}, this one knows {len(MIGRATIONS)}). "
             "Start that version again, or point WINNOW_DATA_DIR elsewhere."
         )
-    for number, migration in enumerate(migrations[version:], version + 1):
+    for number, migration in enumerate(MIGRATIONS[version:], version + 1):
         with connection:
             connection.execute("--" + migration)
             connection.pragma("user_version", number)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import tomllib
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -27,15 +27,20 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 URL_VARIABLE = "WINNOW_URL"
+KEY_VARIABLE = "WINNOW_API_KEY"
+"""From the environment alone: arguments are seen by all who list processes."""
 
-REFUSED, UNUSABLE, UNREACHABLE = 1, 2, 3
-"""Exit codes: the service said no; settings or arguments are wrong; there is no connection."""
+REFUSED, UNUSABLE, UNREACHABLE, HUNG = 1, 2, 3, 4
+"""Exit codes: the service said no; settings or arguments are wrong; there is no connection; the service hung."""
 
 PATIENCE = 120.0
 """Seconds that a busy service is asked again for, as long as each of its answers allows it."""
 
 TIMEOUT = httpx.Timeout(10.0, read=300.0, write=300.0)
 """Reading takes as long as the service may think: splitting large documents does not end in a moment."""
+
+UNHURRIED = httpx.Timeout(10.0, read=3600.0)
+"""For what the service copies, builds or checks first."""
 
 stderr = Console(stderr=True, highlight=False)
 
@@ -80,15 +85,21 @@ class Client:
         self._name = name
 
     async def ask(self, method: str, path: str, **request: Any) -> httpx.Response:
-        try:
+        with self._reaching():
             response = await self._http.request(method, path, **request)
-        except httpx.TransportError as error:
-            why = str(error).rstrip(".") or type(error).__name__
-            told = f"{self._name} can't be reached: {why}. Is `winnow serve` running there?"
-            raise Failure(told, UNREACHABLE) from error
         if not response.is_success:
             raise Refused(response)
         return response
+
+    @asynccontextmanager
+    async def stream(self, path: str, **request: Any) -> AsyncIterator[httpx.Response]:
+        """An answer that is read as it comes, however long the service takes to begin."""
+        with self._reaching():
+            async with self._http.stream("GET", path, timeout=UNHURRIED, **request) as response:
+                if not response.is_success:
+                    await response.aread()
+                    raise Refused(response)
+                yield response
 
     async def get(self, path: str, **request: Any) -> Any:
         return read_json(await self.ask("GET", path, **request))
@@ -105,6 +116,15 @@ class Client:
                 tell(f"the service is busy, asking again in {refusal.wait:g} s")
                 await asyncio.sleep(refusal.wait)
 
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TransportError as error:
+            why = str(error).rstrip(".") or type(error).__name__
+            told = f"{self._name} can't be reached: {why}. Is `winnow serve` running there?"
+            raise Failure(told, UNREACHABLE) from error
+
     async def readiness(self) -> dict[str, Any]:
         """What /readyz says, be it yes or no."""
         readiness: dict[str, Any] = read_json(await self._http.get("/readyz"))
@@ -116,7 +136,7 @@ async def connect(target: Target, *, creates: bool = False) -> AsyncIterator[Cli
     """A client of the service at an address or, without one, of the same service opened here."""
     async with AsyncExitStack() as stack:
         if url := target.address():
-            yield Client(await stack.enter_async_context(_http(url)), url)
+            yield Client(await stack.enter_async_context(_http(url, headers=_authorization())), url)
             return
         settings = read_settings(data_dir=target.data_dir)
         if not creates and not (settings.data_dir / "winnow.db").exists():
@@ -126,7 +146,7 @@ async def connect(target: Target, *, creates: bool = False) -> AsyncIterator[Cli
                 UNUSABLE,
             )
         logs.configure(settings.model_copy(update={"log_level": _quieter(settings.log_level)}))
-        app = create(settings)
+        app = create(settings, private=True)
         with stderr.status("loading models") as status:
             await stack.enter_async_context(opened(app, settings))
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -142,10 +162,13 @@ def read_json(response: httpx.Response) -> Any:
         raise Failure(f"{response.url} does not answer as Winnow does: is it another service?", UNREACHABLE) from None
 
 
-def create(settings: Settings) -> FastAPI:
+def create(settings: Settings, *, private: bool = False) -> FastAPI:
     from app.main import create_app  # takes a second, which --help and --url need not pay
 
-    return create_app(settings)
+    try:
+        return create_app(settings, private=private)
+    except StartupError as error:
+        raise Failure(str(error), UNUSABLE) from error
 
 
 @asynccontextmanager
@@ -194,9 +217,18 @@ def _variable(name: str) -> str | None:
     return wanted if any(each.upper() == wanted for each in os.environ) else None
 
 
-def _http(url: str, transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
+def _authorization() -> dict[str, str]:
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise Failure(f"{KEY_VARIABLE} is not a key: it has characters that none has.", UNUSABLE)
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _http(
+    url: str, transport: httpx.AsyncBaseTransport | None = None, headers: Mapping[str, str] | None = None
+) -> httpx.AsyncClient:
     try:
-        return httpx.AsyncClient(base_url=url, transport=transport, timeout=TIMEOUT)
+        return httpx.AsyncClient(base_url=url, transport=transport, headers=headers, timeout=TIMEOUT)
     except httpx.InvalidURL as error:
         raise Failure(f"'{url}' is not an address: {error}.", UNUSABLE) from error
 

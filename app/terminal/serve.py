@@ -3,43 +3,60 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import gc
 import os
+import resource
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from importlib.metadata import version
-from math import ceil
+from ipaddress import ip_address
+from types import FrameType
 
+import structlog
 import uvicorn
 import uvloop
 from fastapi import FastAPI
 from rich.console import Console
 
 from app import logs
+from app.errors import Invalid
 from app.settings import CONFIG_VARIABLE, Settings
-from app.terminal.client import UNUSABLE, URL_VARIABLE, Failure, create, opened, stderr
+from app.stores.keys import KeyFile
+from app.terminal.client import KEY_VARIABLE, UNUSABLE, URL_VARIABLE, Failure, create, opened, stderr
+from app.terminal.connection import Config, Connection
+from app.terminal.stopping import CLOSING_SECONDS, SIGNALLED, end_at_once, end_within
+
+logger = structlog.get_logger()
 
 EVERYWHERE = ("0.0.0.0", "::")
+M_ARENA_MAX, ARENAS = -8, 2
+"""The name of the option, in glibc's malloc.h; and how many heaps there may be."""
+DESCRIPTORS = 1024
+"""What is kept for anything but connections: indexes, and uploads of many files."""
 
 
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM, and return: both are a way to end well."""
     logs.configure(settings)
+    _keep_memory_together()
     _doubt_variables()
     sockets = _bind(settings.host, settings.port)
+    _check_reach(settings, sockets)
     app = create(settings)
-    server = Server(_config(app, settings), settings)
+    server = Server(Config(app, settings, _most_connections(settings.max_connections)), settings)
     for each in (signal.SIGINT, signal.SIGTERM):
-        # uvicorn raises a signal again once it has stopped, which would end us with a code other than 0.
         signal.signal(each, server.handle_exit)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(server, app, settings, sockets))
 
 
 class Server(uvicorn.Server):
-    """Tells where it listens once it does."""
+    """Tells where it listens once it does, looks after its connections, and stops as an operator expects."""
 
     def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
         super().__init__(config)
@@ -52,26 +69,55 @@ class Server(uvicorn.Server):
             raise _taken(self._settings.host, self._settings.port, error) from error
         _announce(self._settings)
 
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second, says uvicorn; its connections are all ours."""
+        if counter % 10 == 0:
+            for each in list(self.server_state.connections):
+                if isinstance(each, Connection):
+                    each.check()
+        return await super().on_tick(counter)
 
-def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """The lifespan is ours: uvicorn would print a traceback where there is one sentence to say."""
-    return uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=ceil(settings.shutdown_timeout),
-    )
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """They are heard from the start to the end. uvicorn would raise them again once it has stopped, which would end
+        us with a code other than 0."""
+        yield
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal lets requests end. The second, or one that takes too long, ends all as a crash would, which
+        loses nothing."""
+        if self.should_exit:
+            end_at_once(SIGNALLED + sig)
+        self.should_exit = True
+        end_within(self._settings.shutdown_timeout + CLOSING_SECONDS)
 
 
 async def _run(server: Server, app: FastAPI, settings: Settings, sockets: list[socket.socket]) -> None:
+    asyncio.get_running_loop().set_exception_handler(logs.tell_loop)
     async with opened(app, settings):
+        app.state.engine.watchdog.when_hung(end_at_once)
         gc.freeze()  # models and modules stay: a full collection then has little to look at, and searches wait less
         if not server.should_exit:
             await server.serve(sockets)
+
+
+def _keep_memory_together() -> None:
+    """glibc gives threads heaps of their own, up to 8 a core, which keep what is freed: that is more than is in use."""
+    with suppress(AttributeError):  # another C library has no such thing
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
+
+
+def _most_connections(wanted: int) -> int:
+    """As many as descriptors can be had for, beside those for data, models and files; what is missing is told."""
+    held, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + DESCRIPTORS
+    allowed = needed if most == resource.RLIM_INFINITY else min(needed, most)
+    if held != resource.RLIM_INFINITY and held < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    connections = min(wanted, max(allowed - DESCRIPTORS, allowed // 2))
+    if connections < wanted:
+        logger.warning("fewer connections than asked for: raise the limit of open files", connections=connections)
+    return connections
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:
@@ -90,6 +136,27 @@ def _socket(family: int, address: tuple[str | int, ...] | tuple[int, bytes]) -> 
         made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     made.bind(address)
     return made
+
+
+def _check_reach(settings: Settings, sockets: list[socket.socket]) -> None:
+    """Without keys, only this machine is listened to, unless that was asked for in so many words."""
+    if _has_keys(settings) or all(ip_address(each.getsockname()[0]).is_loopback for each in sockets):
+        return
+    if not settings.open:
+        raise Failure(
+            f"There are no keys, so whoever reaches {settings.host} could read and change everything. Make one with "
+            "`winnow keys create NAME --scope search,ingest`, or say WINNOW_OPEN=true if something else keeps "
+            "strangers away.",
+            UNUSABLE,
+        )
+    logger.warning("there are no keys: whoever reaches this may read and change everything", host=settings.host)
+
+
+def _has_keys(settings: Settings) -> bool:
+    try:
+        return bool(KeyFile(settings.keys_file).read())
+    except Invalid as error:
+        raise Failure(str(error), UNUSABLE) from error
 
 
 def _taken(host: str, port: int, error: OSError) -> Failure:
@@ -114,7 +181,7 @@ def _announce(settings: Settings) -> None:
 
 def _doubt_variables() -> None:
     """A misspelt setting in the environment would otherwise have no effect and no one would know."""
-    known = {f"WINNOW_{name.upper()}" for name in Settings.model_fields} | {CONFIG_VARIABLE, URL_VARIABLE}
+    known = {f"WINNOW_{name.upper()}" for name in Settings.model_fields} | {CONFIG_VARIABLE, URL_VARIABLE, KEY_VARIABLE}
     for name in sorted(each for each in os.environ if each.startswith("WINNOW_") and each not in known):
         if near := get_close_matches(name, known, n=1, cutoff=0.85):
             stderr.print(f"[yellow]{name} is not a setting. Is {near[0]} meant?[/]", soft_wrap=True)

@@ -14,7 +14,8 @@ from torch import nn
 from models.cards import known_as
 from models.catalog import locate
 from models.folder import Kind, check_folder, hash_folder, named_prompts
-from models.torch_runtime import completed, positions, read_prompts
+from models.torch_body import positions
+from models.torch_runtime import completed, read_prompts
 from models.training.settings import RunSettings
 from models.types import NO_PROMPTS, ModelError, ModelOptions, Prompts
 

@@ -46,7 +46,7 @@ class Report:
 
     @property
     def helped(self) -> bool:
-        """Whether the first of the measures has grown; without any, nobody knows."""
+        """Whether the first of the measures, which is the one that decides, has grown; without any, nobody knows."""
         first = next(iter(self.before), None)
         return first is None or self.after[first] > self.before[first]
 

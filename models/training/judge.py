@@ -126,7 +126,8 @@ class _Ranking(CrossEncoderRerankingEvaluator):
 
 
 class RerankerJudge(BaseEvaluator):
-    """nDCG and MRR at ten within held-out groups: by the first stage, by the model alone, and by their sum."""
+    """nDCG and MRR at ten within held-out groups: by the sum of first stage and model, by the model alone, and by the
+    first stage."""
 
     def __init__(self, groups: Sequence[Group], weights: Callable[[], Weights], machine: Machine) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # here too
@@ -141,7 +142,7 @@ class RerankerJudge(BaseEvaluator):
             logits = _Remembered(model)
             alone: Any = self._judge(cast(CrossEncoder, logits))
             both: Any = self._judge(cast(CrossEncoder, _Sum(logits, self._groups, self._weights())))
-        orders = {"first stage": (alone, "base_"), "alone": (alone, ""), "with first stage": (both, "")}
+        orders = {"with first stage": (both, ""), "alone": (alone, ""), "first stage": (alone, "base_")}
         return {
             f"{measure}@{DEPTH} {order}": float(scores[f"{prefix}{measure}@{DEPTH}"])
             for measure in ("ndcg", "mrr")

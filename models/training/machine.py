@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 
-from models.torch_runtime import find_device, has_bfloat16
+from models.torch_device import find_device, has_bfloat16
 
 
 @dataclass(frozen=True, slots=True)

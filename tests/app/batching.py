@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.batcher import Batcher, Device, Lane, Ran
+from app.batch import Lane, Ran
+from app.batcher import Batcher
+from app.device import Device
 from app.telemetry import Metrics
 from models.types import ModelError, Tokens
 
@@ -59,14 +61,15 @@ class Model:
     async def hold(self, batcher: Batcher, lane: Lane = "search") -> asyncio.Task[Ran]:
         """Keep the device busy with a first batch until the gate is opened."""
         self.gate.clear()
+        self.begun.clear()
         task = asyncio.create_task(batcher.run([text(1)], lane))
         await asyncio.to_thread(self.begun.wait, 10)
         return task
 
 
 @contextmanager
-def open_device(bulk_share: float = 0.1) -> Iterator[Device]:
-    device = Device("test", bulk_share)
+def open_device(bulk_share: float = 0.1, patience: float = 60.0) -> Iterator[Device]:
+    device = Device("test", bulk_share, patience)
     try:
         yield device
     finally:

@@ -72,18 +72,19 @@ class Service:
 
 
 def fakes(data_dir: Path, **more: Any) -> Settings:
-    """Settings for a service without weights, and with room for whatever a test sends at once."""
-    chosen: Json = {"data_dir": data_dir, "encoder": "fake", "reranker": "fake"}
+    """Settings for a service without weights, with room for whatever a test sends at once, and with nobody who looks at
+    a search once more while a test counts what the models do."""
+    chosen: Json = {"data_dir": data_dir, "encoder": "fake", "reranker": "fake", "observe_share": 0.0}
     return Settings(**(chosen | {"queue_tokens": 10**8, "queue_seconds": 3600.0} | more))
 
 
 @asynccontextmanager
-async def serving(settings: Settings, *, ready: bool = True) -> AsyncIterator[Service]:
+async def serving(settings: Settings, *, ready: bool = True, private: bool = False) -> AsyncIterator[Service]:
     """The service in this event loop."""
-    app = create_app(settings)
+    app = create_app(settings, private=private)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://winnow", timeout=PATIENCE) as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=PATIENCE) as client:
             service = Service(app, client)
             if ready:
                 await service.ready()

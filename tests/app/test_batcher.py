@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 
@@ -12,7 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.batcher import Batcher, Device, Lane, Ran
+from app.batch import Lane, Ran
+from app.batcher import Batcher
+from app.caller import Caller, acting
+from app.device import Device
 from app.errors import Overloaded, Unavailable
 from app.telemetry import Metrics
 from models.types import ModelError, OutOfMemory, Tokens
@@ -264,6 +268,25 @@ async def test_overload_is_refused_before_any_work_and_says_when_to_come_back(de
     assert 0.4 < refused.value.retry_after < 30, "600 tokens must leave before there is room"
     assert len(model.batches) == before
     assert sample(metrics, "winnow_refusals_total", model="model") == 1
+
+
+def test_a_key_that_asks_for_more_than_there_is_leaves_room_for_others(device: Device, metrics: Metrics) -> None:
+    batcher, let_in = serve(Model(), device, metrics, queue=1000), Counter[str]()
+    with ExitStack() as held:
+        for name in ("greedy", "other", "third"):
+            with acting(Caller(name, has_key=True)), suppress(Overloaded):
+                while True:
+                    held.enter_context(batcher.admit(100))
+                    let_in[name] += 1
+        assert let_in == {"greedy": 7, "other": 2, "third": 1}
+    assert sample(metrics, "winnow_queue_tokens", model="model", lane="search") == 0
+
+
+def test_without_keys_who_asks_for_all_there_is_gets_it(device: Device, metrics: Metrics) -> None:
+    batcher = serve(Model(), device, metrics, queue=1000)
+    with ExitStack() as held:
+        for _ in range(10):
+            held.enter_context(batcher.admit(100))
 
 
 def test_the_time_to_come_back_is_never_nothing(device: Device, metrics: Metrics) -> None:
@@ -519,7 +542,7 @@ async def test_the_event_loop_keeps_ticking_while_the_device_is_busy(device: Dev
 
 
 async def test_close_wakes_those_who_wait_and_turns_away_those_who_come(metrics: Metrics) -> None:
-    device, model = Device("test", 0.1), Model()
+    device, model = Device("test", 0.1, 60.0), Model()
     batcher = serve(model, device, metrics, queue=50)
     busy = await model.hold(batcher)
     waiting = await begin(*(batcher.run([text(30, 1)], lane) for lane in ("search", "ingest", "ingest", "ingest")))

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from app.cli import app
 from app.terminal import sources
 from app.terminal.client import read_settings
-from tests.process import Process
+from loadtest.process import Process
 
 PATIENCE = 60.0
 FAKES = {"WINNOW_ENCODER": "fake", "WINNOW_RERANKER": "fake", "COLUMNS": "200"}

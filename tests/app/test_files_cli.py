@@ -21,10 +21,10 @@ from rich.console import Console
 from app.terminal.client import Target, connect
 from app.terminal.sources import Source
 from app.terminal.upload import Screen, Tally, Upload
+from loadtest.process import Process
 from tests.app.files.made import COURIER, Grid, Text, encrypted_pdf, laughs, lying_bomb, pdf, sheet, slides, word
 from tests.app.files.missing import missing
 from tests.app.test_cli import Terminal, Told
-from tests.process import Process
 
 PROSE = "Boats lie at the quay and wait for the water to come back.\n" * 12
 MEMORY = 2**29

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.batcher import Device, Ran
+from app.batch import Ran
+from app.device import Device
 from app.errors import Unavailable
 from app.sharer import ENTRY_BYTES, Memory, Sharer, key_of
 from app.telemetry import Metrics

@@ -55,7 +55,7 @@ class Desk:
 
     def __call__(self, *more: object, **environment: str) -> Told:
         """Run it here; options that come later win."""
-        surroundings = {"COLUMNS": "200", "OPENAI_API_KEY": "", "OPENAI_BASE_URL": ""} | environment
+        surroundings = {"COLUMNS": "300", "OPENAI_API_KEY": "", "OPENAI_BASE_URL": ""} | environment
         ran = CliRunner(env=surroundings).invoke(app, self.arguments(*more))
         assert ran.exception is None or isinstance(ran.exception, SystemExit), ran.exception
         return Told(ran.exit_code, ran.stdout, ran.stderr)
@@ -68,6 +68,7 @@ class Desk:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=heed_ctrl_c,
         )
 
     def await_requests(self, amount: int) -> None:
@@ -78,6 +79,11 @@ class Desk:
 
     def answered(self) -> list[str]:
         return [each["id"] for each in lines(self.answers)[1:]]
+
+
+def heed_ctrl_c() -> None:
+    """A shell that runs the tests in the background would have their processes ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def passage(n: int) -> str:
@@ -96,6 +102,12 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 def slow(seen: Seen) -> Response:
     sleep(0.08)
+    return good(seen)
+
+
+def slowing(seen: Seen) -> Response:
+    """So that a signal comes before the last answer, however busy the machine is."""
+    sleep(0.08 if seen.number < 10 else 1.0)
     return good(seen)
 
 
@@ -232,7 +244,7 @@ def test_after_kill_9_only_what_was_under_way_is_asked_again(desk: Desk) -> None
 
 
 def test_ctrl_c_keeps_what_was_answered_and_says_how_to_resume(desk: Desk) -> None:
-    desk.server.answer = slow
+    desk.server.answer = slowing
     running = desk.start("--concurrency", 2)
     desk.await_requests(10)
     running.send_signal(signal.SIGINT)

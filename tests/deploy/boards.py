@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from prometheus_client import ProcessCollector
 
 from app.telemetry import Metrics
 
@@ -26,12 +27,15 @@ OWN_SERIES: Mapping[str, set[str]] = {
 }
 """Prometheus makes these itself."""
 
+PROCESS = [family.name for family in ProcessCollector(registry=None).collect()]
+"""What the client library measures of any process."""
+
 _STRING = re.compile(r'"[^"]*"')
 _RANGE = re.compile(r"\[[^]]*\]|\boffset\s+\w+")
 _GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
 _SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\s*\{([^}]*)\}")
 _MATCHER = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
-_NAME = re.compile(r"(?<![\w:.])([a-zA-Z_:][\w:]*)(?!\s*[\w:(])")
+_NAME = re.compile(r"(?<![\w:.$])([a-zA-Z_:][\w:]*)(?!\s*[\w:(])")
 _WORDS = {"and", "or", "unless", "bool"}
 _LEGEND = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 
@@ -67,7 +71,7 @@ def panels(dashboard: Path) -> Iterator[dict[str, Any]]:
 
 
 def panel_questions() -> list[Question]:
-    """What the panels ask; annotations ask for alerts alone."""
+    """What the panels ask."""
     return [
         Question(f"{dashboard.name}: {panel['title']} ({target['refId']})", target["expr"], target["legendFormat"])
         for dashboard in DASHBOARDS
@@ -78,10 +82,14 @@ def panel_questions() -> list[Question]:
 
 def annotation_questions() -> list[Question]:
     return [
-        Question(f"{dashboard.name}: annotation {each['name']}", each["expr"], each["titleFormat"] + each["textFormat"])
+        Question(
+            f"{dashboard.name}: annotation {each['name']}",
+            each["target"]["expr"],
+            each["titleFormat"] + each["textFormat"],
+        )
         for dashboard in DASHBOARDS
         for each in json.loads(dashboard.read_text("utf-8"))["annotations"]["list"]
-        if "expr" in each
+        if "target" in each
     ]
 
 
@@ -105,11 +113,18 @@ def families() -> dict[str, set[str]]:
 def series() -> dict[str, set[str]]:
     """Every series that can be asked for, with the labels that it may have."""
     known = {name: labels | TARGET_LABELS for name, labels in OWN_SERIES.items()}
+    known |= {name: set(TARGET_LABELS) for family in PROCESS for name in families()[family]}
     for metric in vars(Metrics()).values():
         if name := getattr(metric, "_name", None):
             extra = {"le"} if metric._type == "histogram" else set()
             known |= {each: {*metric._labelnames, *extra, *TARGET_LABELS} for each in families()[name]}
     for rule in rules():
         if "record" in rule:
-            known[rule["record"]] = Question("", rule["expr"]).labels_kept - {"le"}
+            known[rule["record"]] = _recorded(Question("", rule["expr"]), known) - {"le"}
     return known
+
+
+def _recorded(question: Question, known: Mapping[str, set[str]]) -> set[str]:
+    """The labels that are left: those that it groups by, or else those of what it reads."""
+    grouped = "by (" in question.expression
+    return question.labels_kept if grouped else set().union(*(known[name] for name, _ in question.selectors))

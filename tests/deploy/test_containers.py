@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,13 @@ def _copied() -> list[str]:
     """What the Dockerfile copies from the project."""
     copies = [rest.split()[:-1] for word, rest in _instructions() if word == "COPY"]
     return [source for sources in copies if not sources[0].startswith("--from") for source in sources]
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="no `docker-compose` on the PATH")
+@pytest.mark.parametrize("files", [[COMPOSE], [COMPOSE, COMPOSE_GPU]], ids=["CPU", "GPU"])
+def test_compose_takes_the_files(files: list[Path]) -> None:
+    chosen = [option for file in files for option in ("-f", str(file))]
+    subprocess.run(["docker-compose", *chosen, "config", "--quiet"], check=True)
 
 
 def test_every_mounted_path_of_the_host_exists() -> None:
@@ -130,9 +139,18 @@ def test_every_port_is_published_on_this_machine_alone() -> None:
         assert all(port.startswith("127.0.0.1:") for port in service["ports"]), name
 
 
+def test_without_keys_winnow_answers_to_names_of_this_machine_alone() -> None:
+    """The port that is published on this machine may be asked by any page in its browsers, under a name of its own."""
+    winnow = _services(COMPOSE)["winnow"]
+    assert winnow["environment"]["WINNOW_OPEN"] == "${WINNOW_OPEN:-true}"
+    assert winnow["environment"]["WINNOW_HOSTS"] == "${WINNOW_HOSTS:-localhost,127.0.0.1,winnow}"
+    assert "WINNOW_OPEN" not in DOCKERFILE.read_text("utf-8").partition("\nFROM")[2]
+
+
 def test_every_setting_that_the_container_is_given_exists() -> None:
     known = {f"WINNOW_{name.upper()}" for name in Settings.model_fields}
-    given = {key for file in (COMPOSE, COMPOSE_GPU) for key in _services(file)["winnow"]["environment"]}
+    named = {key for file in (COMPOSE, COMPOSE_GPU) for key in _services(file)["winnow"]["environment"]}
+    given = {key for key in named if not key.startswith("OTEL_")}
     in_image = set(re.findall(r"(WINNOW_\w+)=", DOCKERFILE.read_text("utf-8")))
     assert given | in_image <= known
 

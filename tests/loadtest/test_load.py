@@ -76,19 +76,20 @@ def slow(load: Load) -> int:
 
 
 async def test_a_stall_shows_in_all_that_arrive_meanwhile_and_not_in_one_answer_alone() -> None:
-    async with asking(stalling_once(at=5)) as ask:
+    async with asking(stalling_once(at=0)) as ask:
         load = await open_loop(ask, questions(), rate=50, seconds=1, patience=PATIENCE)
     assert len(load.answers) == load.answered == 50
     assert slow(load) >= (STALL - SLOW) * 50 - 1
-    stalled = [answer.seconds for answer in load.answers[5:25]]
-    assert stalled[0] >= STALL > stalled[10] >= STALL - 10 / 50 - 0.01
+    assert max(answer.seconds for answer in load.answers) >= STALL
 
 
 async def test_a_closed_loop_sees_the_same_stall_once() -> None:
-    async with asking(stalling_once(at=5)) as ask:
-        load = await closed_loop(ask, questions(), clients=1, seconds=1, patience=PATIENCE)
-    assert load.answered > 10
-    assert max(load.answers, key=lambda answer: answer.seconds) is load.answers[5]
+    async with asking(stalling_once(at=0)) as ask:
+        load = await closed_loop(ask, questions(), clients=1, seconds=1.5, patience=PATIENCE)
+    assert load.answers[0].seconds >= STALL
+    assert sum(answer.seconds for answer in load.answers) <= load.lasted, (
+        "a client alone waits for one answer at a time"
+    )
     assert load.rate == pytest.approx(load.answered / load.lasted)
 
 
@@ -128,7 +129,9 @@ async def test_who_waits_for_too_long_gives_up_and_counts_with_that_time() -> No
     async with asking(stalling_once(at=0)) as ask:
         load = await open_loop(ask, questions(), rate=1, seconds=1, patience=0.2)
     assert load.count("given up") == 1
-    assert load.percentiles() == pytest.approx({"p50": 200, "p95": 200, "p99": 200}, abs=100)
+    waited = 1000 * load.answers[0].seconds
+    assert waited >= 200
+    assert load.percentiles() == pytest.approx({"p50": waited, "p95": waited, "p99": waited})
 
 
 async def test_an_error_is_counted_and_is_no_answer() -> None:

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from models.catalog import open_encoder, open_reranker, open_sparse
-from models.conversions import Source, check, converted
+from models.conversions import check, converted, home_of, key_of
+from models.converted import Source
 from models.network import MICRO_BATCH, Network, computes_bfloat16
 from models.runtimes import Unavailable
 from models.types import NO_PROMPTS, BiEncoder, ModelError, ModelOptions, Role
@@ -277,16 +278,17 @@ def test_two_processes_may_convert_the_same_model_at_once(kept: ModelOptions, en
 
 
 def test_where_nothing_can_be_written_a_model_opens_all_the_same_and_says_so(
-    tmp_path: Path, encoder_folder: Path
+    tmp_path: Path, encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("no folder")
-    before = set(Path(tempfile.gettempdir()).glob("winnow-*"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     with capture_logs() as lines:
         encoder = open_encoder(str(encoder_folder), replace(EXACT, conversions=tmp_path / "file" / "below"))
     assert lines[-1]["event"] == "converted model can't be kept, every start converts anew"
     assert lines[-1]["change"] == "WINNOW_CONVERSIONS"
     np.testing.assert_array_equal(vectors(encoder), vectors(open_encoder(str(encoder_folder), EXACT)))
-    assert set(Path(tempfile.gettempdir()).glob("winnow-*")) == before
+    assert not list((tmp_path / "temporary").glob("winnow-*"))
 
 
 def test_what_nobody_opened_for_long_is_removed_and_nothing_else(
@@ -311,12 +313,12 @@ def test_whatever_shapes_a_vector_asks_for_another_conversion(
     tmp_path: Path, encoder_folder: Path, change: str
 ) -> None:
     other = CHANGES[change](encoder_folder, tmp_path / "other")
-    assert source(other).key != source(encoder_folder).key
+    assert key_of(source(other)) != key_of(source(encoder_folder))
 
 
 def test_prompts_that_are_asked_for_go_into_the_conversion(encoder_folder: Path) -> None:
     asked = replace(EXACT, prompts={str(encoder_folder): {"query": "ask: ", "document": ""}})
-    assert source(encoder_folder, asked).key != source(encoder_folder).key
+    assert key_of(source(encoder_folder, asked)) != key_of(source(encoder_folder))
     ours = open_encoder(str(encoder_folder), asked)
     assert ours.prompts["query"] == "ask: "
     assert ours.fingerprint == open_encoder(str(encoder_folder), replace(asked, runtime="torch")).fingerprint
@@ -390,7 +392,7 @@ def test_conversion_is_silent(kept: ModelOptions, encoder_folder: Path, capfd: p
 
 def test_it_is_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert source(Path("anywhere")).home == tmp_path / "winnow" / "openvino"
+    assert home_of(source(Path("anywhere"))) == tmp_path / "winnow" / "openvino"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert source(Path("anywhere")).home == tmp_path / ".cache" / "winnow" / "openvino"
+    assert home_of(source(Path("anywhere"))) == tmp_path / ".cache" / "winnow" / "openvino"

@@ -26,7 +26,7 @@ from models.packed_attention import Scope, at_once, one_by_one
 from models.packed_batch import PART, Shape, parts
 from models.packed_graphs import MOST_GRAPHS, Forward, Graphs, Recording
 from models.packed_runtime import PackedEncoder, PackedReranker
-from models.torch_runtime import to_bfloat16
+from models.torch_device import to_bfloat16
 from models.types import ModelError, ModelOptions, OutOfMemory, Role, Tokens
 from tests.models import tiny
 from tests.models.folders import edit

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.api.schemas import SearchReply
+from app.api.search_schemas import SearchReply
 from tests.app.serving import Json, Service, fakes, pointers, problem, serving
 
 BOOK = " ".join(f"Part {number} tells of thing{number} and river." for number in range(40))

@@ -125,6 +125,16 @@ async def test_dropping_frees_the_name_and_the_files(tmp_path: Path) -> None:
         assert sorted(await service.found("topic", collection="a")) == ["d0", "d1"]
 
 
+async def test_dropping_takes_a_collection_out_of_the_metrics(service: Service) -> None:
+    await service.client.post("/collections", json={"name": "passing"})
+    await service.ingest(*documents(3), collection="passing")
+    await until(lambda: service.sample("winnow_index_chunks", collection="passing") == 3)
+    await service.client.delete("/collections/passing")
+    page = (await service.client.get("/metrics")).text
+    assert 'collection="passing"' not in page
+    assert 'collection="default"' in page
+
+
 async def test_the_default_collection_can_be_dropped_and_is_there_again_after_a_restart(tmp_path: Path) -> None:
     async with serving(fakes(tmp_path)) as service:
         await service.ingest(*documents(2))

@@ -15,9 +15,9 @@ import pytest
 from numpy.typing import NDArray
 
 from app.api.compat_schemas import EmbeddingsReply, ServedModelsReply
+from loadtest.process import Process
 from tests.app.api.test_load import JSON, never_still, words
 from tests.app.serving import Json, Service, fakes, listening, pointers, problem, serving
-from tests.process import Process
 
 LONG = "word " * 600
 """More than the fake encoder reads."""

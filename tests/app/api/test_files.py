@@ -11,10 +11,10 @@ import httpx
 import pytest
 
 from app.api.schemas import DocumentReply, FilesReply
+from loadtest.process import Process
 from tests.app.files.made import Grid, Text, encrypted_pdf, pdf, sheet, slides, word
 from tests.app.files.missing import missing
 from tests.app.serving import Json, Service, body, fakes, pointers, problem, serving
-from tests.process import Process
 
 PROSE = "Boats lie at the quay and wait for the water to come back.\n" * 12
 

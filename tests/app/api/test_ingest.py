@@ -235,11 +235,18 @@ async def test_an_ingest_that_takes_longer_than_allowed_goes_on_as_a_job(tmp_pat
 async def test_a_title_that_leaves_no_room_for_text_is_refused(service: Service) -> None:
     title = " ".join(f"t{i}" for i in range(150))
     answer = await service.client.post(
-        "/ingest", json={"documents": [{"text": "fine"}, {"id": "a", "text": "x", "title": title}]}
+        "/ingest", json={"documents": [{"text": "fine"}, {"id": "a", "text": "x " * 300, "title": title}]}
     )
     told = problem(answer, 422, "invalid-documents")
     assert pointers(answer) == ["/documents/1/title"]
     assert "150 tokens" in told["errors"][0]["detail"]
+
+
+async def test_a_title_may_be_longer_than_the_text_where_both_fit_a_chunk(service: Service) -> None:
+    title = " ".join(f"t{i}" for i in range(150))
+    await service.ingest({"id": "a", "text": "short", "title": title})
+    (hit,) = (await service.search("t149 short"))["hits"]
+    assert (hit["document_id"], hit["text"], hit["title"]) == ("a", "short", title)
 
 
 async def test_texts_without_a_single_word_are_kept_and_do_no_harm(service: Service) -> None:

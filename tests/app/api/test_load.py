@@ -160,7 +160,8 @@ def test_work_for_a_caller_who_left_is_dropped(tmp_path: Path) -> None:
         texts = [{"id": f"d{i}", "text": words(200, i)} for i in range(150)]
         assert server.post("/ingest", json={"documents": texts}).status_code == 200
         content = orjson.dumps({"query": words(100), "candidates": 150})
-        head = f"POST /search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+        head = "POST /search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(content)}"
         abandoned, deadline = 0.0, monotonic() + 15
         chance = random.Random(1)
         while not abandoned:

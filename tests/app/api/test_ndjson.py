@@ -3,11 +3,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import tracemalloc
+from codecs import BOM_UTF8 as BOM
 from collections.abc import AsyncIterator, Sequence
 from http.client import HTTPResponse
 from itertools import pairwise
 from pathlib import Path
-from time import sleep
+from time import process_time, sleep
 
 import httpx
 import orjson
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from app.api.ndjson import _lines
 from tests.app.serving import Json, Service, body, fakes, listening, pointers, problem, serving
 
 NDJSON = {"content-type": "application/x-ndjson"}
@@ -97,7 +99,7 @@ async def test_only_bad_lines_are_told_and_there_is_no_job(service: Service) -> 
 
 async def test_a_title_too_long_to_chunk_is_told_on_its_line_only(service: Service) -> None:
     title = " ".join(f"t{i}" for i in range(200))
-    content = lines({"id": "a", "text": "x"}, {"id": "b", "text": "x", "title": title}, {"id": "c", "text": "x"})
+    content = lines({"id": "a", "text": "x"}, {"id": "b", "text": "x " * 300, "title": title}, {"id": "c", "text": "x"})
     results, summary = told(await post(service, content))
     assert [each.get("status") for each in results] == ["created", None, "created"]
     assert "title" in results[1]["error"]
@@ -124,6 +126,69 @@ async def test_a_line_longer_than_allowed_is_named_and_its_neighbours_are_taken(
             assert "2000 bytes" in results[1]["error"]
             assert (summary["documents"], summary["refused"]) == (3, 2)
         assert sorted(await service.found("before after")) == ["a", "b", "fits"]
+
+
+PARTS = st.sampled_from(
+    [b"\n", b"\r\n", b"{}", b" ", b"\t", b"\xef\xbb\xbf", "é".encode(), b"\xff", b"\r", b"long" * 5]
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(PARTS | st.binary(max_size=6), max_size=20).map(b"".join), st.lists(st.integers(0, 60), max_size=12))
+def test_lines_are_the_same_however_they_come(content: bytes, places: list[int]) -> None:
+    edges = [0, *sorted(min(each, len(content)) for each in places), len(content)]
+
+    async def found() -> list[tuple[int, bytes | None]]:
+        parts = pieces([content[start:end] for start, end in pairwise(edges)])
+        return [(line.number, line.content) async for line in _lines(parts, longest=12)]
+
+    whole = enumerate(content.split(b"\n"), 1)
+    plain = {
+        number: None if len(line) > 12 else line.removeprefix(BOM) if number == 1 else line for number, line in whole
+    }
+    assert asyncio.run(found()) == [(number, line) for number, line in plain.items() if line is None or line.strip()]
+
+
+async def test_a_long_line_that_comes_byte_by_byte_is_not_copied_as_often() -> None:
+    async def drop_by_drop(amount: int) -> AsyncIterator[bytes]:
+        for _ in range(amount):
+            yield b"x"
+
+    async def seconds(amount: int) -> float:
+        began = process_time()
+        assert [len(line.content or b"") async for line in _lines(drop_by_drop(amount), amount)] == [amount]
+        return process_time() - began
+
+    assert await seconds(400_000) < 20 * await seconds(50_000)
+
+
+async def test_a_byte_order_mark_in_front_of_the_first_line_is_no_part_of_it(service: Service) -> None:
+    results, _ = told(
+        await post(service, BOM + lines({"id": "a", "text": "x"}) + BOM + lines({"id": "b", "text": "x"}))
+    )
+    assert ["error" in each for each in results] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"text": "\xc3"}',
+        b'{"text": "\xed\xa0\x80"}',
+        b'{"text": "\\ud83d"}',
+        b'{"text": "a\nb"}',
+        b'{"text": "a\\u0000b"}',
+        b'{"text": "x", "metadata": {"n": 1e999}}',
+        b'\xff\xfe{\x00"\x00',
+        b"[" * 5000,
+        b'{"text": "x"} {"text": "y"}',
+    ],
+)
+async def test_a_line_that_is_no_text_is_named_and_its_neighbours_are_taken(service: Service, line: bytes) -> None:
+    around = lines({"id": "a", "text": "before"}), lines({"id": "b", "text": "after"})
+    results, summary = told(await post(service, line.join((around[0], b"\n" + around[1]))))
+    wrong = [each["line"] for each in results if "error" in each]
+    assert wrong == list(range(2, 2 + line.count(b"\n") + 1))
+    assert (summary["documents"], summary["searchable"]) == (2, True)
 
 
 GOOD = [{"id": "ä/1", "text": "größer als 🦜"}, {"id": "b", "text": "two words", "metadata": {"k": "é"}}]
@@ -208,7 +273,12 @@ async def test_a_wrong_content_type_says_which_ones_are_right(service: Service) 
 
 
 def _head(length: int) -> bytes:
-    about = ("POST /ingest HTTP/1.1", "Host: x", "Content-Type: application/x-ndjson", f"Content-Length: {length}")
+    about = (
+        "POST /ingest HTTP/1.1",
+        "Host: 127.0.0.1",
+        "Content-Type: application/x-ndjson",
+        f"Content-Length: {length}",
+    )
     return "\r\n".join((*about, "", "")).encode()
 
 

@@ -122,6 +122,12 @@ def test_a_sheet_is_a_heading_and_a_table() -> None:
     )
 
 
+def test_columns_without_a_word_are_left_out_however_far_away_a_cell_is() -> None:
+    far: list[object] = ["Height", *[None] * 5000, "Note"]
+    text, _, _ = read(sheet(Brest=[far, [6.5], [None, None]]), "xlsx")
+    assert text == "# Brest\n\n| Height | Note |\n| --- | --- |\n| 6.5 |  |"
+
+
 def test_html_becomes_what_a_reader_sees() -> None:
     page = """<html><head><title>Sea</title><style>p {}</style></head><body><script>alert(1)</script>
       <nav>Home</nav><h1>Tides</h1><p>The <b>moon</b> <a href="/pull">pulls</a>.</p><ul><li>ebb</li><li>flow</li></ul>

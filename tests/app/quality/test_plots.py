@@ -32,6 +32,7 @@ def lines(draw: st.DrawFn) -> Line:
 
 @given(drawn=st.lists(rows(), min_size=1, max_size=9), zero=st.booleans())
 @example(drawn=[Row("as good as equal", 1e-38, 1e-294, 1e-38)], zero=False)
+@example(drawn=[Row("as good as nothing", 5e-324, 5e-324, 5e-324)], zero=False)
 def test_an_interval_contains_its_point_and_both_stay_in_the_frame(drawn: list[Row], zero: bool) -> None:
     plot = fromstring(plots.intervals([Group("group", tuple(drawn))], "axis", "alt", zero=zero))
     spans, marks = _of(plot, "span"), [_place(mark) for mark in _of(plot, "mark")]

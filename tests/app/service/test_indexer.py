@@ -15,8 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.batcher import Batcher, Device
+from app.batcher import Batcher
+from app.device import Device
 from app.errors import NotFound, WinnowError
+from app.service.follower import Workers
 from app.service.indexer import MOST_CHUNKS, ROUND_CHUNKS, ROUND_SECONDS, Indexer, next_round
 from app.service.indexes import Indexes
 from app.sharer import Memory, Sharer
@@ -85,7 +87,7 @@ async def bench(folder: Path, encoder: FakeEncoder) -> AsyncIterator[Bench]:
         threads = stack.enter_context(ThreadPoolExecutor(2))
         database = Database(folder / "winnow.db")
         stack.callback(database.close)
-        device = Device("test", 0.1)
+        device = Device("test", 0.1, 60.0)
         stack.callback(device.close)
         batcher = Batcher("encoder", encoder.encode, device, metrics, 512, 512, 10_000, 60)
         sharer = Sharer(batcher, Memory(0), metrics)
@@ -95,7 +97,7 @@ async def bench(folder: Path, encoder: FakeEncoder) -> AsyncIterator[Bench]:
                 db, "default", "fake", "fake", Recipe(), encoder.dimensions, "print", "english"
             )
         )
-        indexes = Indexes(database, collection, folder / "index", settings, metrics, threads, Event())
+        indexes = Indexes(database, collection, folder / "index", settings, metrics, Workers(threads, threads, Event()))
         await indexes.open()
         indexer = Indexer(database, collection, embedder, indexes, metrics, threads)
         indexer.start()
@@ -191,6 +193,29 @@ async def test_what_a_slow_encoder_has_read_is_found_while_the_rest_waits(tmp_pa
         assert len(at.indexes.dense.index) == first
         await asyncio.wait_for(at.indexer.settled(through), 30)
         assert at.rounds == 3
+
+
+async def test_while_one_round_is_published_the_next_is_embedded_and_no_more(tmp_path: Path) -> None:
+    async with bench(tmp_path, FakeEncoder(delay=0.01)) as at:
+        _, through = await at.put(*numbered(4 * ROUND_CHUNKS))
+        free = Event()
+        writer = asyncio.create_task(at.database.write(lambda db: free.wait(10)))
+        await until(lambda: sum(at.encoder.calls) >= 2 * ROUND_CHUNKS)
+        await asyncio.sleep(0.1)
+        assert (at.rounds, sum(at.encoder.calls)) == (0, 2 * ROUND_CHUNKS)
+        free.set()
+        await writer
+        await asyncio.wait_for(at.indexer.settled(through), 10)
+        assert sum(at.encoder.calls) == len(at.indexes.dense.index) == 4 * ROUND_CHUNKS
+
+
+async def test_a_round_that_the_model_fails_on_leaves_the_one_ahead_as_it_is(tmp_path: Path) -> None:
+    async with bench(tmp_path, FakeEncoder(fail_on="poison")) as at:
+        bad = [Document(f"bad{i}", "some poison") for i in range(3)]
+        named, through = await at.put(*bad, *numbered(3 * ROUND_CHUNKS))
+        await asyncio.wait_for(at.indexer.settled(through), 10)
+        job = await at.job(named)
+        assert (job.failed, job.pending, len(at.indexes.dense.index)) == (3, 0, 3 * ROUND_CHUNKS)
 
 
 async def test_what_the_model_fails_on_is_found_without_asking_for_each_document(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.stores import lexical_folder
+from app.stores import lexical_files, lexical_folder
 from app.stores.snapshot import Unusable
 from app.types import Wording
 from tests.app.serving import Service, documents, fakes, serving
@@ -39,7 +39,7 @@ async def test_it_is_there_again_after_a_restart_without_being_rebuilt(tmp_path:
     [
         lambda folder: shutil.rmtree(folder),
         lambda folder: (folder / lexical_folder.MANIFEST).unlink(),
-        lambda folder: (folder / lexical_folder.SEGMENTS).write_text("{}"),
+        lambda folder: (folder / lexical_files.SEGMENTS).write_text("{}"),
         lambda folder: next(folder.glob("*.term")).write_bytes(b"damaged"),
     ],
     ids=["gone", "without a manifest", "without segments", "damaged"],

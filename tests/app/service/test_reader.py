@@ -12,11 +12,11 @@ import apsw
 import pytest
 
 from app.service.reader import ROUND_CHUNKS, Reader
-from app.stages.rerank import with_readings
 from app.stores import collections, documents, jobs, readings
 from app.stores.rows import number
 from app.stores.sqlite import Database
-from app.types import Chunk, Collection, Document, Recipe
+from app.telemetry import Metrics
+from app.types import Chunk, Collection, Document, Reading, Recipe
 from models.fake import FakeReranker
 from models.types import Ids
 from tests.app.serving import documents as numbered
@@ -58,8 +58,12 @@ class Bench:
         """Documents of two chunks, read by a reranker or by none."""
 
         def split(document: Document) -> Sequence[Chunk]:
-            chunks = [Chunk(0, len(document.text), f"{document.text} {part}", 2) for part in range(2)]
-            return with_readings(reranker, chunks) if reranker else chunks
+            texts = [f"{document.text} {part}" for part in range(2)]
+            made = [Reading(reranker.tokenisation, ids) for ids in reranker.read(texts)] if reranker else [None, None]
+            return [
+                Chunk(0, len(document.text), text, 2, reading=reading)
+                for text, reading in zip(texts, made, strict=True)
+            ]
 
         def fill(db: apsw.Connection) -> None:
             job, _ = jobs.begin(db, self.collection.number)
@@ -70,7 +74,7 @@ class Bench:
 
     async def read(self, reranker: FakeReranker) -> None:
         """Let a reader come to its end."""
-        await Reader(self.database, self.collection, reranker, self.threads).run()
+        await Reader(self.database, self.collection, reranker, self.threads, Metrics()).run()
 
     async def count(self, tokenisation: bytes) -> int:
         return await self.database.read(lambda db: number(db, COUNT, (tokenisation,)))
@@ -117,7 +121,7 @@ async def test_what_another_reader_began_to_replace_is_made_again(tmp_path: Path
     async with bench(tmp_path) as at:
         await at.put(2 * ROUND_CHUNKS, FakeReranker())
         await at.read(FakeReranker())
-        other = Reader(at.database, at.collection, OtherReranker(), at.threads)
+        other = Reader(at.database, at.collection, OtherReranker(), at.threads, Metrics())
         other.start()
         await until(lambda: held(tmp_path, beside=FakeReranker.tokenisation) > 0)
         await other.close()
@@ -128,7 +132,7 @@ async def test_what_another_reader_began_to_replace_is_made_again(tmp_path: Path
 async def test_a_reader_that_is_stopped_leaves_the_rest_to_the_next_one(tmp_path: Path) -> None:
     async with bench(tmp_path) as at:
         await at.put(3 * ROUND_CHUNKS)
-        reader, second = Reader(at.database, at.collection, FakeReranker(), at.threads), Counting()
+        reader, second = Reader(at.database, at.collection, FakeReranker(), at.threads, Metrics()), Counting()
         reader.start()
         await until(lambda: held(tmp_path) > 0)
         await reader.close()

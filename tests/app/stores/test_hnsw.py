@@ -36,8 +36,8 @@ def removals(chunks: range, after: int) -> list[Change]:
     return [Change(sequence, chunk, None) for sequence, chunk in enumerate(chunks, after + 1)]
 
 
-def filled(count: int, *, m: int = 16, ef: int = 200, exact_below: int = 0) -> HnswIndex:
-    index = HnswIndex(DIMENSIONS, m, 100, ef, exact_below)
+def filled(count: int, *, m: int = 16, ef: int = 200, exact_below: int = 0, threads: int = 1) -> HnswIndex:
+    index = HnswIndex(DIMENSIONS, m, 100, ef, exact_below, threads)
     index.apply(additions(vectors(count)))
     return index
 
@@ -61,6 +61,12 @@ def test_it_is_a_vector_index() -> None:
 
 def test_it_grows_beyond_its_first_capacity() -> None:
     index = filled(3 * FIRST_CAPACITY)
+    assert len(index) == 3 * FIRST_CAPACITY
+    assert recall(index) > 0.97
+
+
+def test_several_threads_build_as_good_a_graph() -> None:
+    index = filled(3 * FIRST_CAPACITY, threads=4)
     assert len(index) == 3 * FIRST_CAPACITY
     assert recall(index) > 0.97
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.stores import lexical_folder
+from app.stores import lexical_files, lexical_folder
 from app.stores.lexical import TantivyIndex
 from app.stores.snapshot import Unusable
 from app.types import Wording
@@ -60,6 +60,22 @@ def test_what_was_committed_after_the_manifest_is_there_and_is_seen_again(folder
     assert (len(again), again.sequence) == (LIVING + 2, 34)
 
 
+def test_a_commit_that_was_cut_short_can_be_made_again(folder: Path) -> None:
+    """It takes the same names as before, and tantivy writes over no file."""
+    before = folder.parent / "before"
+    shutil.copytree(folder, before)
+    index = opened(folder)
+    index.apply([Wording(33, 7, None)])
+    index.close()
+    for file in folder.glob("*.del"):
+        shutil.copy(file, before)
+    (before / ".tmpAbCdEf").write_bytes(b"half a note")
+    again = opened(before)
+    again.apply([Wording(33, 7, None)])
+    assert len(again) == LIVING - 1
+    assert not list(before.glob(".tmp*"))
+
+
 def test_files_that_a_commit_cut_short_left_behind_do_no_harm(folder: Path) -> None:
     (folder / "0123456789abcdef0123456789abcdef.idx").write_bytes(b"half")
     assert len(opened(folder)) == LIVING
@@ -70,8 +86,8 @@ def test_files_that_a_commit_cut_short_left_behind_do_no_harm(folder: Path) -> N
     [
         lambda folder: shutil.rmtree(folder),
         lambda folder: (folder / lexical_folder.MANIFEST).unlink(),
-        lambda folder: (folder / lexical_folder.SEGMENTS).unlink(),
-        lambda folder: (folder / lexical_folder.SEGMENTS).write_text("{}"),
+        lambda folder: (folder / lexical_files.SEGMENTS).unlink(),
+        lambda folder: (folder / lexical_files.SEGMENTS).write_text("{}"),
         lambda folder: next(folder.glob("*.term")).unlink(),
     ],
     ids=["no folder", "no manifest", "no segments", "empty segments", "a file is missing"],
@@ -100,5 +116,5 @@ def test_a_flipped_bit_or_a_cut_anywhere_is_refused_or_shows_in_the_number_of_ch
     found = lexical_folder.load(folder, "english")
 
     if isinstance(found, TantivyIndex) and len(found) == LIVING:
-        assert file.name == lexical_folder.SEGMENTS  # such as the text of a field that nothing depends on
+        assert file.name == lexical_files.SEGMENTS  # such as the text of a field that nothing depends on
         assert len(found.search("cat", 100)) == LIVING

@@ -200,6 +200,15 @@ def test_a_crash_before_the_commit_leaves_the_snapshot_before(folder: Path) -> N
     assert files(folder) == sorted([MANIFEST, json.loads((folder / MANIFEST).read_text())["file"]])
 
 
+def test_what_a_crash_left_beside_a_snapshot_is_swept_away(folder: Path) -> None:
+    whole, before = taken(folder), files(folder)
+    for left in ("index.partial", "manifest.partial", "0123456789abcdef.hnsw"):
+        (folder / left).write_bytes(b"half an index")
+    snapshot.sweep(folder)
+    assert files(folder) == before
+    assert alike(taken(folder), whole)
+
+
 def test_a_folder_that_can_not_be_written_raises(tmp_path: Path) -> None:
     (tmp_path / "docs").write_text("not a folder")
     with pytest.raises(OSError, match="docs"):

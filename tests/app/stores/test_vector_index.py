@@ -31,11 +31,15 @@ def as_configured() -> VectorIndex:
     return HnswIndex(DIMENSIONS, m=8, ef_construction=100, ef=50, exact_below=100)
 
 
+def by_several_threads() -> VectorIndex:
+    return HnswIndex(DIMENSIONS, m=8, ef_construction=100, ef=200, exact_below=0, threads=3)
+
+
 def exactly() -> VectorIndex:
     return ExactIndex(DIMENSIONS)
 
 
-@pytest.fixture(params=[by_graph, as_configured, exactly])
+@pytest.fixture(params=[by_graph, as_configured, by_several_threads, exactly])
 def make(request: pytest.FixtureRequest) -> Make:
     maker: Make = request.param
     return maker

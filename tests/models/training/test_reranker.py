@@ -124,6 +124,7 @@ def test_training_puts_answers_first_that_the_first_stage_did_not(base: Path, gr
     )
 
     assert report.after["ndcg@10 with first stage"] > report.before["ndcg@10 with first stage"]
+    assert report.helped
     assert report.before["ndcg@10 first stage"] == report.after["ndcg@10 first stage"]
 
 

@@ -1,0 +1,55 @@
+"""Tasks that nobody waits for, and that may not end without anyone knowing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import Context
+
+import structlog
+
+from app.telemetry import Metrics
+
+logger = structlog.get_logger()
+
+FIRST_PAUSE, LAST_PAUSE = 1.0, 300.0
+
+
+class Background:
+    """Work that is done once it returns. If it breaks off, that is told and counted, and it is begun anew."""
+
+    def __init__(self, worker: str, work: Callable[[], Awaitable[None]], metrics: Metrics, **facts: object) -> None:
+        self._worker, self._work, self._facts = worker, work, facts
+        self._restarts = metrics.restarts.labels(worker)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        # A context of its own, since it may outlive the request that began it.
+        self._task = asyncio.create_task(self._run(), name=self._worker, context=Context())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while not await self._done():
+            self._restarts.inc()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LAST_PAUSE)
+
+    async def _done(self) -> bool:
+        """Whether the work came to its end."""
+        try:
+            await self._work()
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # a panic in a Rust extension is no Exception, nor is a stray cancellation
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
+            logger.exception("work in the background broke off", worker=self._worker, **self._facts)
+            return False
+        return True

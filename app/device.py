@@ -1,0 +1,204 @@
+"""One thread for all models of a device, and what is done when it hangs or ends.
+
+A thread that hangs can't be ended from outside. Those who wait for it are told, so that nobody waits for ever, and
+whoever comes is told too; if it comes back after all, the device goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from threading import Condition, Thread
+from time import perf_counter
+from traceback import format_stack
+from typing import Protocol
+
+import structlog
+
+from app.batch import Batch, Call, Lane
+from app.errors import Unavailable
+
+log = structlog.get_logger()
+
+SLOWER = 10.0
+"""So many times what its model's rate lets one expect a batch may take: a busy machine, one that swaps."""
+
+FIRST = 6.0
+"""So many times the usual patience for a model's first batch: caches are cold, kernels are compiled."""
+
+TASKS = Path("/proc/self/task")
+"""The threads of this process as Linux knows them."""
+
+
+class Lines(Protocol):
+    """What waits for one model, as its device sees it."""
+
+    name: str
+    warm: bool
+    """Whether it has computed a batch."""
+
+    def waiting_since(self, lane: Lane) -> float: ...
+
+    def next_batch(self, lane: Lane) -> Batch: ...
+
+    def expects(self, batch: Batch) -> float: ...
+
+    def compute(self, batch: Batch) -> None: ...
+
+    def settle(self, batch: Batch, error: Exception | None) -> None: ...
+
+    def strand(self) -> list[Call]: ...
+
+
+@dataclass(slots=True)
+class Work:
+    """A batch that is being computed."""
+
+    lines: Lines
+    batch: Batch
+    patience: float
+    """Seconds after which it is taken to hang."""
+    age: float | None = None
+    """Seconds that the watchdog has watched it; None before its first look."""
+
+    @property
+    def overdue(self) -> float:
+        """Seconds beyond patience; none or fewer while there is some left."""
+        return (self.age or 0.0) - self.patience
+
+    def __str__(self) -> str:
+        batch, model = self.batch, self.lines.name
+        return f"{model} has worked for {self.age or 0:.0f} s on a batch of {batch.count} texts, {batch.tokens} tokens"
+
+
+class Device:
+    """Two models that compute at once would fight for the same cores."""
+
+    def __init__(self, name: str, bulk_share: float, patience: float) -> None:
+        self.name = name
+        self.changed = Condition()
+        self.closed = False
+        self.work: Work | None = None
+        self._patience = patience
+        self._models: list[Lines] = []
+        self._gain = bulk_share / (1 - bulk_share)
+        self._saved = self._price = 0.0
+        """Model time that searches owe to ingest, and what an ingest batch costs."""
+        self._thread = self._begin()
+
+    def add(self, lines: Lines) -> None:
+        with self.changed:
+            self._models.append(lines)
+
+    def close(self) -> None:
+        """Let the running batch end, turn away all who wait, and stop; a thread that hangs is left behind."""
+        with self.changed:
+            self.closed = True
+            self._turn_away(Unavailable("The service is stopping."))
+            self.changed.notify()
+        work = self.work
+        self._thread.join(max(-work.overdue, 0.0) if work else self._patience)
+
+    def check_open(self) -> None:
+        if self.closed:
+            raise Unavailable("The service is stopping.")
+        if trouble := self.trouble:
+            raise Unavailable(f"The model does not answer: {trouble}.")
+
+    @property
+    def trouble(self) -> str | None:
+        """What hangs, if something does."""
+        work = self.work
+        return str(work) if work and work.overdue > 0 else None
+
+    def watch(self, seconds: float) -> bool:
+        """Take note that so much time has passed, and of what came of it; says whether the thread was replaced."""
+        with self.changed:
+            if self.closed:
+                return False
+            if not _lives(self._thread):
+                self._replace()
+                return True
+            if work := self.work:
+                self._wait_for(work, seconds)
+            return False
+
+    def _wait_for(self, work: Work, seconds: float) -> None:
+        hung, work.age = work.overdue > 0, 0.0 if work.age is None else work.age + seconds
+        if work.overdue > 0 and not hung:
+            log.error("a model hangs", device=self.name, what=str(work), stack=stack_of(self._thread.ident))
+            error = Unavailable(f"The model does not answer: {work}.")
+            work.lines.settle(work.batch, error)
+            self._turn_away(error)
+
+    def _replace(self) -> None:
+        """The thread has ended, by an error of ours or by an extension; nobody will finish its batch."""
+        work, self.work = self.work, None
+        log.error("a compute thread ended and is replaced", device=self.name, what=str(work) if work else None)
+        if work:
+            work.lines.settle(work.batch, Unavailable(f"The thread of the model has ended: {work}."))
+        self._thread = self._begin()
+
+    def _turn_away(self, error: Exception) -> None:
+        """Tell all who wait for a batch."""
+        for call in [call for lines in self._models for call in lines.strand()]:
+            call.wake(error)
+
+    def _begin(self) -> Thread:
+        thread = Thread(target=self._run, name=f"device-{self.name}", daemon=True)
+        thread.start()
+        return thread
+
+    def _run(self) -> None:
+        while self._run_once():
+            pass
+
+    def _run_once(self) -> bool:
+        """A function of its own, so that a device at rest holds on to no caller's texts."""
+        with self.changed:
+            while (choice := self._choose()) is None:
+                if self.closed:
+                    return False
+                self.changed.wait()
+            lines, lane, contended = choice
+            batch = lines.next_batch(lane)
+            self.work = Work(lines, batch, self._allowed(lines, batch))
+        began = perf_counter()
+        lines.compute(batch)
+        self.work = None
+        self._charge(lane, perf_counter() - began, contended)
+        return True
+
+    def _allowed(self, lines: Lines, batch: Batch) -> float:
+        return max(self._patience * (1 if lines.warm else FIRST), SLOWER * lines.expects(batch))
+
+    def _charge(self, lane: Lane, seconds: float, contended: bool) -> None:
+        """Keep the share of ingest; a batch that had no rival shows that searches do pause, and starts it anew."""
+        if lane == "ingest":
+            self._price = seconds
+        gain = seconds * self._gain if lane == "search" else -seconds
+        self._saved = self._saved + gain if contended else 0.0
+
+    def _choose(self) -> tuple[Lines, Lane, bool] | None:
+        """Whose batch is next, in which lane, and whether the other lane waits for it."""
+        search, ingest = self._oldest("search"), self._oldest("ingest")
+        if ingest and (search is None or 0 < self._saved >= self._price):
+            return ingest, "ingest", search is not None
+        return (search, "search", ingest is not None) if search else None
+
+    def _oldest(self, lane: Lane) -> Lines | None:
+        first = min(self._models, key=lambda lines: lines.waiting_since(lane), default=None)
+        return first if first and first.waiting_since(lane) < inf else None
+
+
+def stack_of(thread: int | None) -> str:
+    """Where a thread is at this moment: names of functions and lines, nothing of what they work on."""
+    frame = sys._current_frames().get(thread or 0)
+    return "".join(format_stack(frame)) if frame else ""
+
+
+def _lives(thread: Thread) -> bool:
+    """Python takes a thread that an extension ended to live on; the system knows better."""
+    return thread.is_alive() and (not TASKS.is_dir() or (TASKS / str(thread.native_id)).is_dir())

@@ -1,0 +1,64 @@
+"""Depth: where the best answers stand when more candidates are reranked than searches have."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.quality.observe.types import Depth, figure
+from app.quality.statistics import share
+
+WINDOW = 500
+HELD = 0.95
+"""Of the best answers, what the depth that is named would have held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sounding:
+    """One search that was looked at once more."""
+
+    reranked: int
+    depth: int
+    places: tuple[int, ...]
+    """Of the best answers, in the first stage's order, counted from 1."""
+
+    @property
+    def needed(self) -> int:
+        return max(self.places)
+
+
+class DepthWatch:
+    """Of one collection."""
+
+    def __init__(self) -> None:
+        self._soundings: deque[Sounding] = deque(maxlen=WINDOW)
+
+    def add(self, sounding: Sounding) -> None:
+        self._soundings.append(sounding)
+
+    @property
+    def missed_share(self) -> float | None:
+        found = [each.needed > each.reranked for each in self._soundings]
+        return float(np.mean(found)) if found else None
+
+    def report(self, takes: Callable[[int], float]) -> Depth | None:
+        """With what another depth would cost, where so many candidates take so many seconds."""
+        every = list(self._soundings)
+        missed = share(sum(each.needed > each.reranked for each in every), len(every))
+        if missed is None:
+            return None
+        usual = int(np.median([each.reranked for each in every]))
+        places = np.concatenate([each.places for each in every])
+        beyond = np.concatenate([np.array(each.places) > each.reranked for each in every])
+        needed = int(np.quantile(places, HELD, method="higher"))
+        return Depth(
+            candidates=usual,
+            looked_at=round(float(np.mean([each.depth for each in every]))),
+            missed=figure(missed, len(every)),
+            missed_answers=float(beyond.mean()),
+            needed=needed,
+            costs_ms=1000 * (takes(needed) - takes(usual)),
+        )

@@ -1,0 +1,121 @@
+"""Feedback: what people made of answers is checked against what there is, kept, and counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import apsw
+
+from app.errors import Fault, Invalid, NotFound, TooLarge
+from app.service.collections import Shelf
+from app.stores import collections
+from app.stores import feedback as rows
+from app.stores.feedback import Kind, Outcome, Target, Totals
+from app.stores.sqlite import Database
+from app.telemetry import Metrics
+from app.types import Collection
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What somebody made of a document, or of a chunk of one, as the answer to a query."""
+
+    place: str
+    """Where in the request it stands."""
+    collection: Collection
+    query: str
+    document: str | None
+    chunk: int | None
+    kind: Kind
+    grade: int
+    request: str
+    """Of which search; the same one's later opinion replaces its earlier one."""
+
+    @property
+    def label(self) -> str:
+        return "clicked" if self.kind == "clicked" else "relevant" if self.grade else "irrelevant"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What became of an opinion."""
+
+    document: str
+    outcome: Outcome
+
+
+class Feedback:
+    """Keeps what people made of answers."""
+
+    def __init__(self, database: Database, metrics: Metrics, most: int) -> None:
+        self._database = database
+        self._metrics = metrics
+        self._most = most
+        self._counts: dict[int, int] = {}
+        """Of the collections that were given any: it is counted once."""
+
+    async def add(self, opinions: Sequence[Opinion]) -> list[Kept]:
+        """All of them, or none: what is not there is named."""
+
+        def commit(db: apsw.Connection) -> list[Kept]:
+            self._check_room(db, opinions)
+            targets = _targets(db, opinions)
+            return [_put(db, each, target) for each, target in zip(opinions, targets, strict=True)]
+
+        kept = await self._database.write(commit)
+        for each, one in zip(opinions, kept, strict=True):
+            if one.outcome == "created":
+                self._counts[each.collection.number] += 1
+                self._metrics.feedback.labels(each.collection.name, each.label).inc()
+        return kept
+
+    async def totals(self, shelf: Shelf) -> Totals:
+        return await self._database.read(lambda db: rows.totals(db, shelf.collection.number))
+
+    async def forget(self, shelf: Shelf) -> int:
+        """Remove all of a collection; says how much it was."""
+        removed = await self._database.write(lambda db: rows.remove(db, shelf.collection.number))
+        self._counts.pop(shelf.collection.number, None)
+        return removed
+
+    def _check_room(self, db: apsw.Connection, opinions: Sequence[Opinion]) -> None:
+        for collection, more in Counter(each.collection for each in opinions).items():
+            if not collections.exists(db, collection.number):
+                raise NotFound(f"Collection '{collection.name}' was dropped meanwhile.")
+            if collection.number not in self._counts:
+                self._counts[collection.number] = rows.count(db, collection.number)
+            held = self._counts[collection.number]
+            if held + more > self._most:
+                raise TooLarge(
+                    f"Collection '{collection.name}' has {held:,} pieces of feedback, and {self._most:,} are allowed. "
+                    "Export what there is, then DELETE /feedback."
+                )
+
+
+def _put(db: apsw.Connection, opinion: Opinion, target: Target) -> Kept:
+    number, request = opinion.collection.number, opinion.request
+    return Kept(target.document, rows.put(db, number, opinion.query, target, opinion.kind, opinion.grade, request))
+
+
+def _targets(db: apsw.Connection, opinions: Sequence[Opinion]) -> list[Target]:
+    found = [_target(db, each) for each in opinions]
+    faults = [each for each in found if isinstance(each, Fault)]
+    if faults:
+        raise Invalid("Nothing was kept: some of it is about what is not there.", faults)
+    return [each for each in found if isinstance(each, Target)]
+
+
+def _target(db: apsw.Connection, opinion: Opinion) -> Target | Fault:
+    """A chunk that was replaced since the search says nothing any more; its document, if it was named, does."""
+    number, place = opinion.collection.number, opinion.place
+    chunk = rows.chunk(db, number, opinion.chunk) if opinion.chunk is not None else None
+    if opinion.document is None:
+        return chunk or Fault(f"{place}/chunk", "is no chunk of this collection (any more): name its document")
+    document = rows.document(db, number, opinion.document)
+    if document is None:
+        return Fault(f"{place}/document", "is no document of this collection: ingest it first, or check its id")
+    if chunk and chunk.document != document.document:
+        return Fault(f"{place}/chunk", "is a chunk of another document: leave one of them out")
+    return chunk or document

@@ -1,0 +1,69 @@
+"""A collection's models, and whether they are those that its vectors come from."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+
+import orjson
+
+from app.errors import EncoderMismatch
+from app.stages.chunk import Chunker
+from app.stages.embed import Embedder
+from app.stages.rerank import Ranker
+from app.stages.weigh import Weigher
+from app.types import Collection, Recipe
+from models.folder import Kind, title
+from models.types import BiEncoder, SparseEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """A collection's models, and what cuts its documents for them."""
+
+    embedder: Embedder
+    ranker: Ranker
+    weigher: Weigher | None
+    chunker: Chunker
+
+
+def fingerprint(encoder: BiEncoder | SparseEncoder, recipe: Recipe) -> str:
+    """Hash of all that shapes a collection's vectors: two collections with the same one can share them."""
+    return hashlib.sha256(orjson.dumps([encoder.fingerprint, asdict(recipe)])).hexdigest()
+
+
+def check_sparse(collection: Collection, asked: str) -> None:
+    """Refuse to begin with sparse vectors, or to leave them out, where documents are there already."""
+    if bool(collection.sparse) == bool(asked):
+        return
+    has, names, again = (
+        (f"has sparse vectors of '{collection.sparse}'", "no sparse encoder", f"with WINNOW_SPARSE={collection.sparse}")
+        if collection.sparse
+        else ("has no sparse vectors", f"'{asked}' to make some", "without WINNOW_SPARSE")
+    )
+    raise EncoderMismatch(
+        f"Collection '{collection.name}' {has}, and the settings name {names}. Start {again}, or create another "
+        "collection as you want it and ingest the documents there, or drop this one."
+    )
+
+
+def check_fingerprints(collection: Collection, tools: Tools) -> None:
+    """Refuse models that make other vectors than those that are there."""
+    encoder = tools.embedder.encoder
+    _check_fingerprint(collection, "encoder", collection.encoder, collection.fingerprint, encoder)
+    if tools.weigher:
+        mark = collection.sparse_fingerprint
+        _check_fingerprint(collection, "sparse", collection.sparse, mark, tools.weigher.encoder)
+
+
+def _check_fingerprint(
+    collection: Collection, kind: Kind, name: str, mark: str, encoder: BiEncoder | SparseEncoder
+) -> None:
+    found = fingerprint(encoder, collection.recipe)
+    if found != mark:
+        raise EncoderMismatch(
+            f"Collection '{collection.name}' holds vectors of the {title(kind)} '{name}' (fingerprint "
+            f"{mark[:12]}), but '{encoder.name}' makes vectors of another kind (fingerprint {found[:12]}). Vectors of "
+            f"two models can't be compared. Start with WINNOW_{kind.upper()}={name} and the same files and prompts, or "
+            f"create another collection with the new {title(kind)} and ingest the documents there, or drop this one."
+        )

@@ -1,0 +1,107 @@
+"""What a key may have read, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import orjson
+import pytest
+
+from app.stores.keys import KeyFile
+from tests.app.serving import Service, body, documents, fakes, problem, serving
+
+LIMIT = 400
+
+
+class Keyed:
+    """A service, and one of its keys."""
+
+    def __init__(self, service: Service, id_: str, key: str) -> None:
+        self.service, self.id = service, id_
+        self._headers = {"x-api-key": key}
+
+    async def post(self, path: str, content: object) -> httpx.Response:
+        return await self.service.client.post(path, json=content, headers=self._headers)
+
+    async def stream(self, *lines: object) -> httpx.Response:
+        content = b"\n".join(orjson.dumps(line) for line in lines)
+        headers = self._headers | {"content-type": "application/x-ndjson"}
+        return await self.service.client.post("/ingest", content=content, headers=headers)
+
+    @property
+    def read(self) -> float:
+        return self.service.sample("winnow_key_tokens_total", key=self.id)
+
+
+@pytest.fixture
+async def limited(tmp_path: Path) -> AsyncIterator[Keyed]:
+    """A key of few tokens."""
+    key, shown = KeyFile(tmp_path / "keys.json").create("few", ["search", "ingest"], [], LIMIT)
+    async with serving(fakes(tmp_path)) as service:
+        yield Keyed(service, key.id, shown)
+
+
+async def test_a_search_is_counted_by_what_models_read_for_it_remembered_or_not(tmp_path: Path) -> None:
+    key, shown = KeyFile(tmp_path / "keys.json").create("enough", ["search", "ingest"], [], 10_000)
+    search = {"query": "some words", "candidates": 3, "top_k": 3}
+    async with serving(fakes(tmp_path)) as service:
+        keyed = Keyed(service, key.id, shown)
+        assert (await keyed.post("/ingest", {"documents": documents(3, "a few words of text")})).status_code == 200
+        before = keyed.read
+        first = await keyed.post("/search", search)
+        cost = keyed.read - before
+        assert cost > 3 * 5
+        assert 0 < int(first.headers["winnow-tokens-left"]) <= 10_000
+        await keyed.post("/search", search)
+        assert keyed.read - before == 2 * cost
+        await keyed.post("/search", search | {"mode": "lexical", "rerank": False})
+        assert keyed.read - before == 2 * cost, "a search by words asks no model"
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("/rerank", {"query": "a", "texts": ["b " * 300]}),
+        ("/v1/embeddings", {"input": ["b " * 300]}),
+        ("/ingest", {"documents": [{"text": "b " * 300}]}),
+    ],
+)
+async def test_what_is_spent_is_refused_before_any_work_and_says_when_there_will_be_more(
+    limited: Keyed, path: str, content: object
+) -> None:
+    assert (await limited.post(path, content)).status_code == 200
+    read = limited.read
+    assert 300 <= read < LIMIT
+    refused = await limited.post(path, orjson.loads(orjson.dumps(content).replace(b"b ", b"c ")))
+    told = problem(refused, 429, "spent")
+    assert str(LIMIT) in told["detail"]
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    assert int(refused.headers["winnow-tokens-left"]) < LIMIT / 2
+    assert limited.read == read
+
+
+async def test_many_at_once_get_no_more_than_one_after_the_other(limited: Keyed) -> None:
+    asked = [limited.post("/rerank", {"query": "a", "texts": [f"t{i} " * 100]}) for i in range(20)]
+    answers = await asyncio.gather(*asked)
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert limited.read <= LIMIT + 110
+
+
+async def test_a_document_that_is_there_already_costs_nothing(limited: Keyed) -> None:
+    batch = {"documents": [{"id": "a", "text": "b " * 300}]}
+    assert (await limited.post("/ingest", batch)).status_code == 200
+    assert body(await limited.post("/ingest", batch))["documents"][0]["status"] == "unchanged"
+
+
+async def test_a_stream_that_was_let_in_is_slowed_down_and_loses_nothing(tmp_path: Path) -> None:
+    _, shown = KeyFile(tmp_path / "keys.json").create("few", ["ingest"], [], 6000)
+    async with serving(fakes(tmp_path)) as service:
+        keyed, loop = Keyed(service, "", shown), asyncio.get_running_loop()
+        began = loop.time()
+        answer = await keyed.stream(*({"id": str(i), "text": "word " * 60} for i in range(104)))
+        *lines, summary = map(orjson.loads, answer.text.splitlines())
+        assert (len(lines), summary["documents"], summary["refused"]) == (104, 104, 0)
+        assert loop.time() - began > 1, "more than 104 * 60 tokens take more than a minute's worth of 6000"
