@@ -19,7 +19,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Converted models are kept with pytest's own cache: the next run finds them, and the user's are left alone."""
     if hasattr(config, "workerinput"):
         _share_the_machine(int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
-    if config.cache:
+    if config.pluginmanager.has_plugin("cacheprovider"):
         os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("xdg"))
 
 
@@ -31,7 +31,9 @@ def _share_the_machine(workers: int) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Tiny models have another vocabulary in every run, so that nobody would find their conversions again."""
-    if config.cache and not hasattr(config, "workerinput"):  # a worker that ends first would take them from the others
+    if hasattr(config, "workerinput"):
+        return  # a worker that ends first would take them from the others
+    if config.pluginmanager.has_plugin("cacheprovider"):
         for network in Path(config.cache.mkdir("xdg")).glob("winnow/openvino/*/network.bin"):
             if network.stat().st_size < TINY_BYTES:
                 shutil.rmtree(network.parent, ignore_errors=True)

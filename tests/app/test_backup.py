@@ -262,7 +262,7 @@ def test_a_backup_that_nobody_waits_for_leaves_nothing_and_keeps_nobody_out(tmp_
             with client.stream("GET", "/backup") as answer:
                 assert answer.status_code == 200
                 assert client.get("/backup").status_code in (200, 409)
-        assert not list((tmp_path / "data").glob("backup*"))
+        wait_for(lambda: not list((tmp_path / "data").glob("backup*")))
         wait_for(lambda: client.get("/backup").status_code == 200)
 
 

@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from time import monotonic, perf_counter, sleep
+from time import monotonic, perf_counter, process_time, sleep
 
 import httpx
 import orjson
@@ -19,7 +19,8 @@ from tests.app.serving import Service, body, documents, fakes, listening, proble
 
 JSON = {"content-type": "application/json"}
 BLINK = 0.5
-"""Seconds that the event loop may stand still; measured here: .02 with documents of 2 MB, .1 with bodies of 18 MB."""
+"""Seconds that the service may compute while the event loop stands still; measured here: .02 with documents of 2 MB, .1
+with bodies of 18 MB. What it waits for a processor that others use is not counted."""
 
 WORDS = [f"word{i}" for i in range(3000)]
 
@@ -30,17 +31,17 @@ def words(amount: int, seed: int = 0) -> str:
 
 @asynccontextmanager
 async def never_still() -> AsyncIterator[list[float]]:
-    """The longest times that the loop stood still meanwhile, and a failure if one was too long."""
+    """How long the service computed each time that the loop stood still, and a failure if that was too long once."""
     gaps = [0.0]
     gc.collect()
     gc.freeze()  # what hundreds of other tests have left behind is not looked through meanwhile
 
     async def tick() -> None:
-        last = perf_counter()
+        last = perf_counter(), process_time()
         while True:
             await asyncio.sleep(0.001)
-            now = perf_counter()
-            gaps.append(now - last)
+            now = perf_counter(), process_time()
+            gaps.append(min(now[0] - last[0], now[1] - last[1]))  # its threads compute more than one second in a second
             last = now
 
     ticking = asyncio.create_task(tick())
@@ -80,11 +81,11 @@ async def test_a_body_of_twenty_megabytes_is_read_without_holding_up_the_loop(se
     ids=["documents without sense", "fields of a document", "fields of the body"],
 )
 async def test_millions_of_faults_are_not_all_looked_for(service: Service, content: bytes) -> None:
-    began = perf_counter()
+    began = process_time()
     async with never_still():
         answer = await service.client.post("/ingest", content=content, headers=JSON)
     assert answer.status_code == 422
-    assert perf_counter() - began < 2
+    assert process_time() - began < 2
 
 
 async def test_searches_and_large_filters_do_not_hold_up_the_loop(service: Service) -> None:

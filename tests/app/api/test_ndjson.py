@@ -159,7 +159,8 @@ async def test_a_long_line_that_comes_byte_by_byte_is_not_copied_as_often() -> N
         assert [len(line.content or b"") async for line in _lines(drop_by_drop(amount), amount)] == [amount]
         return process_time() - began
 
-    assert await seconds(400_000) < 20 * await seconds(50_000)
+    small = await seconds(50_000)
+    assert min([await seconds(400_000) for _ in range(2)]) < 20 * small
 
 
 async def test_a_byte_order_mark_in_front_of_the_first_line_is_no_part_of_it(service: Service) -> None:
