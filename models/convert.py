@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 
 from models.converted import Converted, Facts, Source
+from models.first_token import narrow
 from models.proof import QUERY, TEXTS
 from models.quiet_openvino import openvino
 from models.runtimes import Unavailable
@@ -33,6 +35,8 @@ class _Graph(nn.Module):
         if token_type_ids is not None:
             features["token_type_ids"] = token_type_ids
         for part in self._parts:
+            if isinstance(part, Pooling):  # texts are filled up at the end, so it need not look for the first token
+                features["cls_token_embeddings"] = features["token_embeddings"][:, 0]
             features = part(features)
         return self._last(features[self._output])
 
@@ -72,7 +76,9 @@ def _network(model: TorchEncoder | TorchReranker, tokens: Sequence[Tokens]) -> A
             warnings.simplefilter("ignore")
             # Attention as torch's one operator gives NaN where a window sees nothing but padding; it is no faster here.
             model.body.transformer.model.set_attn_implementation("eager")
-            return openvino.convert_model(_Graph(model).eval(), example_input=model.body.inputs(tokens))
+            network = openvino.convert_model(_Graph(model).eval(), example_input=model.body.inputs(tokens))
     except Exception as error:  # tracing runs a model's own code, which may raise anything
         reason = (str(error) or repr(error)).strip().splitlines()[-1]
         raise Unavailable(f"it can't be converted: {reason.strip(' -')}") from error
+    narrow(network)
+    return network
