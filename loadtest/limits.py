@@ -119,7 +119,9 @@ class Bare:
 
 async def measure_floor(service: Service, bare: Bare, held: Sequence[Passage], seconds: float) -> float:
     """Prints it; the most searches a second."""
-    loop, ours = bare.encode(), await service.ingest(held)
+    await service.ingest(held[:AT_A_TIME])  # what the first batches after a start cost is not asked here
+    before, ours = bare.encode(), await service.ingest(held[AT_A_TIME:])
+    loop = (before + bare.encode()) / 2
     print("| | bare loop | Winnow | share |\n|---|---|---|---|")
     print(f"| passages/s taken in | {loop:.1f} | {ours:.1f} | {ours / loop:.0%} |")
     await service.closed(1, 2)
