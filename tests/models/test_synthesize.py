@@ -362,7 +362,11 @@ async def test_a_busy_server_is_asked_again(bench: Bench, status: int) -> None:
     assert len(bench.journal.answered) == 1
 
 
-@pytest.mark.parametrize("value", ["1", format_datetime(datetime.now(UTC) + timedelta(hours=-1), usegmt=True)])
+@pytest.mark.parametrize(
+    "value",
+    ["1", format_datetime(datetime.now(UTC) + timedelta(hours=-1), usegmt=True)],
+    ids=["in a second", "since an hour ago"],
+)
 async def test_nobody_asks_before_the_server_said_so(bench: Bench, value: str) -> None:
     told = first(1, lambda seen: refusal(429, "slow down", retry_after=value))
     with chat_server(told) as server:
