@@ -205,9 +205,7 @@ def test_what_is_exported_can_be_evaluated_with_mined_from_and_trained_on(tmp_pa
     assert len(read_back.queries) == 10
     assert not read_back.notes
     assert any(pair.negatives for pair in read_pairs(tmp_path / "pairs.jsonl"))
-    assert "nDCG@10" in winnow(
-        "evaluate", folder, "--no-rerank", "--no-cache", WINNOW_DATA_DIR=str(tmp_path / "e")
-    )
+    assert "nDCG@10" in winnow("evaluate", folder, "--no-rerank", "--no-cache", WINNOW_DATA_DIR=str(tmp_path / "e"))
     by = [f"--encoder={tmp_path / 'base'}", "--device=cpu", "--margin=2", "--twin=2"]
     winnow("mine", tmp_path / "passages.jsonl", tmp_path / "pairs.jsonl", "-o", mined, *by)
     given = [pair for pair in read_pairs(tmp_path / "pairs.jsonl") if pair.negatives]
