@@ -227,6 +227,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30, help="length of a load; twice that under overload")
     parser.add_argument("--deadlines", type=int, default=1000, help="searches with a deadline")
     given = parser.parse_args()
+    if given.documents <= AT_A_TIME:
+        parser.error(f"--documents: the first {AT_A_TIME} only warm the service up, so name more")
     machine = this_machine()
     print(f"{machine.processor}, {machine.cores} cores, commit {machine.commit}, load average {machine.load_average}\n")
     peer, port = LINEUP["winnow-default"], free_port()
