@@ -20,6 +20,7 @@ from app.stores.documents import Found
 from app.stores.filters import Filter
 from app.stores.sqlite import Database
 from app.stores.supersession import successors
+from app.stores.vectors import contains
 from app.telemetry import Stopwatch
 from app.types import Candidates, ChunkIds, Fusion, Mode, Vector
 from models.types import Scores, SparseVector
@@ -80,8 +81,9 @@ class _Loaded:
     """None when the log has forgotten some of it."""
     sequence: int
 
-    def took_any_of(self, chunks: ChunkIds) -> bool:
-        return self.gone is None or bool(np.isin(self.gone, chunks).any())
+    def took_any_of(self, ascending: ChunkIds) -> bool:
+        """On the event loop: of a million chunks in no more than some microseconds for each that has gone."""
+        return self.gone is None or bool(contains(ascending, self.gone).any())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,7 +135,7 @@ class FirstStage:
                 view = await self._fuse(shelf, aim, rankings)
             with watch.stage("load"):
                 loaded = await self._load(shelf, aim, view.order.chunks[:k], seen)
-            if attempt < ATTEMPTS and loaded.took_any_of(view.order.chunks if allowed is None else allowed):
+            if attempt < ATTEMPTS and loaded.took_any_of(np.sort(view.order.chunks) if allowed is None else allowed):
                 seen, attempt = loaded.sequence, attempt + 1
             elif len(loaded.found) < aim.depth and (len(view.order) > k or view.goes_on_after(reach)):
                 k *= 2

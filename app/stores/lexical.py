@@ -15,6 +15,7 @@ import numpy as np
 from tantivy import Document, Index, IndexWriter, Occur, Query, Schema, SchemaBuilder, Searcher, SearchResult
 
 from app.stores.lexical_files import sweep
+from app.stores.vectors import contains
 from app.types import Candidates, ChunkIds, Wording
 from models.types import Scores
 from models.words import Language, analyzer, query_words, respelled, text_words
@@ -195,7 +196,7 @@ class TantivyIndex:
         reach, there = ceil(OVERFETCH * k * max(1.0, searcher.num_docs / len(allowed))), max(searcher.num_docs, 1)
         while True:
             found = _found(searcher, aim, min(reach, there))
-            kept = np.isin(found.chunks, allowed)
+            kept = contains(allowed, found.chunks)
             if kept.sum() >= k or len(found) < reach:
                 return Candidates(found.chunks[kept][:k], found.scores[kept][:k])
             reach *= WIDEN
