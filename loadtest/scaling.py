@@ -1,9 +1,10 @@
 """What grows with the corpus: `python -m loadtest.scaling --sizes 10000 100000`. Writes a table and a page of plots.
 
 One service is filled step by step. At each size: how fast the last documents came in, what a search takes in each
-of its modes, and how much memory the service holds. Models are fakes of 384 dimensions that cost next to nothing, so
-that what is measured is everything else: indexes, truth, and what leads to them. Then the embedded reranker alone, by
-the length of its pairs and by how many it is given at once.
+of its modes, how much memory the service holds, and what the graph finds; at the end, how soon it is ready again. Its
+models are fakes of 384 dimensions that cost next to nothing, so that what is measured is everything else: indexes,
+truth, and what leads to them. The texts have topics, so that their vectors lie in clusters as real ones do. Then the
+embedded reranker alone, by the length of its pairs and by how many it is given at once.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from app.quality import plots
 from loadtest import sheet
 from loadtest.lineup import LINEUP, interpreter
 from loadtest.machine import ROOT, Meter, folder_bytes, this_machine
-from loadtest.searching_while_ingesting import Corpus
 from loadtest.service import free_port, running
+from loadtest.topics import Topics
 from models.catalog import open_reranker
 from models.types import Reranker, Tokens
 
@@ -60,23 +61,25 @@ class Step:
     disk: int
     milliseconds: Mapping[str, tuple[float, float, float]]
     """p5, p50 and p95 of each way to search."""
+    recall: float
+    """The share of the ten nearest vectors that the graph finds."""
 
 
 async def grow(sizes: Sequence[int], port: int, meter: Meter, data: Path) -> list[Step]:
-    corpus, steps, held = Corpus(WORDS), list[Step](), 0
+    corpus, steps, held = Topics(WORDS), list[Step](), 0
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=None) as client:
         for size in sizes:
             began = perf_counter()
             await _fill(client, corpus, held, size)
             rate, held = (size - held) / (perf_counter() - began), size
-            searched = {name: await _search(client, corpus, fields) for name, fields in ASKED.items()}
-            disk = folder_bytes(data)
-            steps.append(Step(size, rate, meter.resident_bytes(), disk, searched))
+            searched = {name: await _search(client, corpus, size, fields) for name, fields in ASKED.items()}
+            recall = await _recall(client, corpus, size)
+            steps.append(Step(size, rate, meter.resident_bytes(), folder_bytes(data), searched, recall))
             print(f"| {' | '.join(_cells(steps[-1]))} |", flush=True)
     return steps
 
 
-async def _fill(client: httpx.AsyncClient, corpus: Corpus, start: int, end: int) -> None:
+async def _fill(client: httpx.AsyncClient, corpus: Topics, start: int, end: int) -> None:
     """Until all can be found."""
     headers = {"content-type": "application/x-ndjson"}
     told = _documents(corpus, start, end)
@@ -86,24 +89,37 @@ async def _fill(client: httpx.AsyncClient, corpus: Corpus, start: int, end: int)
         await asyncio.sleep(0.2)
 
 
-async def _documents(corpus: Corpus, start: int, end: int) -> AsyncIterator[bytes]:
+async def _documents(corpus: Topics, start: int, end: int) -> AsyncIterator[bytes]:
     for number in range(start, end):
         document = {"id": str(number), "text": corpus.text(number), "metadata": {"part": number % PARTS}}
         yield json.dumps(document).encode() + b"\n"
 
 
 async def _search(
-    client: httpx.AsyncClient, corpus: Corpus, fields: Mapping[str, object]
+    client: httpx.AsyncClient, corpus: Topics, size: int, fields: Mapping[str, object]
 ) -> tuple[float, float, float]:
     chance, seconds = random.Random(7), []
     for number in range(WARM_UP + SEARCHES):
-        began = perf_counter()
-        answer = await client.post("/search", json={"query": corpus.query(chance), "rerank": False, **fields})
-        answer.raise_for_status()
+        query, began = corpus.query(size, chance), perf_counter()
+        await _found(client, query, fields)
         if number >= WARM_UP:
             seconds.append(perf_counter() - began)
     low, median, high = 1000 * np.percentile(seconds, [5, 50, 95])
     return float(low), float(median), float(high)
+
+
+async def _recall(client: httpx.AsyncClient, corpus: Topics, size: int) -> float:
+    chance, shares = random.Random(11), []
+    for _ in range(SEARCHES):
+        query = corpus.query(size, chance)
+        exact = await _found(client, query, {"mode": "dense", "exact": True})
+        shares.append(len(exact & await _found(client, query, {"mode": "dense"})) / len(exact))
+    return statistics.mean(shares)
+
+
+async def _found(client: httpx.AsyncClient, query: str, fields: Mapping[str, object]) -> set[str]:
+    answer = await client.post("/search", json={"query": query, "rerank": False, **fields})
+    return {hit["id"] for hit in answer.raise_for_status().json()["hits"]}
 
 
 def rerank_rates() -> dict[int, list[tuple[int, float]]]:
@@ -125,14 +141,22 @@ def _rate(reranker: Reranker, longest: Tokens, length: int, pairs: int) -> float
 
 
 def table(steps: Sequence[Step]) -> str:
-    titles = ["chunks", "documents/s", "memory MB", "disk MB", *(f"{name}, p50 / p95 ms" for name in ASKED)]
+    titles = [
+        "chunks",
+        "documents/s",
+        "memory MB",
+        "disk MB",
+        *(f"{name}, p50 / p95 ms" for name in ASKED),
+        "recall@10",
+    ]
     lines = [titles, ["---"] * len(titles), *map(_cells, steps)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _cells(step: Step) -> list[str]:
     sizes = [f"{step.chunks:,}", f"{step.rate:.0f}", f"{step.resident / 1e6:.0f}", f"{step.disk / 1e6:.0f}"]
-    return sizes + [f"{median:.1f} / {high:.1f}" for _, median, high in step.milliseconds.values()]
+    times = [f"{median:.1f} / {high:.1f}" for _, median, high in step.milliseconds.values()]
+    return [*sizes, *times, f"{step.recall:.3f}"]
 
 
 def rerank_table(rates: Mapping[int, list[tuple[int, float]]]) -> str:
@@ -180,21 +204,26 @@ def main() -> None:
         f"{machine.processor}, {machine.cores} cores, commit {machine.commit}, load average {machine.load_average}"
     )
     print(heading, flush=True)
-    steps, rates = filled(given.sizes), rerank_rates()
+    (steps, ready), rates = filled(given.sizes), rerank_rates()
+    started = f"Started again, the service was ready with {steps[-1].chunks:,} chunks after {ready:.1f} seconds."
     given.output.mkdir(parents=True, exist_ok=True)
-    report = f"{heading}\n\n{table(steps)}\n\n{rerank_table(rates)}\n"
+    report = f"{heading}\n\n{table(steps)}\n\n{started}\n\n{rerank_table(rates)}\n"
     (given.output / "scaling.md").write_text(report)
     (given.output / "scaling.html").write_text(page(heading, steps, rates))
     print(f"\n{report}\nWritten to {given.output}.")
 
 
-def filled(sizes: Sequence[int]) -> list[Step]:
+def filled(sizes: Sequence[int]) -> tuple[list[Step], float]:
+    """Every size, and how many seconds the service takes to be ready with the last one when it is started again."""
     peer, port = LINEUP["winnow-default"], free_port()
-    with TemporaryDirectory() as folder:
-        (command,) = peer.commands(interpreter(peer, Path), Path(folder), port)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (command,) = peer.commands(interpreter(peer, Path), folder, port)
         commands = [replace(command, words=(*command.words, *MODELS))]
-        with running(commands, Path(folder), Path(folder) / "log") as service, Meter(service.pids) as meter:
-            return asyncio.run(grow(sizes, port, meter, Path(folder) / "data"))
+        with running(commands, folder, folder / "log") as service, Meter(service.pids) as meter:
+            steps = asyncio.run(grow(sizes, port, meter, folder / "data"))
+        with running(commands, folder, folder / "log") as again:
+            return steps, again.ready_seconds
 
 
 if __name__ == "__main__":
