@@ -25,7 +25,8 @@ from app.api.deps import EngineDep, StrictRoute, aside, in_time
 from app.api.problems import ELSEWHERE
 from app.engine import Engine
 from app.errors import NotFound
-from app.service.scoring import Embedding, TooLong, shortened
+from app.service.scoring import Embedding, TooLong
+from app.stores.vectors import shortened
 from app.types import Truncation, Vector
 from models.types import Role, Vectors
 
@@ -46,7 +47,7 @@ async def embeddings(body: EmbeddingsBody, request: Request, engine: EngineDep) 
         made = await _embed(request, engine, texts, body.role, body.on_truncation)
     except TooLong as error:
         raise refusal(error, "input", "shorten it, or let on_truncation be report") from error
-    vectors, name = _cut(made, body.dimensions), engine.scoring.encoder.name
+    vectors, name = shortened(made.vectors, body.dimensions), engine.scoring.encoder.name
     return _reply(
         await asyncio.to_thread(_listed, vectors, made, name, in_base64=body.encoding_format == "base64"), made
     )
@@ -61,7 +62,7 @@ async def embed(body: EmbedBody, request: Request, engine: EngineDep) -> Respons
         made = await _embed(request, engine, texts, role, asked)
     except TooLong as error:
         raise refusal(error, "inputs", "shorten it, or send truncate: true") from error
-    return _reply(await asyncio.to_thread(_plain, _cut(made, body.dimensions)), made)
+    return _reply(await asyncio.to_thread(_plain, shortened(made.vectors, body.dimensions)), made)
 
 
 @router.get("/v1/models", response_model=ServedModelsReply, summary="The models that the other routes ask")
@@ -76,10 +77,6 @@ async def models(engine: EngineDep) -> ServedModelsReply:
 async def _embed(request: Request, engine: Engine, texts: Sequence[str], role: Role, asked: Truncation) -> Embedding:
     """Long requests give way to searches, and so may take as long as an ingest."""
     return await in_time(request, engine.settings.ingest_timeout, engine.scoring.embed(texts, role, asked))
-
-
-def _cut(made: Embedding, length: int | None) -> Vectors:
-    return made.vectors if length in (None, made.vectors.shape[1]) else shortened(made.vectors, length)
 
 
 def _listed(vectors: Vectors, made: Embedding, model: str, *, in_base64: bool) -> bytes:

@@ -24,11 +24,3 @@ def best(scores: Scores, depth: int) -> Candidates:
     found = np.sort(np.argpartition(-scores, cut)[: cut + 1])
     order = found[np.argsort(-scores[found], kind="stable")].astype(np.int64)
     return Candidates(order, scores[order].astype(np.float32))
-
-
-def cut(vectors: Vectors, dimensions: int | None) -> Vectors:
-    """The first numbers of each vector, at unit length again: what models trained for it (Matryoshka) can do with."""
-    if dimensions is None or dimensions >= vectors.shape[1]:
-        return vectors
-    short = vectors[:, :dimensions]
-    return np.asarray(short / np.maximum(np.linalg.norm(short, axis=1, keepdims=True), 1e-12), np.float32)

@@ -12,6 +12,7 @@ import numpy as np
 from app.quality import dense
 from app.quality.types import Query
 from app.stages.fuse import found, fuse
+from app.stores.vectors import shortened
 from app.types import Candidates, ChunkIds, Fusion, LexicalIndex, SparseIndex, Vector
 from models.types import BiEncoder, Scores, SparseEncoder, SparseVector, Vectors
 
@@ -94,7 +95,7 @@ class FirstStages:
             clock.append(perf_counter())
             laps[stage] = clock[-1] - clock[-2]
 
-        vectors = dense.cut(encoder.encode(encoder.tokenize([query], "query")), dims)
+        vectors = shortened(encoder.encode(encoder.tokenize([query], "query")), dims)
         lap("embed")
         terms = sparse.encode(sparse.tokenize([query], "query"), "query")[0] if sparse else None
         if sparse:

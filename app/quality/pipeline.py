@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from app.quality import curve, dense
+from app.quality import curve
 from app.quality.arms import arms
 from app.quality.blend import SECOND, Features, blend_of, weights
 from app.quality.corpus import Corpus, split
@@ -23,6 +23,7 @@ from app.quality.workbench import Workbench
 from app.stages.pace import enough
 from app.stores.lexical import K1, TantivyIndex
 from app.stores.sparse import InvertedIndex
+from app.stores.vectors import shortened
 from app.types import Candidates, ChunkIds, Expansion, LexicalIndex, SparseIndex, Wording
 from models.types import BiEncoder, Reranker, SparseEncoder, SparseVector
 
@@ -102,7 +103,7 @@ def _prepare(dataset: Dataset, setup: Setup, bench: Workbench) -> Stand:
     vectors = embed(bench, encoder, corpus.texts, "document", f"{dataset.name}: embed chunks")
     terms = weigh(bench, sparse, corpus.texts, "document", f"{dataset.name}: weigh chunks") if sparse else None
     depth = max(DEEP, setup.depth, corpus.depth(DEPTH))
-    stages = FirstStages(dense.cut(vectors, setup.dims), _words(corpus, setup), _index(terms), setup.fusion, depth)
+    stages = FirstStages(shortened(vectors, setup.dims), _words(corpus, setup), _index(terms), setup.fusion, depth)
     asked = _asked(dataset, setup, encoder, sparse, bench)
     notes = (*dataset.notes, *corpus.notes, *_cut(dataset, encoder, sparse))
     return Stand(
@@ -114,7 +115,7 @@ def _asked(
     dataset: Dataset, setup: Setup, encoder: BiEncoder, sparse: SparseEncoder | None, bench: Workbench
 ) -> list[Asked]:
     texts = [query.text for query in dataset.queries]
-    vectors = dense.cut(embed(bench, encoder, texts, "query", f"{dataset.name}: embed queries"), setup.dims)
+    vectors = shortened(embed(bench, encoder, texts, "query", f"{dataset.name}: embed queries"), setup.dims)
     if sparse is None:
         return [Asked(text, vector, None) for text, vector in zip(texts, vectors, strict=True)]
     terms = weigh(bench, sparse, texts, "query", f"{dataset.name}: weigh queries")

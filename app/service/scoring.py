@@ -195,9 +195,3 @@ def is_length(encoder: BiEncoder, length: int) -> bool:
     shorter = card.matryoshka if card else []
     least = card.shortest if card and card.shortest else encoder.dimensions
     return length in shorter or least <= length <= encoder.dimensions
-
-
-def shortened(vectors: Vectors, length: int) -> Vectors:
-    """The vectors' first numbers, at unit length again."""
-    first = vectors[:, :length]
-    return np.asarray(first / np.linalg.norm(first, axis=1, keepdims=True), np.float32)

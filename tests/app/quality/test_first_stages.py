@@ -16,11 +16,3 @@ def test_dense_search_is_exact_whatever_the_depth(seed: int, chunks: int, depth:
         scores = held @ query
         assert found.chunks.tolist() == np.argsort(-scores, kind="stable")[:depth].tolist()
         assert found.scores == pytest.approx(np.sort(scores)[::-1][:depth], abs=1e-5)
-
-
-def test_cut_vectors_are_of_unit_length_and_no_longer_than_they_were() -> None:
-    vectors = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
-    assert dense.cut(vectors, 3).shape == (5, 3)
-    assert np.linalg.norm(dense.cut(vectors, 3), axis=1) == pytest.approx(np.ones(5), abs=1e-6)
-    assert dense.cut(vectors, 99) is vectors
-    assert dense.cut(vectors, None) is vectors

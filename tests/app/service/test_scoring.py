@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.service.scoring import Ranking, is_length, logits, probabilities, shortened
+from app.service.scoring import Ranking, is_length, logits, probabilities
 from models.fake import FakeEncoder
 from models.types import Unit
 
@@ -79,8 +79,3 @@ def test_vectors_are_cut_to_lengths_that_an_encoder_was_trained_for(
 ) -> None:
     assert [length for length in allowed if not is_length(encoder, length)] == []
     assert [length for length in refused if is_length(encoder, length)] == []
-
-
-def test_what_is_cut_has_unit_length_again() -> None:
-    whole = np.array([[3, 4, 12], [1, 0, 5]], np.float32)
-    assert shortened(whole, 2).tolist() == pytest.approx(np.array([[0.6, 0.8], [1, 0]]))
