@@ -145,6 +145,12 @@ class Settings(BaseSettings):
     index_m: int = Field(24, ge=4, le=96, description="HNSW: links per vector. More finds more and takes memory.")
     index_ef_construction: int = Field(200, ge=16, description="HNSW: effort when a vector is added.")
     index_ef: int = Field(400, ge=16, description="HNSW: effort of a search; never less than the candidates asked for.")
+    index_dimensions: int | None = Field(
+        None,
+        ge=1,
+        description="HNSW: how many of a vector's numbers the graph compares, the first ones; what it finds is put in "
+        "order by all of them. By default all.",
+    )
     index_threads: int = Field(0, ge=0, description="HNSW: threads that add vectors; 0 takes a quarter of the cores.")
     exact_below: int = Field(
         4096, ge=0, description="Compare with every vector while so few are allowed: exact and no slower."
@@ -249,6 +255,10 @@ class Settings(BaseSettings):
     def usual_fusion(self) -> Fusion:
         """Of a search that does not say."""
         return Fusion(self.fusion, self.dense_weight, self.lexical_weight, self.sparse_weight, self.fusion_k)
+
+    def graph_dimensions(self, dimensions: int) -> int:
+        """How many numbers of vectors that have so many their graph compares."""
+        return min(self.index_dimensions or dimensions, dimensions)
 
     @property
     def prompts(self) -> Mapping[str, Prompts]:

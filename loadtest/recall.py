@@ -8,7 +8,6 @@ import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
 
 import numpy as np
@@ -22,6 +21,8 @@ Vectors = NDArray[np.float32]
 
 BLOCK = 2048
 DEPTHS = (10, 50, 100)
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+"""Of the chunks, which filters leave."""
 CLUSTERS_PER_VECTOR = 1 / 100
 SPECTRUM = 0.5
 """How fast the spread falls along the axes, i^-0.5: about what embeddings of sentences show."""
@@ -43,6 +44,8 @@ class Build:
     data: str
     vectors: int
     dimensions: int
+    compared: int
+    """Numbers of each vector that the graph compares."""
     m: int
     ef_construction: int
     cpu_seconds: float
@@ -54,6 +57,7 @@ class Measured:
     """One row of the table. Times are of single queries in one thread, candidates being the deepest of the recalls."""
 
     data: str
+    compared: int
     ef: int
     recall: dict[int, float]
     p50_ms: float
@@ -83,31 +87,34 @@ def uniform(vectors: int, dimensions: int, queries: int, rng: np.random.Generato
     return Data("uniform", unit(documents), unit(asked))
 
 
+MAKERS = {"clustered": clustered, "uniform": uniform}
+
+
+def of_file(file: Path, queries: int, rng: np.random.Generator) -> Data:
+    """Vectors of one's own, a row each; some of them are taken out and asked for."""
+    held = unit(rng.permutation(np.load(file)).astype(np.float64))
+    return Data(file.stem, held[queries:], held[:queries])
+
+
 def changes(documents: Vectors) -> Iterator[list[Change]]:
     for start in range(0, len(documents), BLOCK):
         block = documents[start : start + BLOCK]
         yield [Change(n, n, vector) for n, vector in enumerate(block, start + 1)]
 
 
-def build(data: Data, m: int, ef_construction: int) -> tuple[HnswIndex, Build]:
+def build(data: Data, m: int, ef_construction: int, compared: int) -> tuple[HnswIndex, Build]:
+    """Never searched exactly unless that is asked for."""
     count, dimensions = data.documents.shape
-    index = HnswIndex(dimensions, m, ef_construction, ef_construction, exact_below=0)
+    index = HnswIndex(dimensions, m, ef_construction, ef_construction, exact_below=0, graph_dimensions=compared)
     started = process_time()
     for block in changes(data.documents):
         index.apply(block)
     seconds = process_time() - started
-    return index, Build(data.name, count, dimensions, m, ef_construction, seconds, index.nbytes / 1e6)
+    return index, Build(data.name, count, dimensions, compared, m, ef_construction, seconds, index.nbytes / 1e6)
 
 
-def reopened(index: HnswIndex, ef: int) -> HnswIndex:
-    """The same graph, searched with another effort, and never exactly."""
-    with TemporaryDirectory() as folder:
-        sequence = index.save(Path(folder) / "index")
-        return HnswIndex.load(Path(folder) / "index", index.dimensions, sequence, ef, exact_below=0)
-
-
-def measure(built: HnswIndex, data: Data, ef: int, truth: Sequence[Sequence[int]], depth: int) -> Measured:
-    index = reopened(built, ef)
+def measure(index: HnswIndex, data: Data, ef: int, truth: Sequence[Sequence[int]], depth: int) -> Measured:
+    index.tune(ef)
     found, times = [], []
     for query in data.queries:
         started = perf_counter()
@@ -115,7 +122,8 @@ def measure(built: HnswIndex, data: Data, ef: int, truth: Sequence[Sequence[int]
         times.append(1000 * (perf_counter() - started))
         found.append(answer.chunks.tolist())
     recall = {k: recall_at(k, found, truth) for k in DEPTHS if k <= depth}
-    return Measured(data.name, ef, recall, float(np.percentile(times, 50)), float(np.percentile(times, 95)))
+    median, high = (float(np.percentile(times, share)) for share in (50, 95))
+    return Measured(data.name, index.graph_dimensions, ef, recall, median, high)
 
 
 def recall_at(k: int, found: Sequence[Sequence[int]], truth: Sequence[Sequence[int]]) -> float:
@@ -142,16 +150,20 @@ def filtered(index: HnswIndex, data: Data, shares: Sequence[float], k: int) -> I
 
 
 def tables(builds: Sequence[Build], rows: Sequence[Measured]) -> str:
-    lines = ["| data | vectors | m | ef_construction | build, CPU s | memory, MB |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| data | vectors | compared | m | ef_construction | build, CPU s | memory, MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for b in builds:
         size = f"{b.vectors} x {b.dimensions}"
-        lines.append(f"| {b.data} | {size} | {b.m} | {b.ef_construction} | {b.cpu_seconds:.0f} | {b.megabytes:.0f} |")
+        cells = [b.data, size, b.compared, b.m, b.ef_construction, f"{b.cpu_seconds:.0f}", f"{b.megabytes:.0f}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     depths = list(rows[0].recall)
-    lines += ["", "| data | ef | " + " | ".join(f"recall@{k}" for k in depths) + " | p50 ms | p95 ms |"]
-    lines.append("|---" * (4 + len(depths)) + "|")
+    lines += ["", "| data | compared | ef | " + " | ".join(f"recall@{k}" for k in depths) + " | p50 ms | p95 ms |"]
+    lines.append("|---" * (5 + len(depths)) + "|")
     for row in rows:
         recalls = " | ".join(f"{row.recall[k]:.4f}" for k in depths)
-        lines.append(f"| {row.data} | {row.ef} | {recalls} | {row.p50_ms:.2f} | {row.p95_ms:.2f} |")
+        lines.append(f"| {row.data} | {row.compared} | {row.ef} | {recalls} | {row.p50_ms:.2f} | {row.p95_ms:.2f} |")
     return "\n".join(lines)
 
 
@@ -162,7 +174,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dimensions", type=int, default=384)
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--candidates", type=int, default=100, help="how many a query asks for")
-    parser.add_argument("--data", nargs="+", choices=["clustered", "uniform"], default=["clustered", "uniform"])
+    parser.add_argument("--data", nargs="+", choices=list(MAKERS), default=list(MAKERS))
+    parser.add_argument("--file", type=Path, help="vectors of your own instead, a row each (.npy)")
+    parser.add_argument("--compared", type=int, nargs="+", help="numbers of each vector that the graph compares")
     parser.add_argument("--m", type=int, default=settings["index_m"])
     parser.add_argument("--ef-construction", type=int, default=settings["index_ef_construction"])
     parser.add_argument("--ef", type=int, nargs="+", default=sorted({100, 200, 400, 800, settings["index_ef"]}))
@@ -172,22 +186,29 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def sets(asked: argparse.Namespace) -> Iterator[Data]:
+    rng = np.random.default_rng(asked.seed)
+    if asked.file:
+        yield of_file(asked.file, asked.queries, rng)
+        return
+    for name in asked.data:
+        yield MAKERS[name](asked.vectors, asked.dimensions, asked.queries, rng)
+
+
 def main() -> None:
     asked = arguments()
-    makers = {"clustered": clustered, "uniform": uniform}
     builds: list[Build] = []
     rows: list[Measured] = []
-    for name in asked.data:
-        data = makers[name](asked.vectors, asked.dimensions, asked.queries, np.random.default_rng(asked.seed))
-        index, built = build(data, asked.m, asked.ef_construction)
-        builds.append(built)
-        truth = [index.search_exact(query, max(DEPTHS)).chunks.tolist() for query in data.queries]
-        rows += [measure(index, data, ef, truth, asked.candidates) for ef in asked.ef]
-        print(f"built and searched {name}", flush=True)
-        if asked.filters:
-            print(
-                "\n".join(filtered(reopened(index, 400), data, (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8), 50)), flush=True
-            )
+    for data in sets(asked):
+        for compared in asked.compared or [data.documents.shape[1]]:
+            index, built = build(data, asked.m, asked.ef_construction, compared)
+            builds.append(built)
+            truth = [index.search_exact(query, max(DEPTHS)).chunks.tolist() for query in data.queries]
+            rows += [measure(index, data, ef, truth, asked.candidates) for ef in asked.ef]
+            print(f"built and searched {data.name}", flush=True)
+            if asked.filters:
+                index.tune(Settings.model_fields["index_ef"].default)
+                print("\n".join(filtered(index, data, SHARES, 50)), flush=True)
     print(tables(builds, rows))
     if asked.json:
         figures = {"machine": platform.processor() or platform.machine(), "builds": [asdict(b) for b in builds]}

@@ -59,6 +59,7 @@ async def _reply(engine: Engine, found: Description) -> CollectionReply:
         lexical_chunks=found.lexical_chunks,
         sparse_chunks=found.sparse_chunks,
         index_bytes=found.index_bytes,
+        index_dimensions=engine.settings.graph_dimensions(collection.dimensions),
         index_ef=found.index_ef,
         sparse_bytes=found.sparse_bytes,
         sequence=found.sequence,

@@ -202,6 +202,7 @@ class CollectionReply(BaseModel):
     lexical_chunks: int = Field(description="Chunks in the index of words.")
     sparse_chunks: int = Field(description="Chunks in the index of sparse vectors.")
     index_bytes: int
+    index_dimensions: int = Field(description="Numbers of each vector that the graph compares.")
     index_ef: int = Field(description="Effort of searches by graph: as set, or as tuned since; 0 while closed.")
     sparse_bytes: int = Field(description="Memory of the index of sparse vectors.")
     sequence: int

@@ -106,7 +106,7 @@ class Folder:
             seen = lexical_folder.checked(folder, collection.language).sequence
             return seen, HeldWords(TantivyIndex(collection.language, folder, seen))
         found = snapshot.check(folder, collection.fingerprint, collection.dimensions, self._settings)
-        return found.sequence, of_graph(hnsw_file.read(folder / found.file, collection.dimensions))
+        return found.sequence, of_graph(hnsw_file.read(folder / found.file, found.dimensions))
 
     def _place(self, collection: Collection, kind: Kind) -> Path:
         folder = self._settings.data_dir / INDEXES / str(collection.number)

@@ -18,7 +18,7 @@ from app.stores.hnsw import HnswIndex
 from app.stores.holdings import Holding, of_graph, of_rows
 from app.stores.sqlite import Database
 from app.telemetry import Metrics
-from app.types import Collection, VectorIndex
+from app.types import ChunkIds, Collection, VectorIndex
 from models.types import Vectors
 
 logger = structlog.get_logger()
@@ -121,7 +121,7 @@ class VectorView:
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
             self.index.save(self._folder / LOOKED_AT)
-            yield of_graph(hnsw_file.read(self._folder / LOOKED_AT, self.index.dimensions))
+            yield of_graph(hnsw_file.read(self._folder / LOOKED_AT, self.index.graph_dimensions))
         finally:
             (self._folder / LOOKED_AT).unlink(missing_ok=True)
 
@@ -160,7 +160,9 @@ class VectorView:
         """What is on disk, if it can be used."""
         (self._folder / LOOKED_AT).unlink(missing_ok=True)
         collection, floor = self._collection, self._follower.read(changelog.floor)
-        loaded = snapshot.load(self._folder, collection.fingerprint, collection.dimensions, self._settings)
+        loaded = snapshot.load(
+            self._folder, collection.fingerprint, collection.dimensions, self._settings, self._vectors
+        )
         if isinstance(loaded, HnswIndex) and loaded.sequence >= floor:
             snapshot.sweep(self._folder)
             return loaded
@@ -176,6 +178,18 @@ class VectorView:
         assert isinstance(self.index, HnswIndex)
         return snapshot.write(self.index, self._folder, self._collection.fingerprint)
 
+    def _vectors(self, chunks: ChunkIds) -> tuple[ChunkIds, Vectors]:
+        dimensions = self._collection.dimensions
+        return self._follower.read(lambda db, number: changelog.vectors(db, number, chunks, dimensions))
+
     def _empty(self) -> HnswIndex:
         s, dimensions = self._settings, self._collection.dimensions
-        return HnswIndex(dimensions, s.index_m, s.index_ef_construction, s.index_ef, s.exact_below, s.index_threads)
+        return HnswIndex(
+            dimensions,
+            s.index_m,
+            s.index_ef_construction,
+            s.index_ef,
+            s.exact_below,
+            s.index_threads,
+            s.graph_dimensions(dimensions),
+        )

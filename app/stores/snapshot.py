@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from app.settings import Settings
 from app.stores import hnsw_file
 from app.stores.disk import checksum, rename, sync
-from app.stores.hnsw import HnswIndex
+from app.stores.hnsw import HnswIndex, Truth
 
 FORMAT = 1
 """Raised when a snapshot of this version could not be read by the version before."""
@@ -34,6 +34,7 @@ class Manifest(BaseModel):
     count: int = Field(ge=0)
     deleted: int = Field(ge=0)
     dimensions: int
+    """Of the vectors in the graph."""
     m: int
     ef_construction: int
     file: str = Field(pattern=r"^[0-9a-f]{16}\.hnsw$")
@@ -74,12 +75,14 @@ def write(index: HnswIndex, folder: Path, fingerprint: str) -> int:
     return manifest.sequence
 
 
-def load(folder: Path, fingerprint: str, dimensions: int, settings: Settings) -> HnswIndex | Unusable:
+def load(folder: Path, fingerprint: str, dimensions: int, settings: Settings, truth: Truth) -> HnswIndex | Unusable:
     """The index, if everything about it is as it should be. hnswlib would take anything for an index."""
     try:
-        manifest = check(folder, fingerprint, dimensions, settings)
-        path, s = folder / manifest.file, settings
-        return HnswIndex.load(path, dimensions, manifest.sequence, s.index_ef, s.exact_below, s.index_threads)
+        found, s = check(folder, fingerprint, dimensions, settings), settings
+        path, sequence = folder / found.file, found.sequence
+        return HnswIndex.load(
+            path, dimensions, sequence, s.index_ef, s.exact_below, s.index_threads, found.dimensions, truth
+        )
     except FileNotFoundError as error:
         return Unusable(f"there is no {Path(error.filename or folder).name}")
     except (OSError, ValueError, RuntimeError) as error:
@@ -100,7 +103,7 @@ def _write_partial(index: HnswIndex, folder: Path, fingerprint: str) -> Manifest
     if needed > free:
         raise OSError(f"{folder} has {free} bytes free, and a snapshot takes {needed}")
     sequence = index.save(folder / PARTIAL_INDEX)
-    manifest = _describe(folder / PARTIAL_INDEX, index.dimensions, sequence, fingerprint)
+    manifest = _describe(folder / PARTIAL_INDEX, index.graph_dimensions, sequence, fingerprint)
     (folder / PARTIAL_MANIFEST).write_text(manifest.model_dump_json(indent=1))
     sync(folder / PARTIAL_INDEX)
     sync(folder / PARTIAL_MANIFEST)
@@ -153,8 +156,9 @@ def parse(text: bytes) -> Manifest:
 def _check_manifest(manifest: Manifest, fingerprint: str, dimensions: int, settings: Settings) -> None:
     if manifest.fingerprint != fingerprint:
         raise ValueError("it was built for another collection or model: the fingerprint differs")
-    if manifest.dimensions != dimensions:
-        raise ValueError(f"it holds vectors of {manifest.dimensions} dimensions, not {dimensions}")
+    wanted = settings.graph_dimensions(dimensions)
+    if manifest.dimensions != wanted:
+        raise ValueError(f"it holds vectors of {manifest.dimensions} dimensions, not {wanted}")
     if (manifest.m, manifest.ef_construction) != (settings.index_m, settings.index_ef_construction):
         raise ValueError("index_m or index_ef_construction were changed")
 

@@ -124,6 +124,28 @@ def test_the_estimated_size_covers_what_is_written(tmp_path: Path) -> None:
     assert index.nbytes > (tmp_path / "index").stat().st_size
 
 
+def nested(count: int, seed: int = 0) -> Vectors:
+    """Whose first numbers say the most, as those of encoders that were trained for it."""
+    drawn = vectors(count, seed) * np.arange(1, DIMENSIONS + 1) ** -1.0
+    unit: Vectors = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+def test_a_graph_of_short_vectors_proposes_and_all_numbers_decide() -> None:
+    whole, short = (
+        HnswIndex(DIMENSIONS, 16, 100, 200, 0, graph_dimensions=each) for each in (DIMENSIONS, DIMENSIONS // 2)
+    )
+    for index in (whole, short):
+        index.apply(additions(nested(3000)))
+    found = [(short.search_graph(query, 20), whole.search_exact(query, 20)) for query in nested(30, seed=5)]
+    best = [near.chunks[0] == exact.chunks[0] for near, exact in found if near]
+    assert sum(best) == len(found)
+    missed = [len({*exact.chunks.tolist()} - {*near.chunks.tolist()}) for near, exact in found if near]
+    assert sum(missed) < 0.02 * 20 * len(found)
+    assert all(np.allclose(near.scores[0], exact.scores[0], atol=1e-6) for near, exact in found if near)
+    assert short.nbytes == whole.nbytes - 3000 * 4 * (DIMENSIONS - DIMENSIONS // 2)
+
+
 class Full(HnswIndex):
     """Memory runs out when the graph must grow."""
 

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from app.settings import Settings
 from app.stores import snapshot
-from app.stores.hnsw import HnswIndex
+from app.stores.hnsw import HnswIndex, Truth
 from app.stores.snapshot import MANIFEST, Unusable
-from app.types import Change
+from app.types import Change, ChunkIds
 
 DIMENSIONS = 24
 SETTINGS = Settings(index_m=8, index_ef_construction=50, index_ef=64, exact_below=0)
+SHORT = SETTINGS.model_copy(update={"index_dimensions": 8})
 
 Vectors = NDArray[np.float32]
 
@@ -31,22 +32,36 @@ def vectors(count: int, seed: int = 0) -> Vectors:
     return unit
 
 
-def filled(count: int = 400) -> HnswIndex:
+def filled(count: int = 400, settings: Settings = SETTINGS) -> HnswIndex:
     """With every tenth chunk gone."""
-    index = HnswIndex(DIMENSIONS, 8, 50, 64, 0)
+    index = HnswIndex(DIMENSIONS, 8, 50, 64, 0, graph_dimensions=settings.graph_dimensions(DIMENSIONS))
     index.apply([Change(n, n, vector) for n, vector in enumerate(vectors(count), 1)])
     index.apply([Change(count + n, chunk, None) for n, chunk in enumerate(range(10, count, 10), 1)])
     return index
 
 
-def taken(folder: Path, fingerprint: str = "abc") -> HnswIndex:
-    index = snapshot.load(folder, fingerprint, DIMENSIONS, SETTINGS)
+def never(_: ChunkIds) -> tuple[ChunkIds, Vectors]:
+    raise AssertionError("all that is needed is in the file")
+
+
+def all_but(*gone: int) -> Truth:
+    """What is in the truth: of the chunks of `filled` all but these."""
+
+    def look(chunks: ChunkIds) -> tuple[ChunkIds, Vectors]:
+        there = chunks[~np.isin(chunks, gone)]
+        return there, vectors(400)[there - 1]
+
+    return look
+
+
+def taken(folder: Path, fingerprint: str = "abc", settings: Settings = SETTINGS, truth: Truth = never) -> HnswIndex:
+    index = snapshot.load(folder, fingerprint, DIMENSIONS, settings, truth)
     assert isinstance(index, HnswIndex), index
     return index
 
 
 def refused(folder: Path, fingerprint: str = "abc", dimensions: int = DIMENSIONS, settings: Settings = SETTINGS) -> str:
-    answer = snapshot.load(folder, fingerprint, dimensions, settings)
+    answer = snapshot.load(folder, fingerprint, dimensions, settings, never)
     assert isinstance(answer, Unusable)
     return answer.reason
 
@@ -91,6 +106,30 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     loaded = taken(tmp_path / "a" / "b")
     assert alike(loaded, index)
     assert (len(loaded), loaded.deleted) == (361, 39)
+
+
+def test_a_graph_of_short_vectors_has_the_rest_of_them_from_the_truth(tmp_path: Path) -> None:
+    index = filled(settings=SHORT)
+    snapshot.write(index, tmp_path, "abc")
+    loaded = taken(tmp_path, settings=SHORT, truth=all_but())
+    assert alike(loaded, index)
+    assert index_file(tmp_path).stat().st_size == filled().file_size - 400 * 4 * (DIMENSIONS - 8)
+
+
+def test_what_is_gone_from_the_truth_is_gone_from_a_graph_of_short_vectors(tmp_path: Path) -> None:
+    """The log says so too, a moment later: both ways lead to the same."""
+    index, gone = filled(settings=SHORT), [1, 2, 399]
+    snapshot.write(index, tmp_path, "abc")
+    loaded = taken(tmp_path, settings=SHORT, truth=all_but(*gone))
+    for each in (index, loaded):
+        each.apply([Change(1000 + n, chunk, None) for n, chunk in enumerate(gone)])
+        each.apply([Change(2000, 2000, vectors(1, seed=5)[0])])
+    assert alike(loaded, index)
+    assert not set(gone) & set(loaded.search(vectors(1)[0], 359).chunks.tolist())
+
+
+def test_another_length_in_the_graph_asks_for_a_new_one(folder: Path) -> None:
+    assert "24 dimensions, not 8" in refused(folder, settings=SHORT)
 
 
 def test_an_empty_index_is_written_and_read(tmp_path: Path) -> None:
@@ -152,7 +191,7 @@ def test_a_flipped_bit_in_the_manifest_is_refused(folder: Path) -> None:
     original = path.read_bytes()
     for offset in range(len(original)):
         flip(path, offset, offset % 8)
-        answer = snapshot.load(folder, "abc", DIMENSIONS, SETTINGS)
+        answer = snapshot.load(folder, "abc", DIMENSIONS, SETTINGS, never)
         assert isinstance(answer, Unusable) or (original[offset : offset + 1].isspace() and alike(answer, whole))
         path.write_bytes(original)
 

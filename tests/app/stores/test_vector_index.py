@@ -35,11 +35,15 @@ def by_several_threads() -> VectorIndex:
     return HnswIndex(DIMENSIONS, m=8, ef_construction=100, ef=200, exact_below=0, threads=3)
 
 
+def by_short_vectors() -> VectorIndex:
+    return HnswIndex(DIMENSIONS, m=8, ef_construction=100, ef=200, exact_below=0, graph_dimensions=DIMENSIONS // 2)
+
+
 def exactly() -> VectorIndex:
     return ExactIndex(DIMENSIONS)
 
 
-@pytest.fixture(params=[by_graph, as_configured, by_several_threads, exactly])
+@pytest.fixture(params=[by_graph, as_configured, by_several_threads, by_short_vectors, exactly])
 def make(request: pytest.FixtureRequest) -> Make:
     maker: Make = request.param
     return maker
