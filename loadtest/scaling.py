@@ -37,7 +37,8 @@ WORDS = 40
 PARTS = 10
 SEARCHES = 200
 WARM_UP = 20
-MODELS = ("--encoder", "fake:384", "--reranker", "fake")
+DIMENSIONS = 384
+MODELS = ("--encoder", f"fake:{DIMENSIONS}", "--reranker", "fake")
 ASKED: Mapping[str, Mapping[str, object]] = {
     "by vectors": {"mode": "dense"},
     "by words": {"mode": "lexical"},
@@ -197,6 +198,9 @@ def _point(x: float, low: float, value: float, high: float) -> plots.Point:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="in rising order")
+    parser.add_argument(
+        "--compared", type=int, default=DIMENSIONS, help=f"how many of {DIMENSIONS} numbers the graph compares"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "loadtest" / "results" / "scaling", help="a folder")
     given = parser.parse_args()
     machine = this_machine()
@@ -204,7 +208,7 @@ def main() -> None:
         f"{machine.processor}, {machine.cores} cores, commit {machine.commit}, load average {machine.load_average}"
     )
     print(heading, flush=True)
-    (steps, ready), rates = filled(given.sizes), rerank_rates()
+    (steps, ready), rates = filled(given.sizes, given.compared), rerank_rates()
     started = f"Started again, the service was ready with {steps[-1].chunks:,} chunks after {ready:.1f} seconds."
     given.output.mkdir(parents=True, exist_ok=True)
     report = f"{heading}\n\n{table(steps)}\n\n{started}\n\n{rerank_table(rates)}\n"
@@ -213,13 +217,14 @@ def main() -> None:
     print(f"\n{report}\nWritten to {given.output}.")
 
 
-def filled(sizes: Sequence[int]) -> tuple[list[Step], float]:
+def filled(sizes: Sequence[int], compared: int) -> tuple[list[Step], float]:
     """Every size, and how many seconds the service takes to be ready with the last one when it is started again."""
     peer, port = LINEUP["winnow-default"], free_port()
     with TemporaryDirectory() as name:
         folder = Path(name)
         (command,) = peer.commands(interpreter(peer, Path), folder, port)
-        commands = [replace(command, words=(*command.words, *MODELS))]
+        environment = {**command.environment, "WINNOW_INDEX_DIMENSIONS": str(compared)}
+        commands = [replace(command, words=(*command.words, *MODELS), environment=environment)]
         with running(commands, folder, folder / "log") as service, Meter(service.pids) as meter:
             steps = asyncio.run(grow(sizes, port, meter, folder / "data"))
         with running(commands, folder, folder / "log") as again:
