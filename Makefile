@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+ADVICE := { echo "If hnswlib could not be built: it needs a C++ compiler and Python's headers (Debian, Ubuntu: apt install g++ python3-dev)."; exit 1; }
 
 .PHONY: install serve test lint bench bench-short clean
 
@@ -27,16 +28,16 @@ bench-short: $(VENV)/.installed-dev
 	$(BIN)/python -m loadtest.bench --short $(BENCH)
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 	@echo "Installing pinned dependencies into $(VENV): a minute or two, torch is large."
-	@$(PIP) .
+	@$(PIP) . || $(ADVICE)
 	@touch $@
 
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
 	@echo "Installing pinned dependencies into $(VENV): a minute or two, torch is large."
-	@$(PIP) '.[dev]'
+	@$(PIP) '.[dev]' || $(ADVICE)
 	@touch $@ $(VENV)/.installed
 
 clean:
