@@ -151,6 +151,11 @@ class Settings(BaseSettings):
         description="HNSW: how many of a vector's numbers the graph compares, the first ones; what it finds is put in "
         "order by all of them. By default all.",
     )
+    index_precision: Literal["float32", "int8"] = Field(
+        "float32",
+        description="How vectors are kept in memory beside the graph, to compare with few or all of them; int8: in a "
+        "quarter of it, and what comes out best is compared once more by what SQLite has.",
+    )
     index_threads: int = Field(0, ge=0, description="HNSW: threads that add vectors; 0 takes a quarter of the cores.")
     exact_below: int = Field(
         4096, ge=0, description="Compare with every vector while so few are allowed: exact and no slower."

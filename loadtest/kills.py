@@ -43,6 +43,7 @@ SETTINGS: dict[str, object] = {
     "MAX_TOP_K": 100_000,
     "MAX_CANDIDATES": 100_000,
 }
+SPARING: dict[str, object] = {"INDEX_DIMENSIONS": DIMENSIONS // 4, "INDEX_PRECISION": "int8"}
 WRITERS, SEARCHERS = 3, 2
 SHORTEST, LONGEST = 0.02, 0.8
 """Seconds of traffic before the process is killed."""
@@ -149,10 +150,10 @@ class Trial:
         require(deviation is None, f"exact search for '{text}' differs from SQLite: {deviation}")
 
 
-def run(data_dir: Path, moments: int, seed: int, tell: Callable[[str], None], compared: int = DIMENSIONS) -> int:
+def run(data_dir: Path, moments: int, seed: int, tell: Callable[[str], None], **settings: object) -> int:
     """Kill it so many times; returns how many documents there are at the end, each of them found."""
     ledgers = [Ledger(name) for name in "abcdefgh"[:WRITERS]]
-    with Process(data_dir, **SETTINGS, INDEX_DIMENSIONS=compared) as service:
+    with Process(data_dir, **(SETTINGS | settings)) as service:
         trial, began = Trial(service, data_dir, ledgers), monotonic()
         service.await_ready()
         for moment in range(1, moments + 1):
@@ -171,7 +172,8 @@ def main() -> int:
     given = _arguments()
     data_dir = given.data_dir or Path(mkdtemp(prefix="winnow-kills-"))
     try:
-        held = run(data_dir, given.moments, given.seed, lambda line: print(line, flush=True), given.compared)
+        kept = SPARING if given.sparing else {}
+        held = run(data_dir, given.moments, given.seed, lambda line: print(line, flush=True), **kept)
     except (BrokenPromise, AssertionError, httpx.HTTPError) as error:
         print(f"BROKEN with --seed {given.seed}: {error!r}\nThe data is in {data_dir}.", file=sys.stderr)
         return 1
@@ -197,9 +199,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moments", type=int, default=200, help="how many times the process is killed")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument(
-        "--compared", type=int, default=DIMENSIONS, help=f"how many of {DIMENSIONS} numbers the graph compares"
-    )
+    parser.add_argument("--sparing", action="store_true", help=f"with indexes that keep less: {SPARING}")
     parser.add_argument("--data-dir", type=Path, help="by default a new folder among the temporary ones")
     return parser.parse_args()
 

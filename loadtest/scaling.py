@@ -201,6 +201,7 @@ def main() -> None:
     parser.add_argument(
         "--compared", type=int, default=DIMENSIONS, help=f"how many of {DIMENSIONS} numbers the graph compares"
     )
+    parser.add_argument("--rounded", action="store_true", help="vectors beside the graph as bytes")
     parser.add_argument("--output", type=Path, default=ROOT / "loadtest" / "results" / "scaling", help="a folder")
     given = parser.parse_args()
     machine = this_machine()
@@ -208,7 +209,7 @@ def main() -> None:
         f"{machine.processor}, {machine.cores} cores, commit {machine.commit}, load average {machine.load_average}"
     )
     print(heading, flush=True)
-    (steps, ready), rates = filled(given.sizes, given.compared), rerank_rates()
+    (steps, ready), rates = filled(given.sizes, given.compared, rounded=given.rounded), rerank_rates()
     started = f"Started again, the service was ready with {steps[-1].chunks:,} chunks after {ready:.1f} seconds."
     given.output.mkdir(parents=True, exist_ok=True)
     report = f"{heading}\n\n{table(steps)}\n\n{started}\n\n{rerank_table(rates)}\n"
@@ -217,14 +218,14 @@ def main() -> None:
     print(f"\n{report}\nWritten to {given.output}.")
 
 
-def filled(sizes: Sequence[int], compared: int) -> tuple[list[Step], float]:
+def filled(sizes: Sequence[int], compared: int, *, rounded: bool) -> tuple[list[Step], float]:
     """Every size, and how many seconds the service takes to be ready with the last one when it is started again."""
     peer, port = LINEUP["winnow-default"], free_port()
     with TemporaryDirectory() as name:
         folder = Path(name)
         (command,) = peer.commands(interpreter(peer, Path), folder, port)
-        environment = {**command.environment, "WINNOW_INDEX_DIMENSIONS": str(compared)}
-        commands = [replace(command, words=(*command.words, *MODELS), environment=environment)]
+        kept = {"WINNOW_INDEX_DIMENSIONS": str(compared), "WINNOW_INDEX_PRECISION": "int8" if rounded else "float32"}
+        commands = [replace(command, words=(*command.words, *MODELS), environment={**command.environment, **kept})]
         with running(commands, folder, folder / "log") as service, Meter(service.pids) as meter:
             steps = asyncio.run(grow(sizes, port, meter, folder / "data"))
         with running(commands, folder, folder / "log") as again:

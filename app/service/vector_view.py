@@ -180,7 +180,7 @@ class VectorView:
 
     def _vectors(self, chunks: ChunkIds) -> tuple[ChunkIds, Vectors]:
         dimensions = self._collection.dimensions
-        return self._follower.read(lambda db, number: changelog.vectors(db, number, chunks, dimensions))
+        return self._follower.read(lambda db, _: changelog.vectors(db, chunks, dimensions))
 
     def _empty(self) -> HnswIndex:
         s, dimensions = self._settings, self._collection.dimensions
@@ -192,4 +192,6 @@ class VectorView:
             s.exact_below,
             s.index_threads,
             s.graph_dimensions(dimensions),
+            self._vectors,
+            rounded=s.index_precision == "int8",
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from math import ceil
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 
 from app.stores import hnsw_file
 from app.stores.lock import SharedLock
+from app.stores.tables import Rounded, Whole, products
 from app.stores.vectors import Living, Rows, Step, Vectors, best, contains, shortened
 from app.types import Candidates, Change, ChunkIds
 
@@ -29,6 +30,10 @@ OVERFETCH = 1.5
 OVERFETCH_SHORT = 4.0
 """The same where the graph compares a part of each vector: at 128 of 384 numbers it finds 99 % of the best 100 so."""
 WIDEN = 4
+MARGIN, LEAST_MARGIN = 1.25, 10
+"""By how much more is taken from rounded rows than is asked for: of 60, none of the best 50 was missing."""
+READ_AT_ONCE = 8192
+"""Vectors that are on their way from a file, or from the truth, into the rows."""
 
 Truth = Callable[[ChunkIds], tuple[ChunkIds, Vectors]]
 """Those of these chunks that are still there, with their vectors."""
@@ -40,8 +45,9 @@ class HnswIndex:
     The graph runs ahead of the rows when chunks are added and behind them when they go. Both happen in short slices,
     and the rows change in between by one assignment: that makes a set of changes visible as one.
 
-    The graph may compare the first numbers of the vectors alone, which takes less time and memory. Then it only
-    proposes, and the rows say what is nearest.
+    Two things save memory, and neither is seen in a score. The graph may compare the first numbers of the vectors
+    alone: then it only proposes, and the rows say what is nearest. The rows may be rounded to bytes: then they only
+    propose too, and what they find nearest is compared once more by the vectors of the truth.
     """
 
     def __init__(
@@ -53,12 +59,16 @@ class HnswIndex:
         exact_below: int,
         threads: int = 1,
         graph_dimensions: int | None = None,
+        truth: Truth | None = None,
+        rounded: bool = False,
     ) -> None:
+        """`truth` is needed where less is kept than whole vectors."""
         self.graph_dimensions = graph_dimensions or dimensions
+        self._truth = truth
         self._ef = ef
         self._threads = threads or max(1, (os.cpu_count() or 1) // 4)
         self._exact_below = exact_below
-        self._rows = Rows(dimensions)
+        self._rows = Rows(dimensions, Rounded if rounded else Whole)
         self._graph = hnswlib.Index("ip", self.graph_dimensions)
         self._graph.init_index(FIRST_CAPACITY, M=m, ef_construction=ef_construction)
         self._unmarked = 0
@@ -77,6 +87,7 @@ class HnswIndex:
         threads: int = 1,
         graph_dimensions: int | None = None,
         truth: Truth | None = None,
+        rounded: bool = False,
     ) -> HnswIndex:
         """An index that `save` wrote. Only for files known to be whole: hnswlib checks next to nothing.
 
@@ -84,17 +95,15 @@ class HnswIndex:
         which is replayed next, says so too.
         """
         file = hnsw_file.read(path, graph_dimensions or dimensions)
-        index = cls(dimensions, file.m, file.ef_construction, ef, exact_below, threads, graph_dimensions)
+        index = cls(
+            dimensions, file.m, file.ef_construction, ef, exact_below, threads, graph_dimensions, truth, rounded
+        )
         index._graph = hnswlib.Index("ip", index.graph_dimensions)
         index._graph.load_index(str(path))
         held = file.chunks[file.living]
         index._unmarked = len(held)
-        if index._is_short:
-            assert truth is not None
-            index._rows = Rows.of(sequence, *truth(np.sort(held)))
-            index._mark(np.setdiff1d(held, index._rows.living.chunks))
-        else:
-            index._rows = Rows.of(sequence, held, file.vectors[file.living])
+        index._rows.fill(sequence, len(held), index._whole(file))
+        index._mark(np.setdiff1d(held, index._rows.living.chunks))
         return index
 
     @property
@@ -131,7 +140,7 @@ class HnswIndex:
 
     def sample(self, most: int) -> Vectors:
         living = self._rows.living
-        return living.vectors[living.rows[:: max(1, -(-len(living) // most))]]
+        return living.table[living.rows[:: max(1, -(-len(living) // most))]]
 
     @property
     def nbytes(self) -> int:
@@ -180,7 +189,7 @@ class HnswIndex:
         return None
 
     def search_exact(self, vector: Vectors, k: int, allowed: ChunkIds | None = None) -> Candidates:
-        return self._rows.living.nearest(self._rows.query(vector), k, allowed)
+        return self._nearest(self._rows.living, self._rows.query(vector), k, allowed)
 
     def save(self, path: Path) -> int:
         """Searches go on, changes wait: hnswlib only reads here."""
@@ -202,8 +211,28 @@ class HnswIndex:
         if allowed is not None:
             there &= contains(allowed, chunks)
         if self._is_short:
-            return living.nearest(query, k, np.sort(chunks[there]))
+            return self._nearest(living, query, k, np.sort(chunks[there]))
         return best(chunks[there], scores[there], k)
+
+    def _nearest(self, living: Living, query: Vectors, k: int, allowed: ChunkIds | None) -> Candidates:
+        """By the rows, and where these are rounded once more by the truth."""
+        if not living.table.rounding:
+            return living.nearest(query, k, allowed)
+        near = living.nearest(query, ceil(MARGIN * k) + LEAST_MARGIN, allowed)
+        chunks, vectors = self._read(np.sort(near.chunks))
+        return best(chunks, products(vectors, query), k)
+
+    def _whole(self, file: hnsw_file.GraphFile) -> Iterator[tuple[ChunkIds, Vectors]]:
+        """The vectors of a graph, from the truth where the graph has a part of them."""
+        rows = np.flatnonzero(file.living)
+        for start in range(0, len(rows), READ_AT_ONCE):
+            part = rows[start : start + READ_AT_ONCE]
+            chunks = file.chunks[part]
+            yield self._read(np.sort(chunks)) if self._is_short else (chunks, file.vectors[part])
+
+    def _read(self, chunks: ChunkIds) -> tuple[ChunkIds, Vectors]:
+        assert self._truth is not None
+        return self._truth(chunks)
 
     def _neighbours(self, query: Vectors, reach: int) -> tuple[ChunkIds, Vectors]:
         """hnswlib looks as hard as for the larger of its own ef and what is asked for: asking is all the effort."""

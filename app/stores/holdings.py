@@ -9,21 +9,21 @@ from typing import Protocol
 
 import apsw
 import numpy as np
-from numpy.typing import NDArray
 
 from app.stores.hnsw_file import GraphFile
 from app.stores.lexical import TantivyIndex
 from app.stores.rows import rows, sparse_vector, to_json
 from app.stores.sparse import InvertedIndex
+from app.stores.tables import Places, Table
 from app.stores.vectors import Living, shortened
 from app.types import ChunkIds
-from models.types import SparseVector
+from models.types import SparseVector, Vectors
 
 BLOCK = 512
 """Chunks compared at once: a look at other work in between."""
 
 ROUNDING = 1e-6
-"""By which a number that is computed may differ on another machine."""
+"""How much a number that is computed may be off, by machine: a share of the largest one in its vector."""
 
 Advance = Callable[[int], object]
 """Told of every block; it may rest, and raises where the work is to end."""
@@ -43,9 +43,11 @@ class Holding(Protocol):
 @dataclass(frozen=True, slots=True)
 class HeldVectors:
     chunks: ChunkIds
-    rows: NDArray[np.intp]
+    rows: Places
     """Where the vector of each stands."""
-    vectors: NDArray[np.float32]
+    vectors: Table | Vectors
+    rounding: float = 0.0
+    """By how much a number may be off, as a share of the largest one in its vector."""
 
     def wrong(self, db: apsw.Connection, chunks: ChunkIds, advance: Advance) -> Iterator[int]:
         order = np.argsort(self.chunks, kind="stable")
@@ -53,8 +55,17 @@ class HeldVectors:
             at = order[np.searchsorted(self.chunks, block, sorter=order)]
             truth = _vectors(db, block)
             held = zip(block.tolist(), self.vectors[self.rows[at]], strict=True)
-            yield from (chunk for chunk, has in held if chunk in truth and not _is(has, truth[chunk]))
+            yield from (chunk for chunk, has in held if chunk in truth and not self._is(has, truth[chunk]))
             advance(len(block))
+
+    def _is(self, has: Vectors, truth: bytes) -> bool:
+        """Whether this is the vector of the truth, as far as it was kept."""
+        if has.nbytes == len(truth) and not self.rounding:
+            return has.tobytes() == truth
+        if has.nbytes > len(truth) or len(truth) % has.itemsize:
+            return False
+        (kept,) = shortened(np.frombuffer(truth, np.float32)[None], len(has))
+        return bool(np.abs(has - kept).max() <= max(self.rounding, ROUNDING) * np.abs(kept).max())
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +101,7 @@ class HeldTerms:
 
 def of_rows(living: Living) -> HeldVectors:
     """What searches compare with."""
-    return HeldVectors(living.chunks, living.rows, living.vectors)
+    return HeldVectors(living.chunks, living.rows, living.table, living.table.rounding)
 
 
 def of_graph(file: GraphFile) -> HeldVectors:
@@ -110,16 +121,6 @@ def _vectors(db: apsw.Connection, chunks: ChunkIds) -> dict[int, bytes]:
     """As bytes: what is damaged need not be a vector."""
     sql = "SELECT chunk, vector FROM vectors WHERE chunk IN (SELECT value FROM json_each(?))"
     return dict(rows(db, sql, _named(chunks)))
-
-
-def _is(has: NDArray[np.float32], truth: bytes) -> bool:
-    """Whether this is the vector of the truth, or its first numbers as a graph has them: those are computed."""
-    if has.nbytes == len(truth):
-        return has.tobytes() == truth
-    if has.nbytes > len(truth) or len(truth) % has.itemsize:
-        return False
-    (short,) = shortened(np.frombuffer(truth, np.float32)[None], len(has))
-    return np.allclose(has, short, rtol=0, atol=ROUNDING)
 
 
 def _texts(db: apsw.Connection, chunks: ChunkIds) -> list[tuple[int, str]]:

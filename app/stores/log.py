@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress, islice
+from itertools import islice
 
 import apsw
 import numpy as np
 
 from app.stores import documents
 from app.stores.rows import first, number, rows, sparse_bytes, sparse_vector, to_json, vector
-from app.stores.vectors import contains
 from app.types import Change, ChunkIds, Expansion, Wording
 from models.types import SparseVector, Vectors
-
-BLOCK = 1024
-"""Vectors that are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +170,13 @@ def living(db: apsw.Connection, collection: int, block: int) -> Iterator[list[Ch
         yield some
 
 
-def vectors(db: apsw.Connection, collection: int, chunks: ChunkIds, dimensions: int) -> tuple[ChunkIds, Vectors]:
-    """Those of these chunks that live, with their vectors; given in ascending order, found in any."""
+def vectors(db: apsw.Connection, chunks: ChunkIds, dimensions: int) -> tuple[ChunkIds, Vectors]:
+    """Those of these chunks that live, with their vectors."""
+    sql = "SELECT chunk, vector FROM vectors WHERE chunk IN (SELECT value FROM json_each(?))"
     found, held, count = np.empty(len(chunks), np.int64), np.empty((len(chunks), dimensions), np.float32), 0
-    for block in living(db, collection, BLOCK):
-        there = contains(chunks, np.array([change.chunk for change in block], np.int64))
-        for change in compress(block, there):
-            found[count], held[count] = change.chunk, change.vector
-            count += 1
+    for chunk, raw in rows(db, sql, (to_json(chunks.tolist()),)):
+        found[count], held[count] = chunk, vector(raw)
+        count += 1
     return found[:count], held[:count]
 
 

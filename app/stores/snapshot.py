@@ -81,7 +81,15 @@ def load(folder: Path, fingerprint: str, dimensions: int, settings: Settings, tr
         found, s = check(folder, fingerprint, dimensions, settings), settings
         path, sequence = folder / found.file, found.sequence
         return HnswIndex.load(
-            path, dimensions, sequence, s.index_ef, s.exact_below, s.index_threads, found.dimensions, truth
+            path,
+            dimensions,
+            sequence,
+            s.index_ef,
+            s.exact_below,
+            s.index_threads,
+            found.dimensions,
+            truth,
+            rounded=s.index_precision == "int8",
         )
     except FileNotFoundError as error:
         return Unusable(f"there is no {Path(error.filename or folder).name}")

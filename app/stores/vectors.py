@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.stores.tables import Places, Table, Whole, similarities
 from app.types import Candidates, Change, ChunkIds
 
 Vectors = NDArray[np.float32]
 
-GATHER_ROWS = 512
-"""Rows copied together before they are compared: 512 times 384 floats stay in a core's cache."""
 TINY = 1e-12
 """The length of a vector that has none."""
-SCAN_SHARE = 0.3
-"""From this share on, comparing every row in place (.07 µs each) beats collecting those asked for (.24 µs)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +24,28 @@ class Living:
     sequence: int
     chunks: ChunkIds
     """Living chunks, ascending."""
-    rows: NDArray[np.intp]
+    rows: Places
     """Where the vector of each stands."""
-    vectors: Vectors
+    table: Table
+    used: int
+    """Rows of the table that were filled by then, of chunks that live and of others."""
 
     def __len__(self) -> int:
         return len(self.chunks)
 
+    @property
+    def nbytes(self) -> int:
+        return self.table.bytes(self.used) + self.chunks.nbytes + self.rows.nbytes
+
     def nearest(self, query: Vectors, k: int, allowed: ChunkIds | None = None) -> Candidates:
         """The k nearest, by comparing with all of them."""
         if allowed is None:
-            return best(self.chunks, similarities(self.vectors, self.rows, query), k)
+            return best(self.chunks, self._similarities(self.rows, query), k)
         at = np.searchsorted(self.chunks, allowed)[contains(self.chunks, allowed)]
-        return best(self.chunks[at], similarities(self.vectors, self.rows[at], query), k)
+        return best(self.chunks[at], self._similarities(self.rows[at], query), k)
+
+    def _similarities(self, rows: Places, query: Vectors) -> Vectors:
+        return similarities(self.table, self.used, rows, query)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +62,29 @@ class Rows:
     """Vectors in order of arrival. One writer at a time; readers take what lives and need no lock.
 
     They stand beside those inside hnswlib because its `get_items` goes through Python floats: 18 µs a row with the GIL
-    held, two hundred times what comparing the row costs. The price is 4 bytes a number.
+    held, two hundred times what comparing the row costs. The price is 4 bytes a number, or one where they are rounded.
     """
 
-    def __init__(self, dimensions: int) -> None:
+    def __init__(self, dimensions: int, kind: type[Table] = Whole) -> None:
         self.dimensions = dimensions
-        self._room = np.empty((0, dimensions), np.float32)
-        self.living = Living(0, np.empty(0, np.int64), np.empty(0, np.intp), self._room)
+        self._kind = kind
+        self._table = kind(0, dimensions)
+        self.living = Living(0, np.empty(0, np.int64), np.empty(0, np.intp), self._table, 0)
 
-    @classmethod
-    def of(cls, sequence: int, chunks: ChunkIds, vectors: Vectors) -> Rows:
-        """Rows that were read. The vectors are taken over, not copied: there may be gigabytes of them."""
-        rows = cls(vectors.shape[1])
-        rows._room = vectors
-        rows.publish(Step(sequence, chunks, vectors, np.empty(0, np.int64)))
-        return rows
+    def fill(self, sequence: int, room: int, blocks: Iterable[tuple[ChunkIds, Vectors]]) -> None:
+        """Take in what was read, of no more chunks than there is to be room for."""
+        self._table = self._kind(room, self.dimensions)
+        found, used = [np.empty(0, np.int64)], 0
+        for chunks, vectors in blocks:
+            self._table.put(used, vectors)
+            found.append(chunks)
+            used += len(chunks)
+        self._show(sequence, np.concatenate(found), np.arange(used), used)
 
     @property
     def nbytes(self) -> int:
         """Memory in use; room kept ahead is not, since the system gives pages when they are first written."""
-        return self.living.vectors.nbytes + self.living.chunks.nbytes + self.living.rows.nbytes
+        return self.living.nbytes
 
     def query(self, vector: Vectors) -> Vectors:
         """The vector if it can be searched for."""
@@ -93,32 +102,33 @@ class Rows:
         gone = np.fromiter(sorted(removed), np.int64, len(removed))
         block = _stack(list(added.values()), self.dimensions)
         new = ~contains(self.living.chunks, chunks)
+        self._place(block[new])
         sequence = max((change.sequence for change in fresh), default=self.living.sequence)
-        return Step(sequence, chunks[new], self._place(block[new]), gone[contains(self.living.chunks, gone)])
+        return Step(sequence, chunks[new], block[new], gone[contains(self.living.chunks, gone)])
 
     def publish(self, step: Step) -> None:
         """Let searches see a step: one assignment, all of it or nothing."""
-        old, start = self.living, len(self.living.vectors)
+        old, used = self.living, self.living.used + len(step.added)
         kept = ~contains(step.removed, old.chunks)
         chunks = np.concatenate((old.chunks[kept], step.added))
-        rows = np.concatenate((old.rows[kept], np.arange(start, start + len(step.added))))
-        order = np.argsort(chunks, kind="stable")
-        self.living = Living(step.sequence, chunks[order], rows[order], self._room[: start + len(step.added)])
+        self._show(step.sequence, chunks, np.concatenate((old.rows[kept], np.arange(old.used, used))), used)
 
-    def _place(self, block: Vectors) -> Vectors:
+    def _show(self, sequence: int, chunks: ChunkIds, rows: Places, used: int) -> None:
+        order = np.argsort(chunks, kind="stable")
+        self.living = Living(sequence, chunks[order], rows[order], self._table, used)
+
+    def _place(self, block: Vectors) -> None:
         """Copy vectors behind those that searches see; a step that never got there is overwritten by the next."""
-        start = len(self.living.vectors)
-        end = start + len(block)
-        if end > len(self._room):
+        end = self.living.used + len(block)
+        if end > len(self._table):
             self._grow(end)
-        self._room[start:end] = block
-        return self._room[start:end]
+        self._table.put(self.living.used, block)
 
     def _grow(self, needed: int) -> None:
-        """Searches that began before keep the old room, so this stops nobody."""
-        room = np.empty((max(needed, 2 * len(self._room)), self.dimensions), np.float32)
-        room[: len(self.living.vectors)] = self.living.vectors
-        self._room = room
+        """Searches that began before keep the old table, so this stops nobody."""
+        table = self._kind(max(needed, 2 * len(self._table)), self.dimensions)
+        table.take_over(self._table, self.living.used)
+        self._table = table
 
 
 def best(chunks: ChunkIds, scores: Vectors, k: int) -> Candidates:
@@ -145,23 +155,6 @@ def shortened(vectors: Vectors, dimensions: int | None) -> Vectors:
         return vectors
     first = vectors[:, :dimensions]
     return np.asarray(first / np.maximum(np.linalg.norm(first, axis=1, keepdims=True), TINY), np.float32)
-
-
-def similarities(vectors: Vectors, rows: NDArray[np.intp], query: Vectors) -> Vectors:
-    """Inner products of the query with some rows."""
-    if len(rows) > SCAN_SHARE * len(vectors):
-        return _inner(vectors, query)[rows]
-    scores = np.empty(len(rows), np.float32)
-    for start in range(0, len(rows), GATHER_ROWS):
-        part = slice(start, start + GATHER_ROWS)
-        scores[part] = _inner(vectors[rows[part]], query)
-    return scores
-
-
-def _inner(block: Vectors, query: Vectors) -> Vectors:
-    """einsum and not `@`: OpenBLAS shares a product out to threads, six times slower here while other cores work."""
-    scores: Vectors = np.einsum("ij,j->i", block, query)
-    return scores
 
 
 def _outcome(changes: Sequence[Change]) -> tuple[dict[int, Vectors], set[int]]:

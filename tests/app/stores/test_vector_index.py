@@ -39,11 +39,48 @@ def by_short_vectors() -> VectorIndex:
     return HnswIndex(DIMENSIONS, m=8, ef_construction=100, ef=200, exact_below=0, graph_dimensions=DIMENSIONS // 2)
 
 
+class WithTruth(HnswIndex):
+    """Keeps less than whole vectors, which are elsewhere."""
+
+    def __init__(self, graph_dimensions: int) -> None:
+        self.whole: dict[int, Vectors] = {}
+        super().__init__(
+            DIMENSIONS, 8, 100, 200, 0, graph_dimensions=graph_dimensions, truth=self.look_up, rounded=True
+        )
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        self.whole.update({each.chunk: each.vector for each in changes if each.vector is not None} | self.whole)
+        super().apply(changes)
+
+    def look_up(self, chunks: NDArray[np.int64]) -> tuple[NDArray[np.int64], Vectors]:
+        there = [chunk for chunk in chunks.tolist() if chunk in self.whole]
+        return np.array(there, np.int64), np.array([self.whole[chunk] for chunk in there]).reshape(-1, DIMENSIONS)
+
+
+def by_rounded_vectors() -> VectorIndex:
+    return WithTruth(DIMENSIONS)
+
+
+def by_short_and_rounded_vectors() -> VectorIndex:
+    return WithTruth(DIMENSIONS // 2)
+
+
 def exactly() -> VectorIndex:
     return ExactIndex(DIMENSIONS)
 
 
-@pytest.fixture(params=[by_graph, as_configured, by_several_threads, by_short_vectors, exactly])
+WAYS = [
+    by_graph,
+    as_configured,
+    by_several_threads,
+    by_short_vectors,
+    by_rounded_vectors,
+    by_short_and_rounded_vectors,
+    exactly,
+]
+
+
+@pytest.fixture(params=WAYS)
 def make(request: pytest.FixtureRequest) -> Make:
     maker: Make = request.param
     return maker
