@@ -102,15 +102,31 @@ def changes(documents: Vectors) -> Iterator[list[Change]]:
         yield [Change(n, n, vector) for n, vector in enumerate(block, start + 1)]
 
 
-def build(data: Data, m: int, ef_construction: int, compared: int) -> tuple[HnswIndex, Build]:
+def build(data: Data, asked: argparse.Namespace, compared: int) -> tuple[HnswIndex, Build]:
     """Never searched exactly unless that is asked for."""
     count, dimensions = data.documents.shape
-    index = HnswIndex(dimensions, m, ef_construction, ef_construction, exact_below=0, graph_dimensions=compared)
+    index = HnswIndex(
+        dimensions,
+        asked.m,
+        asked.ef_construction,
+        asked.ef_construction,
+        exact_below=0,
+        graph_dimensions=compared,
+        truth=lambda chunks: (chunks, data.documents[chunks - 1]),
+        rounded=asked.rounded,
+    )
     started = process_time()
     for block in changes(data.documents):
         index.apply(block)
     seconds = process_time() - started
-    return index, Build(data.name, count, dimensions, compared, m, ef_construction, seconds, index.nbytes / 1e6)
+    size = index.nbytes / 1e6
+    return index, Build(data.name, count, dimensions, compared, asked.m, asked.ef_construction, seconds, size)
+
+
+def nearest(data: Data, depth: int) -> list[list[int]]:
+    """Of each query the chunks that come first, by comparing with all."""
+    found = [np.argsort(-(data.documents @ query), kind="stable")[:depth] + 1 for query in data.queries]
+    return [chunks.tolist() for chunks in found]
 
 
 def measure(index: HnswIndex, data: Data, ef: int, truth: Sequence[Sequence[int]], depth: int) -> Measured:
@@ -177,6 +193,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", nargs="+", choices=list(MAKERS), default=list(MAKERS))
     parser.add_argument("--file", type=Path, help="vectors of your own instead, a row each (.npy)")
     parser.add_argument("--compared", type=int, nargs="+", help="numbers of each vector that the graph compares")
+    parser.add_argument(
+        "--rounded", action="store_true", help="vectors beside the graph as bytes; whole ones in memory"
+    )
     parser.add_argument("--m", type=int, default=settings["index_m"])
     parser.add_argument("--ef-construction", type=int, default=settings["index_ef_construction"])
     parser.add_argument("--ef", type=int, nargs="+", default=sorted({100, 200, 400, 800, settings["index_ef"]}))
@@ -200,10 +219,10 @@ def main() -> None:
     builds: list[Build] = []
     rows: list[Measured] = []
     for data in sets(asked):
+        truth = nearest(data, max(DEPTHS))
         for compared in asked.compared or [data.documents.shape[1]]:
-            index, built = build(data, asked.m, asked.ef_construction, compared)
+            index, built = build(data, asked, compared)
             builds.append(built)
-            truth = [index.search_exact(query, max(DEPTHS)).chunks.tolist() for query in data.queries]
             rows += [measure(index, data, ef, truth, asked.candidates) for ef in asked.ef]
             print(f"built and searched {data.name}", flush=True)
             if asked.filters:
