@@ -38,8 +38,8 @@ class Table(Protocol):
     def take_over(self, other: Table, rows: int) -> None:
         """Copy so many from the front of another table of the same kind."""
 
-    def bytes(self, rows: int) -> int:
-        """What so many take."""
+    def memory(self, rows: int) -> int:
+        """Bytes that so many take."""
 
     def inner(self, rows: Places, query: Vectors) -> Vectors:
         """Inner products of the query with a few rows."""
@@ -69,7 +69,7 @@ class Whole:
         assert isinstance(other, Whole)
         self._numbers[:rows] = other._numbers[:rows]
 
-    def bytes(self, rows: int) -> int:
+    def memory(self, rows: int) -> int:
         return self._numbers[:rows].nbytes
 
     def inner(self, rows: Places, query: Vectors) -> Vectors:
@@ -106,7 +106,7 @@ class Rounded:
         assert isinstance(other, Rounded)
         self._numbers[:rows], self._scales[:rows] = other._numbers[:rows], other._scales[:rows]
 
-    def bytes(self, rows: int) -> int:
+    def memory(self, rows: int) -> int:
         return self._numbers[:rows].nbytes + self._scales[:rows].nbytes
 
     def inner(self, rows: Places, query: Vectors) -> Vectors:

@@ -35,7 +35,7 @@ class Living:
 
     @property
     def nbytes(self) -> int:
-        return self.table.bytes(self.used) + self.chunks.nbytes + self.rows.nbytes
+        return self.table.memory(self.used) + self.chunks.nbytes + self.rows.nbytes
 
     def nearest(self, query: Vectors, k: int, allowed: ChunkIds | None = None) -> Candidates:
         """The k nearest, by comparing with all of them."""

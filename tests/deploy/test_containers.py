@@ -19,7 +19,12 @@ from tests.deploy.boards import ROOT
 DOCKERFILE = ROOT / "Dockerfile"
 COMPOSE = ROOT / "docker-compose.yml"
 COMPOSE_GPU = ROOT / "deploy/docker-compose.gpu.yml"
-HANDED_OUT = [DOCKERFILE, COMPOSE, *(path for path in (ROOT / "deploy").rglob("*") if path.is_file())]
+HANDED_OUT = [
+    DOCKERFILE,
+    COMPOSE,
+    *(path for path in sorted((ROOT / "deploy").rglob("*")) if path.is_file() and path.suffix != ".pyc"),
+]
+"""Not what Python writes there while tests are being collected, which each of pytest's processes does for itself."""
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
 
 PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*")

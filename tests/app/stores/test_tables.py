@@ -62,5 +62,5 @@ def test_what_a_larger_table_takes_over_is_what_was_there(kind: type[Table]) -> 
 
 
 def test_rounded_vectors_take_a_quarter() -> None:
-    whole, rounded = (holding(kind, drawn(100)).bytes(100) for kind in (Whole, Rounded))
+    whole, rounded = (holding(kind, drawn(100)).memory(100) for kind in (Whole, Rounded))
     assert rounded == whole / 4 + 4 * 100
