@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from threading import Condition, Thread
+from threading import Condition, Event, Thread
 from time import perf_counter
 from traceback import format_stack
 from typing import Protocol
@@ -24,6 +24,10 @@ log = structlog.get_logger()
 
 SLOWER = 10.0
 """So many times what its model's rate lets one expect a batch may take: a busy machine, one that swaps."""
+
+LOST = Event()
+"""Set once an extension has ended a thread, which Python takes to live on: asked where its threads are, it would read a
+stack that is no more, and the process would end."""
 
 FIRST = 6.0
 """So many times the usual patience for a model's first batch: caches are cold, kernels are compiled."""
@@ -136,6 +140,8 @@ class Device:
     def _replace(self) -> None:
         """The thread has ended, by an error of ours or by an extension; nobody will finish its batch."""
         work, self.work = self.work, None
+        if self._thread.is_alive():
+            LOST.set()
         log.error("a compute thread ended and is replaced", device=self.name, what=str(work) if work else None)
         if work:
             work.lines.settle(work.batch, Unavailable(f"The thread of the model has ended: {work}."))
@@ -194,7 +200,9 @@ class Device:
 
 
 def stack_of(thread: int | None) -> str:
-    """Where a thread is at this moment: names of functions and lines, nothing of what they work on."""
+    """Where a thread is, if that can be told: names of functions and lines, nothing of what they work on."""
+    if LOST.is_set():
+        return ""
     frame = sys._current_frames().get(thread or 0)
     return "".join(format_stack(frame)) if frame else ""
 
