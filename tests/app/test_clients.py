@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from time import monotonic, sleep
 
 import psutil
@@ -154,8 +156,18 @@ def test_trailers_without_end_are_refused_and_take_no_memory(service: Process) -
         assert status(last_words(client, nudge=b"x" * 1000)) == 431
 
 
+def descriptors(service: Process) -> int:
+    """Less those of the database, which each of its readers opens when it is first needed."""
+    held = 0
+    for link in Path(f"/proc/{service.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            held += "winnow.db" not in os.readlink(link)
+    return held
+
+
+@pytest.mark.skipif("sys.platform != 'linux'", reason="only Linux says what is open, deleted files too")
 def test_half_an_upload_gives_its_room_and_its_files_back(service: Process) -> None:
-    before = psutil.Process(service.pid).num_fds()
+    before = descriptors(service)
     for _ in range(3):
         with ExitStack() as stack:
             for _ in range(2):
@@ -164,7 +176,7 @@ def test_half_an_upload_gives_its_room_and_its_files_back(service: Process) -> N
             sleep(0.1)
     whole = {"files": ("whole.md", b"# Whole")}
     until(lambda: service.client.post("/ingest/files", files=whole).status_code == 200)
-    until(lambda: psutil.Process(service.pid).num_fds() <= before + 1)
+    until(lambda: descriptors(service) <= before + 1)
 
 
 def test_who_never_reads_an_answer_is_cut_off_and_takes_no_memory(service: Process) -> None:
