@@ -160,9 +160,7 @@ class VectorView:
         """What is on disk, if it can be used."""
         (self._folder / LOOKED_AT).unlink(missing_ok=True)
         collection, floor = self._collection, self._follower.read(changelog.floor)
-        loaded = snapshot.load(
-            self._folder, collection.fingerprint, collection.dimensions, self._settings, self._vectors
-        )
+        loaded = snapshot.load(self._folder, collection.fingerprint, self._empty(), self._settings)
         if isinstance(loaded, HnswIndex) and loaded.sequence >= floor:
             snapshot.sweep(self._folder)
             return loaded

@@ -76,35 +76,20 @@ class HnswIndex:
         self._lock = SharedLock()
         self._writer = Lock()
 
-    @classmethod
-    def load(
-        cls,
-        path: Path,
-        dimensions: int,
-        sequence: int,
-        ef: int,
-        exact_below: int,
-        threads: int = 1,
-        graph_dimensions: int | None = None,
-        truth: Truth | None = None,
-        rounded: bool = False,
-    ) -> HnswIndex:
-        """An index that `save` wrote. Only for files known to be whole: hnswlib checks next to nothing.
+    def restore(self, path: Path, sequence: int) -> None:
+        """Take in what `save` wrote, while nothing else is in here. Only for files known to be whole, of an index with
+        the same settings: hnswlib checks next to nothing.
 
         A graph of short vectors has the rest of them from the truth, where some chunks may be gone already: the log,
         which is replayed next, says so too.
         """
-        file = hnsw_file.read(path, graph_dimensions or dimensions)
-        index = cls(
-            dimensions, file.m, file.ef_construction, ef, exact_below, threads, graph_dimensions, truth, rounded
-        )
-        index._graph = hnswlib.Index("ip", index.graph_dimensions)
-        index._graph.load_index(str(path))
+        file = hnsw_file.read(path, self.graph_dimensions)
+        self._graph = hnswlib.Index("ip", self.graph_dimensions)
+        self._graph.load_index(str(path))
         held = file.chunks[file.living]
-        index._unmarked = len(held)
-        index._rows.fill(sequence, len(held), index._whole(file))
-        index._mark(np.setdiff1d(held, index._rows.living.chunks))
-        return index
+        self._unmarked = len(held)
+        self._rows.fill(sequence, len(held), self._whole(file))
+        self._mark(np.setdiff1d(held, self._rows.living.chunks))
 
     @property
     def dimensions(self) -> int:

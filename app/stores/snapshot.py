@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from app.settings import Settings
 from app.stores import hnsw_file
 from app.stores.disk import checksum, rename, sync
-from app.stores.hnsw import HnswIndex, Truth
+from app.stores.hnsw import HnswIndex
 
 FORMAT = 1
 """Raised when a snapshot of this version could not be read by the version before."""
@@ -75,22 +75,12 @@ def write(index: HnswIndex, folder: Path, fingerprint: str) -> int:
     return manifest.sequence
 
 
-def load(folder: Path, fingerprint: str, dimensions: int, settings: Settings, truth: Truth) -> HnswIndex | Unusable:
+def load(folder: Path, fingerprint: str, empty: HnswIndex, settings: Settings) -> HnswIndex | Unusable:
     """The index, if everything about it is as it should be. hnswlib would take anything for an index."""
     try:
-        found, s = check(folder, fingerprint, dimensions, settings), settings
-        path, sequence = folder / found.file, found.sequence
-        return HnswIndex.load(
-            path,
-            dimensions,
-            sequence,
-            s.index_ef,
-            s.exact_below,
-            s.index_threads,
-            found.dimensions,
-            truth,
-            rounded=s.index_precision == "int8",
-        )
+        found = check(folder, fingerprint, empty.dimensions, settings)
+        empty.restore(folder / found.file, found.sequence)
+        return empty
     except FileNotFoundError as error:
         return Unusable(f"there is no {Path(error.filename or folder).name}")
     except (OSError, ValueError, RuntimeError) as error:

@@ -42,6 +42,12 @@ def filled(count: int, *, m: int = 16, ef: int = 200, exact_below: int = 0, thre
     return index
 
 
+def restored(path: Path, sequence: int, *, ef: int) -> HnswIndex:
+    index = HnswIndex(DIMENSIONS, 16, 100, ef, 0)
+    index.restore(path, sequence)
+    return index
+
+
 def recall(index: VectorIndex, k: int = 20, allowed: NDArray[np.int64] | None = None) -> float:
     hits = 0
     for query in vectors(30, seed=5):
@@ -166,7 +172,7 @@ def test_a_set_of_changes_that_fails_half_way_is_not_seen_and_can_be_repeated(tm
         index.apply(changes)
     assert sorted(index.search(block[0], 50).chunks.tolist()) == list(range(1, 11))
     index.save(tmp_path / "index")
-    assert len(HnswIndex.load(tmp_path / "index", DIMENSIONS, 10, 200, 0)) == 10
+    assert len(restored(tmp_path / "index", 10, ef=200)) == 10
     index.full = False
     index.apply(changes)
     assert len(index) == 45
@@ -232,7 +238,7 @@ def test_a_loaded_index_answers_as_the_saved_one(tmp_path: Path) -> None:
     index = filled(3000, m=6, ef=60)
     index.apply(removals(range(1, 500, 2), after=3000))
     assert index.save(tmp_path / "index") == 3250
-    loaded = HnswIndex.load(tmp_path / "index", DIMENSIONS, 3250, 60, 0)
+    loaded = restored(tmp_path / "index", 3250, ef=60)
     assert (len(loaded), loaded.deleted, loaded.sequence) == (2750, 250, 3250)
     for query in vectors(20, seed=4):
         assert same(loaded.search(query, 10), index.search(query, 10))
@@ -243,7 +249,7 @@ def test_a_loaded_index_goes_on(tmp_path: Path) -> None:
     index, more = filled(FIRST_CAPACITY), vectors(500, seed=8)
     index.apply(removals(range(1, 101), after=FIRST_CAPACITY))
     sequence = index.save(tmp_path / "index")
-    loaded = HnswIndex.load(tmp_path / "index", DIMENSIONS, sequence, 200, 0)
+    loaded = restored(tmp_path / "index", sequence, ef=200)
     loaded.apply(additions(more, first=5000))
     loaded.apply(removals(range(101, 201), after=6000))
     loaded.apply(removals(range(1, 50), after=7000))
@@ -253,7 +259,7 @@ def test_a_loaded_index_goes_on(tmp_path: Path) -> None:
 
 def test_an_empty_index_can_be_saved_and_loaded(tmp_path: Path) -> None:
     HnswIndex(DIMENSIONS, 16, 100, 200, 0).save(tmp_path / "index")
-    loaded = HnswIndex.load(tmp_path / "index", DIMENSIONS, 0, 200, 0)
+    loaded = restored(tmp_path / "index", 0, ef=200)
     loaded.apply(additions(vectors(5)))
     assert len(loaded.search(vectors(1)[0], 10)) == 5
 

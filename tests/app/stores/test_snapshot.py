@@ -32,16 +32,16 @@ def vectors(count: int, seed: int = 0) -> Vectors:
     return unit
 
 
+def empty(settings: Settings = SETTINGS, dimensions: int = DIMENSIONS, truth: Truth | None = None) -> HnswIndex:
+    return HnswIndex(dimensions, 8, 50, 64, 0, graph_dimensions=settings.graph_dimensions(dimensions), truth=truth)
+
+
 def filled(count: int = 400, settings: Settings = SETTINGS) -> HnswIndex:
     """With every tenth chunk gone."""
-    index = HnswIndex(DIMENSIONS, 8, 50, 64, 0, graph_dimensions=settings.graph_dimensions(DIMENSIONS))
+    index = empty(settings)
     index.apply([Change(n, n, vector) for n, vector in enumerate(vectors(count), 1)])
     index.apply([Change(count + n, chunk, None) for n, chunk in enumerate(range(10, count, 10), 1)])
     return index
-
-
-def never(_: ChunkIds) -> tuple[ChunkIds, Vectors]:
-    raise AssertionError("all that is needed is in the file")
 
 
 def all_but(*gone: int) -> Truth:
@@ -54,14 +54,16 @@ def all_but(*gone: int) -> Truth:
     return look
 
 
-def taken(folder: Path, fingerprint: str = "abc", settings: Settings = SETTINGS, truth: Truth = never) -> HnswIndex:
-    index = snapshot.load(folder, fingerprint, DIMENSIONS, settings, truth)
+def taken(
+    folder: Path, fingerprint: str = "abc", settings: Settings = SETTINGS, truth: Truth | None = None
+) -> HnswIndex:
+    index = snapshot.load(folder, fingerprint, empty(settings, truth=truth), settings)
     assert isinstance(index, HnswIndex), index
     return index
 
 
 def refused(folder: Path, fingerprint: str = "abc", dimensions: int = DIMENSIONS, settings: Settings = SETTINGS) -> str:
-    answer = snapshot.load(folder, fingerprint, dimensions, settings, never)
+    answer = snapshot.load(folder, fingerprint, empty(settings, dimensions), settings)
     assert isinstance(answer, Unusable)
     return answer.reason
 
@@ -191,7 +193,7 @@ def test_a_flipped_bit_in_the_manifest_is_refused(folder: Path) -> None:
     original = path.read_bytes()
     for offset in range(len(original)):
         flip(path, offset, offset % 8)
-        answer = snapshot.load(folder, "abc", DIMENSIONS, SETTINGS, never)
+        answer = snapshot.load(folder, "abc", empty(), SETTINGS)
         assert isinstance(answer, Unusable) or (original[offset : offset + 1].isspace() and alike(answer, whole))
         path.write_bytes(original)
 
