@@ -222,7 +222,7 @@ def _told(ledgers: list[Ledger]) -> str:
 def _is_settled(held: dict[str, Any]) -> bool:
     """A collection, and its standby if it has one."""
     standby = held["standby"]
-    waiting = held["pending"] or (standby and standby["behind"])
+    waiting = held["pending"] or (standby and standby["behind"] + standby["pending"])
     return not waiting and {held[index] for index in INDEXES} == {held["chunks"]}
 
 

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
+from math import inf
+from time import monotonic
 
 import structlog
 
@@ -26,6 +28,8 @@ AT_ONCE = 32
 
 MOST_WAITING = 512
 """Documents that wait for the standby's encoder; what is taken over next waits in the collection that is followed."""
+
+TELL_SECONDS = 2.0
 
 PAUSE_SECONDS = 0.5
 """Between two looks when there was nothing to do."""
@@ -57,6 +61,7 @@ class Copier:
         self._threads = threads
         self._hurry = asyncio.Event()
         self._task = Background("copier", self._run, metrics, collection)
+        self._told = -inf
         self.trouble: str | None = None
         """Why nothing is taken over at present, if nothing is."""
 
@@ -74,6 +79,7 @@ class Copier:
         pause = FIRST_RETRY
         while True:
             try:
+                await self._tell()
                 if not await self._take_over():
                     await self._rest()
                 self.trouble, pause = None, FIRST_RETRY
@@ -84,6 +90,13 @@ class Copier:
                 logger.exception("standby is stuck", collection=self._collection.name, retry_in=pause)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LAST_RETRY)
+
+    async def _tell(self) -> None:
+        """How much there is to do, now and then: to count a million takes its time."""
+        if monotonic() - self._told > TELL_SECONDS:
+            behind = await self._database.read(lambda db: standby.behind(db, self._collection.number))
+            self._metrics.standby_behind.labels(self._collection.name).set(behind)
+            self._told = monotonic()
 
     async def _rest(self) -> None:
         with suppress(TimeoutError):
@@ -96,14 +109,9 @@ class Copier:
         number, followed = self._collection.number, self._collection.follows
         if followed is None:  # a switch has just ended it
             return False
-        stale, waiting, progress = await self._database.read(
-            lambda db: (
-                standby.stale(db, number, followed, AT_ONCE),
-                log.lag(db, number),
-                standby.progress(db, number, followed),
-            )
+        stale, waiting = await self._database.read(
+            lambda db: (standby.stale(db, number, followed, AT_ONCE), log.lag(db, number))
         )
-        self._metrics.standby_behind.labels(self._collection.name).set(progress.behind)
         if not stale or waiting >= MOST_WAITING:
             return False
         chunks = await self._chunk(stale)

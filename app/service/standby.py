@@ -77,13 +77,9 @@ class Standbys:
 
     async def switch(self, name: str, *, force: bool = False) -> None:
         """Let the standby take the collection's place. For the moment that it takes, ingests wait."""
-        followed, standby = self._served(name), self._standby(name)
-        found = await self._progress(followed, standby)
-        if found.behind + found.pending > NEARLY:
-            raise Conflict(_left(standby.collection.name, found))
-        if found.failed and not force:
-            raise Conflict(await self._lacking(followed, standby, found.failed))
         async with self._collections.changing():
+            followed, standby = self._served(name), self._collections.shelf(self._standby(name))
+            await self._check_ready(followed, standby, force=force)
             followed.intake.clear()
             try:
                 await self._switch(name, followed, standby)
@@ -92,7 +88,14 @@ class Standbys:
 
     async def end(self, name: str) -> None:
         """Drop the standby, and all that it holds."""
-        await self._collections.drop(self._standby(name).collection.name)
+        await self._collections.drop(self._standby(name))
+
+    async def _check_ready(self, followed: Shelf, standby: Shelf, *, force: bool) -> None:
+        found = await self._progress(followed, standby)
+        if found.behind + found.pending > NEARLY:
+            raise Conflict(_left(standby.collection.name, found))
+        if found.failed and not force:
+            raise Conflict(await self._lacking(followed, standby, found.failed))
 
     async def _switch(self, name: str, followed: Shelf, standby: Shelf) -> None:
         numbers, deadline = (standby.collection.number, followed.collection.number), monotonic() + SWITCH_SECONDS
@@ -103,6 +106,8 @@ class Standbys:
                 break
             if monotonic() > deadline:
                 raise Conflict(_left(standby.collection.name, left))
+            if standby.copier:
+                standby.copier.hurry()
             await asyncio.sleep(PAUSE_SECONDS)
         await self._collections.trade_places(name, overrules)
         caller().deed.touch(name)
@@ -128,11 +133,11 @@ class Standbys:
             raise Conflict(f"'{name}' is a standby itself: name the collection that it follows.")
         return shelf
 
-    def _standby(self, name: str) -> Shelf:
+    def _standby(self, name: str) -> str:
         standby = f"{name}{STANDBY}"
-        if not self._collections.has(standby):
+        if not caller().sees(name) or not self._collections.has(standby):
             raise NotFound(f"Collection '{name}' has no standby. Begin one with POST /collections/{name}/standby.")
-        return self._collections.shelf(standby)
+        return standby
 
 
 def _left(name: str, found: Progress) -> str:

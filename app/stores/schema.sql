@@ -192,6 +192,7 @@ CREATE TABLE stale (
   id          TEXT    NOT NULL,
   UNIQUE (collection, id)
 ) STRICT;
+CREATE INDEX stale_in_order ON stale(collection, ticket);
 
 -- Triggers, so that no way to change a document can be forgotten.
 CREATE TRIGGER document_came AFTER INSERT ON documents BEGIN

@@ -92,12 +92,15 @@ def _take_over(
 
 
 def progress(db: apsw.Connection, standby: int, followed: int) -> Progress:
-    behind = number(db, "SELECT count(*) FROM stale WHERE collection = ?", (standby,))
     sql = (
         "SELECT count(*) FROM documents d WHERE collection = ? AND state = 'failed' AND EXISTS"
         " (SELECT 1 FROM documents WHERE collection = ? AND id = d.id AND state = 'live')"
     )
-    return Progress(behind, log.lag(db, standby), number(db, sql, (standby, followed)))
+    return Progress(behind(db, standby), log.lag(db, standby), number(db, sql, (standby, followed)))
+
+
+def behind(db: apsw.Connection, standby: int) -> int:
+    return number(db, "SELECT count(*) FROM stale WHERE collection = ?", (standby,))
 
 
 def failures(db: apsw.Connection, standby: int, followed: int, limit: int) -> dict[str, str]:

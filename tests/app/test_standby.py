@@ -6,12 +6,14 @@ import asyncio
 from pathlib import Path
 from time import monotonic
 
+import apsw
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from app.settings import Settings
+from app.stores.keys import KeyFile
 from tests.app.serving import PATIENCE, Json, Service, body, documents, fakes, problem, serving, until
 
 AT, STANDBY = "/collections/default", "default~standby"
@@ -202,6 +204,41 @@ async def test_a_standby_goes_on_after_a_restart_where_it_was(tmp_path: Path) ->
     async with serving(fakes(tmp_path)) as service:
         await caught_up(service)
         assert set(await held(service, STANDBY)) == {f"d{n}" for n in range(60)}
+
+
+async def test_a_standby_that_cannot_be_opened_is_a_warning_and_can_be_ended(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path)) as service:
+        await service.ingest(*documents(3, "topic word"))
+        await begin(service, encoder="fake:32")
+    with apsw.Connection(str(tmp_path / "winnow.db")) as db:
+        db.execute("UPDATE collections SET encoder = '/nowhere' WHERE follows IS NOT NULL")
+    db.close()
+    async with serving(fakes(tmp_path)) as service:
+        ready = await service.client.get("/readyz")
+        assert ready.status_code == 200
+        (warning,) = body(ready)["warnings"]
+        assert warning.startswith(f"collection '{STANDBY}': ")
+        assert len((await service.search("topic word"))["hits"]) == 3
+        problem(await service.client.post(f"{AT}/switch", json={}), 503, "unavailable")
+        assert (await service.client.request("DELETE", f"{AT}/standby")).status_code == 204
+        assert body(await service.client.get("/readyz"))["warnings"] == []
+
+
+async def test_whoever_sees_a_collection_sees_its_standby_and_nobody_else_does(tmp_path: Path) -> None:
+    keys = KeyFile(fakes(tmp_path).keys_file)
+    admin, mine, other = (
+        {"x-api-key": keys.create(name, [scope], limits, None)[1]}
+        for name, scope, limits in (("a", "admin", []), ("b", "admin", ["default"]), ("c", "admin", ["books"]))
+    )
+    async with serving(fakes(tmp_path)) as service:
+        service.client.headers.update(admin)
+        await service.client.post("/collections", json={"name": "books"})
+        service.client.headers.update(mine)
+        await begin(service, encoder="fake:32")
+        assert (await service.client.get(f"/collections/{STANDBY}")).status_code == 200
+        service.client.headers.update(other)
+        for method, path in (("GET", f"/collections/{STANDBY}"), ("DELETE", f"{AT}/standby"), ("POST", f"{AT}/switch")):
+            problem(await service.client.request(method, path, json={}), 404, "not-found")
 
 
 async def test_a_switch_outlives_restarts_until_the_settings_say_something_new(tmp_path: Path) -> None:

@@ -61,8 +61,7 @@ def test_chunks_from_before_their_ids_were_kept_have_none_and_are_known_to_lack_
             old.execute("--" + migration)
             old.pragma("user_version", number)
         old.execute(
-            "INSERT INTO collections VALUES"
-            " (1, 'default', 'fake', 'fake', '{}', 64, 'f', 0, 'then', 'english', '', '', NULL)"
+            "INSERT INTO collections VALUES (1, 'default', 'fake', 'fake', '{}', 64, 'f', 0, 'then', 'english', '', '')"
         )
         old.execute(
             "INSERT INTO documents (number, collection, id, state, content, title, text, metadata, created_at, chunks,"
