@@ -165,6 +165,8 @@ class Collections:
     async def current(self, shelf: Shelf) -> Shelf:
         """What has the place of a collection that took documents in: another one, if there was a switch since."""
         await shelf.intake.wait()
+        if not shelf.collection.is_standby:
+            return shelf
         return self._shelves.get(shelf.collection.name.removesuffix(STANDBY), shelf)
 
     async def create(
@@ -383,6 +385,8 @@ class Collections:
 def _insert(db: apsw.Connection, made: tuple[Any, ...], follows: int | None) -> Collection:
     collection = rows.insert(db, *made)
     if follows is not None:
+        if not rows.exists(db, follows):
+            raise NotFound("The collection was dropped meanwhile.")
         standby.begin(db, collection.number, follows)
         collection.follows = follows
     return collection
