@@ -10,6 +10,7 @@ from contextvars import Context
 import structlog
 
 from app.telemetry import Metrics
+from app.types import Collection
 
 logger = structlog.get_logger()
 
@@ -19,8 +20,10 @@ FIRST_PAUSE, LAST_PAUSE = 1.0, 300.0
 class Background:
     """Work that is done once it returns. If it breaks off, that is told and counted, and it is begun anew."""
 
-    def __init__(self, worker: str, work: Callable[[], Awaitable[None]], metrics: Metrics, **facts: object) -> None:
-        self._worker, self._work, self._facts = worker, work, facts
+    def __init__(
+        self, worker: str, work: Callable[[], Awaitable[None]], metrics: Metrics, of: Collection | None = None
+    ) -> None:
+        self._worker, self._work, self._of = worker, work, of
         self._restarts = metrics.restarts.labels(worker)
         self._task: asyncio.Task[None] | None = None
 
@@ -50,6 +53,7 @@ class Background:
         except BaseException:  # a panic in a Rust extension is no Exception, nor is a stray cancellation
             if (task := asyncio.current_task()) and task.cancelling():
                 raise
-            logger.exception("work in the background broke off", worker=self._worker, **self._facts)
+            facts = {"collection": self._of.name} if self._of else {}
+            logger.exception("work in the background broke off", worker=self._worker, **facts)
             return False
         return True

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from app.allowance import Meter
+from app.types import STANDBY
 
 Scope = Literal["search", "ingest", "admin", "metrics"]
 """What a key may do: read, write documents, everything, or see the metrics."""
@@ -49,7 +50,8 @@ class Caller:
         return "admin" in self.scopes or bool(self.scopes & scopes)
 
     def sees(self, collection: str) -> bool:
-        return not self.collections or collection in self.collections
+        """Whoever sees a collection sees its standby."""
+        return not self.collections or collection.removesuffix(STANDBY) in self.collections
 
 
 WINNOW = Caller("winnow")

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from app.settings import CONFIG_VARIABLE
-from app.terminal import feedback, judge, keys, tables
+from app.terminal import feedback, judge, keys, standby, tables
 from app.terminal.backup import backup, restore
 from app.terminal.calibrate import calibrate
 from app.terminal.check import check
@@ -51,6 +51,8 @@ opinions = typer.Typer(no_args_is_help=True, help="Count and read out what peopl
 app.add_typer(opinions, name="feedback")
 labelling = typer.Typer(no_args_is_help=True, help="Make a dataset of your own questions by labelling answers.")
 app.add_typer(labelling, name="judge")
+replacing = typer.Typer(no_args_is_help=True, help="Give a collection other models while it goes on answering.")
+app.add_typer(replacing, name="standby")
 admitting = typer.Typer(no_args_is_help=True, help="Say who may ask the service: create, list and revoke API keys.")
 app.add_typer(admitting, name="keys")
 
@@ -230,6 +232,10 @@ opinions.command("export")(in_plain_words()(feedback.export))
 labelling.command("pool")(in_plain_words()(judge.pool))
 labelling.command("read")(in_plain_words()(judge.read))
 labelling.command("status")(in_plain_words()(judge.status))
+replacing.command("begin")(in_plain_words()(standby.begin))
+replacing.command("show")(in_plain_words()(standby.show))
+replacing.command("switch")(in_plain_words()(standby.switch))
+replacing.command("end")(in_plain_words()(standby.end))
 admitting.command("create")(in_plain_words()(keys.create))
 admitting.command("list")(in_plain_words()(keys.every))
 admitting.command("revoke")(in_plain_words()(keys.revoke))

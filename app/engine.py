@@ -31,6 +31,7 @@ from app.service.scoring import Scoring
 from app.service.search import Search
 from app.service.second_look import Hindsight
 from app.service.sieve import Sieve
+from app.service.standby import Standbys
 from app.settings import Settings
 from app.stages.embed import Embedder
 from app.stages.rerank import Ranker
@@ -58,6 +59,7 @@ class Engine:
     access: Access
     audit: Audit
     collections: Collections
+    standbys: Standbys
     search: Search
     ingest: Ingest
     files: Files
@@ -103,19 +105,21 @@ async def open_engine(settings: Settings, metrics: Metrics, *, private: bool = F
         looking = Hindsight(database, sieve, collections, metrics, threads["observe"])
         observer = Observer(looking, traffic, settings, metrics, settings.data_dir / QUALITY)
         _begin(stack, Background("observer", observer.run, metrics))
-        ingest = Ingest(database, metrics, threads["ingest"])
+        ingest = Ingest(database, collections, metrics, threads["ingest"])
+        feedback = Feedback(database, metrics, settings.max_feedback)
         yield Engine(
             settings=settings,
             metrics=metrics,
             access=access,
             audit=Audit(settings.audit),
             collections=collections,
+            standbys=Standbys(database, collections, feedback, settings),
             search=Search(database, sieve, metrics, threads["search"], traffic, observer if observer.watches else None),
             ingest=ingest,
             files=Files(database, ingest, settings, metrics, threads["ingest"]),
             relevance=Relevance(database),
             scoring=Scoring(embedder, ranker, metrics, traffic, settings.queue_tokens, threads["scoring"]),
-            feedback=Feedback(database, metrics, settings.max_feedback),
+            feedback=feedback,
             lessons=Lessons(database),
             backups=backups,
             checks=checks,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -260,6 +261,11 @@ class Settings(BaseSettings):
     def usual_fusion(self) -> Fusion:
         """Of a search that does not say."""
         return Fusion(self.fusion, self.dense_weight, self.lexical_weight, self.sparse_weight, self.fusion_k)
+
+    @property
+    def models(self) -> str:
+        """Those of the default collection, as a mark of what was set."""
+        return json.dumps([self.encoder, self.reranker, self.sparse])
 
     def graph_dimensions(self, dimensions: int) -> int:
         """How many numbers of vectors that have so many their graph compares."""

@@ -190,6 +190,12 @@ class Metrics:
             "winnow_index_deleted_chunks", "Deleted chunks that wait for compaction", ["collection"], registry=r
         )
         self.index_bytes = Gauge("winnow_index_bytes", "Memory of the vector index", ["collection"], registry=r)
+        self.standby_behind = Gauge(
+            "winnow_standby_behind_documents",
+            "Documents that a standby has yet to take over",
+            ["collection"],
+            registry=r,
+        )
         self.index_lag = Gauge(
             "winnow_index_lag_documents", "Documents acknowledged and not yet searchable", ["collection"], registry=r
         )

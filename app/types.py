@@ -83,9 +83,16 @@ class Chunk:
     """Kept with it, so that searches need not make it."""
 
 
-@dataclass(frozen=True, slots=True)
+STANDBY = "~standby"
+"""Ends the name of a collection that follows another one, to take its place one day."""
+
+
+@dataclass(slots=True, eq=False)
 class Collection:
-    """Documents that share one encoder, one recipe and one set of indexes."""
+    """Documents that share one encoder, one recipe and one set of indexes.
+
+    A switch gives an open collection another name, and changes what it follows; all else of it never changes.
+    """
 
     number: int
     name: str
@@ -100,6 +107,14 @@ class Collection:
     sparse: str = ""
     """The encoder of its sparse vectors, if it has any."""
     sparse_fingerprint: str = ""
+    follows: int | None = None
+    """The number of the collection whose standby it is."""
+    overrules: str = ""
+    """What the settings said when it took the default collection's place."""
+
+    @property
+    def is_standby(self) -> bool:
+        return self.follows is not None
 
 
 @dataclass(frozen=True, slots=True)

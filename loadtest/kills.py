@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from time import monotonic, sleep
@@ -28,7 +29,18 @@ from typing import Any
 import httpx
 
 from loadtest import truth
-from loadtest.ledger import BrokenPromise, Ledger, Searcher, Writer, check_hits, hits, require, telling, text_of
+from loadtest.ledger import (
+    BrokenPromise,
+    Ledger,
+    Operator,
+    Searcher,
+    Writer,
+    check_hits,
+    hits,
+    require,
+    telling,
+    text_of,
+)
 from loadtest.process import Process
 from loadtest.truth import Truth
 from models.fake import FakeEncoder
@@ -47,6 +59,8 @@ SPARING: dict[str, object] = {"INDEX_DIMENSIONS": DIMENSIONS // 4, "INDEX_PRECIS
 WRITERS, SEARCHERS = 3, 2
 SHORTEST, LONGEST = 0.02, 0.8
 """Seconds of traffic before the process is killed."""
+SWITCHING = 2.5
+"""Likewise where models are switched, which waits until all has been embedded twice."""
 STARTING = 0.1
 """How often it is killed once more while it starts."""
 INDEXES = ("index_chunks", "lexical_chunks", "sparse_chunks")
@@ -63,22 +77,27 @@ class Trial:
     service: Process
     data_dir: Path
     ledgers: list[Ledger]
+    switching: bool = False
+    """Whether somebody has a standby and switches to it and back all the time."""
 
     @property
     def client(self) -> httpx.Client:
         return self.service.client
 
-    def traffic(self, chance: random.Random, end: Callable[[], object]) -> None:
-        """Writers and searchers, until the process is ended under them."""
+    def traffic(self, chance: random.Random, end: Callable[[], object]) -> int:
+        """Writers and searchers, until the process is ended under them; returns how often models were switched."""
         others = [random.Random(chance.random()) for _ in range(WRITERS + SEARCHERS)]
         runs = [Writer(self.client, ledger, others.pop()).run for ledger in self.ledgers]
         runs += [Searcher(self.client, self.ledgers, other).run for other in others]
+        operator = Operator(self.client)
+        runs += [operator.run] if self.switching else []
         with ThreadPoolExecutor(len(runs)) as threads:
             under_way = [threads.submit(run) for run in runs]
-            sleep(chance.uniform(SHORTEST, LONGEST))
+            sleep(chance.uniform(SHORTEST, SWITCHING if self.switching else LONGEST))
             end()
             for each in under_way:
                 each.result()
+        return operator.switches
 
     def restart(self, chance: random.Random) -> None:
         self.service.start()
@@ -92,7 +111,7 @@ class Trial:
         """Wait until nothing waits any more, and the indexes hold what the truth does: jobs resume by themselves."""
         self.service.await_ready()
         deadline = monotonic() + SETTLING
-        while not _is_settled(held := self.client.get("/collections/default").json()):
+        while not all(map(_is_settled, held := self.client.get("/collections").json()["collections"])):
             require(monotonic() < deadline, f"what waited was not taken up: {held}")
             sleep(0.02)
 
@@ -101,6 +120,8 @@ class Trial:
         for ledger in self.ledgers:
             ledger.settle(stored.versions())
         self._check_documents(stored)
+        if self.switching:
+            self._check_documents(truth.read(self.data_dir, "default~standby"))
         self._check_jobs()
         self._check_indexes(stored)
         for _ in range(QUERIES):
@@ -150,18 +171,30 @@ class Trial:
         require(deviation is None, f"exact search for '{text}' differs from SQLite: {deviation}")
 
 
-def run(data_dir: Path, moments: int, seed: int, tell: Callable[[str], None], **settings: object) -> int:
+def run(
+    data_dir: Path,
+    moments: int,
+    seed: int,
+    tell: Callable[[str], None],
+    *,
+    switching: bool = False,
+    **settings: object,
+) -> int:
     """Kill it so many times; returns how many documents there are at the end, each of them found."""
     ledgers = [Ledger(name) for name in "abcdefgh"[:WRITERS]]
     with Process(data_dir, **(SETTINGS | settings)) as service:
-        trial, began = Trial(service, data_dir, ledgers), monotonic()
+        trial, began, switches = Trial(service, data_dir, ledgers, switching), monotonic(), 0
         service.await_ready()
+        if switching:
+            service.client.post("/collections/default/standby", json={"recipe": {"chunk_tokens": 64}})
         for moment in range(1, moments + 1):
             chance = random.Random(f"{seed} {moment}")
-            trial.traffic(chance, service.kill)
+            switches += trial.traffic(chance, service.kill)
             trial.restart(chance)
             trial.check(chance)
-            tell(f"{moment} of {moments}: {_told(ledgers)}, {monotonic() - began:.0f} s")
+            told = f"{moment} of {moments}: {_told(ledgers)}, {monotonic() - began:.0f} s"
+            tell(f"{told}, {switches} switches" if switching else told)
+        require(not switching or switches > moments / 4, f"models were switched {switches} times: that shows nothing")
         for ledger in ledgers:
             for document, version in ledger.held.items():
                 trial.check_found(document, version)
@@ -173,7 +206,8 @@ def main() -> int:
     data_dir = given.data_dir or Path(mkdtemp(prefix="winnow-kills-"))
     try:
         kept = SPARING if given.sparing else {}
-        held = run(data_dir, given.moments, given.seed, lambda line: print(line, flush=True), **kept)
+        tell = partial(print, flush=True)
+        held = run(data_dir, given.moments, given.seed, tell, switching=given.switching, **kept)
     except (BrokenPromise, AssertionError, httpx.HTTPError) as error:
         print(f"BROKEN with --seed {given.seed}: {error!r}\nThe data is in {data_dir}.", file=sys.stderr)
         return 1
@@ -186,7 +220,10 @@ def _told(ledgers: list[Ledger]) -> str:
 
 
 def _is_settled(held: dict[str, Any]) -> bool:
-    return not held["pending"] and {held[index] for index in INDEXES} == {held["chunks"]}
+    """A collection, and its standby if it has one."""
+    standby = held["standby"]
+    waiting = held["pending"] or (standby and standby["behind"] + standby["pending"])
+    return not waiting and {held[index] for index in INDEXES} == {held["chunks"]}
 
 
 def _question(ledgers: list[Ledger], chance: random.Random) -> str:
@@ -200,6 +237,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--moments", type=int, default=200, help="how many times the process is killed")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--sparing", action="store_true", help=f"with indexes that keep less: {SPARING}")
+    parser.add_argument("--switching", action="store_true", help="with a standby, switched to and back all the time")
     parser.add_argument("--data-dir", type=Path, help="by default a new folder among the temporary ones")
     return parser.parse_args()
 

@@ -138,6 +138,27 @@ class Searcher:
         return {"query": query, "top_k": 10, **answers}
 
 
+class Operator:
+    """Switches to the standby and back without pause until the service is gone."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+        self.switches = 0
+
+    def run(self) -> None:
+        try:
+            while True:
+                self._switch()
+        except httpx.TransportError:
+            return
+
+    def _switch(self) -> None:
+        switched = self._client.post("/collections/default/switch", json={})
+        far_behind = switched.status_code == 409 and "not ready to take over" in switched.text
+        require(switched.status_code == 200 or far_behind, f"a switch failed: {switched.text}")
+        self.switches += switched.status_code == 200
+
+
 def hits(client: httpx.Client, question: dict[str, Any]) -> list[dict[str, Any]]:
     answer = client.post("/search", json=question)
     require(answer.status_code == 200, f"a search for {question} answered {answer.status_code}: {answer.text}")

@@ -1,7 +1,8 @@
-"""What a rerank costs in each runtime: `python loadtest/runtimes.py --threads 2`.
+"""What a rerank costs in each runtime: `python -m loadtest.runtimes --threads 2`.
 
 Fifty pairs of about 174 tokens by the embedded reranker. Rows take turns, so that whatever else the machine does falls
-on all of them alike: compare rows of one run, not runs.
+on all of them alike: compare rows of one run, not runs. The rows of matrices are the floor: products of square matrices
+with as many operations as all of the model's layers have.
 """
 
 from __future__ import annotations
@@ -16,17 +17,23 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
+import torch
 
+from loadtest.gpu import operations
 from models import network
 from models.catalog import open_reranker
+from models.torch_runtime import TorchReranker
 from models.types import ModelOptions, Reranker, Tokens
 
 STORIES = Path(__file__).parent.parent / "tests" / "data" / "stories" / "corpus.jsonl.gz"
 QUERY = "who was it that lived in the forest, and what did they want?"
 PAIRS, MEAN, SPREAD = 50, 174, 30
 MICRO_BATCHES = (1, 2, 4, 8, 16)
+SIDE = 1024
+"""Of a matrix: 2 MB in bfloat16, so that three of them stay near a core."""
 TORCH_BATCHES = (11, 50)
 """What the service makes of it on a CPU, and all at once."""
 
@@ -70,6 +77,19 @@ def in_openvino(reranker: Reranker, batch: list[Tokens], pairs: int) -> None:
     reranker.score(batch)
 
 
+def multiply(work: float, kind: torch.dtype) -> None:
+    """So many operations, in the form that a chip does them fastest."""
+    one, other = (torch.ones(SIDE, SIDE, dtype=kind) for _ in range(2))
+    for _ in range(round(work / (2 * SIDE**3))):
+        torch.mm(one, other)
+
+
+def _torch_model() -> Any:
+    reranker = open_reranker("embedded", ModelOptions("cpu", "float32", runtime="torch"))
+    assert isinstance(reranker, TorchReranker)
+    return reranker.body.transformer.model
+
+
 def rows(threads: int) -> Iterator[Row]:
     for precision in ("float32", "bfloat16", "int8"):
         for runtime, sizes, work in (("torch", TORCH_BATCHES, in_torch), ("openvino", MICRO_BATCHES, in_openvino)):
@@ -80,6 +100,9 @@ def rows(threads: int) -> Iterator[Row]:
             batch = reranker.tokenize(QUERY, texts(reranker))
             for pairs in sizes:
                 yield Row(runtime, precision, pairs, partial(work, reranker, batch, pairs))
+    needed = operations(_torch_model(), batch)
+    for precision, kind in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        yield Row("matrices", precision, PAIRS, partial(multiply, needed, kind))
     whole = texts(reranker)
     yield Row("tokenizing", "", PAIRS, lambda: reranker.tokenize(QUERY, whole))
 

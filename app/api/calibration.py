@@ -14,8 +14,8 @@ from pydantic_core import PydanticCustomError
 from app.api.contract import OF_COLLECTIONS, refusals
 from app.api.deps import EngineDep, StrictRoute
 from app.api.schemas import Body
-from app.service.collections import Shelf
 from app.service.relevance import sparse_of, trouble
+from app.service.shelf import Shelf
 from app.stages.calibrate import MOST_SHARE
 from app.types import Calibration, Fusing, Fusion, Mode, Scale
 from models.types import Blend

@@ -8,10 +8,20 @@ from fastapi import APIRouter
 
 from app.api.contract import refusals
 from app.api.deps import EngineDep, StrictRoute
-from app.api.schemas import CalibratedReply, CollectionBody, CollectionReply, CollectionsReply, RecipeReply
+from app.api.schemas import (
+    CalibratedReply,
+    CollectionBody,
+    CollectionReply,
+    CollectionsReply,
+    RecipeReply,
+    StandbyBody,
+    StandbyReply,
+    SwitchBody,
+)
 from app.engine import Engine
 from app.errors import Conflict, NotFound
 from app.service.collections import Description
+from app.types import STANDBY
 
 router = APIRouter(prefix="/collections", tags=["collections"], route_class=StrictRoute)
 
@@ -40,11 +50,43 @@ async def drop(name: str, engine: EngineDep) -> None:
     await engine.collections.drop(name)
 
 
+@router.post(
+    "/{name}/standby",
+    response_model=CollectionReply,
+    status_code=201,
+    responses=refusals(Conflict, NotFound),
+    summary="Make a collection's documents ready for other models, in the background",
+)
+async def begin_standby(name: str, body: StandbyBody, engine: EngineDep) -> CollectionReply:
+    recipe = body.recipe.model_dump(exclude_none=True)
+    made = await engine.standbys.begin(name, body.encoder, body.reranker, recipe, body.language, body.sparse)
+    return await _reply(engine, await engine.collections.describe(made.name))
+
+
+@router.delete("/{name}/standby", status_code=204, responses=refusals(Conflict, NotFound), summary="Drop the standby")
+async def end_standby(name: str, engine: EngineDep) -> None:
+    await engine.standbys.end(name)
+
+
+@router.post(
+    "/{name}/switch",
+    response_model=CollectionReply,
+    responses=refusals(Conflict, NotFound),
+    summary="Let the standby take the collection's place, which becomes the standby",
+)
+async def switch(name: str, body: SwitchBody, engine: EngineDep) -> CollectionReply:
+    await engine.standbys.switch(name, force=body.force)
+    return await _reply(engine, await engine.collections.describe(name))
+
+
 async def _reply(engine: Engine, found: Description) -> CollectionReply:
     collection = found.collection
     notes = await engine.relevance.notes(collection.number, found.shelf)
+    standby = await engine.standbys.progress(collection.number)
     return CollectionReply(
         name=collection.name,
+        follows=collection.name.removesuffix(STANDBY) if collection.is_standby else None,
+        standby=StandbyReply(name=f"{collection.name}{STANDBY}", **asdict(standby)) if standby else None,
         encoder=collection.encoder,
         reranker=collection.reranker,
         sparse=collection.sparse or None,

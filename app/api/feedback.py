@@ -19,9 +19,10 @@ from app.api.problems import faults_of
 from app.api.schemas import SOME_TEXT, Body
 from app.engine import Engine
 from app.errors import Fault, Invalid, Malformed
-from app.service.collections import DEFAULT, Shelf
+from app.service.collections import DEFAULT
 from app.service.feedback import Opinion
 from app.service.lessons import Choice
+from app.service.shelf import Shelf
 from app.settings import Settings
 
 router = APIRouter(prefix="/feedback", tags=["feedback"], route_class=StrictRoute)
@@ -110,7 +111,7 @@ async def give(request: Request, engine: EngineDep) -> FeedbackReply:
         raise Malformed(f"The body is not valid JSON: {error}") from error
     bodies = await aside(request, lambda: _read(given, engine.settings))
     opinions = [
-        each.opinion(_place(given, i), engine.collections.shelf(each.collection)) for i, each in enumerate(bodies)
+        each.opinion(_place(given, i), engine.collections.taking(each.collection)) for i, each in enumerate(bodies)
     ]
     kept = await engine.feedback.add(opinions)
     return FeedbackReply(

@@ -26,9 +26,10 @@ from app.errors import Fault, Invalid, NotInstalled, TimedOut, TooLarge, Unsuppo
 from app.files.kinds import kind_of
 from app.files.readers import EXTRA, READERS, converter
 from app.files.types import Kind, Unreadable
-from app.service.collections import DEFAULT, Shelf
+from app.service.collections import DEFAULT
 from app.service.files import File, check_size
 from app.service.ingest import Ticket
+from app.service.shelf import Shelf
 from app.stores.metadata import beneath
 from app.types import Metadata
 
@@ -132,7 +133,7 @@ def _sent(form: FormData, engine: Engine) -> Sent:
         raise Invalid("The upload can't be taken as it is.", [Fault("/wait", "is neither true nor false")])
     checks.check_upload([each.filename or "" for each in files], metadata, engine.settings)
     _check_installed([each.filename or "" for each in files])
-    return Sent(engine.collections.shelf(str(fields.get("collection", DEFAULT))), files, metadata, wait)
+    return Sent(engine.collections.taking(str(fields.get("collection", DEFAULT))), files, metadata, wait)
 
 
 def _form_faults(form: FormData) -> Iterator[Fault]:

@@ -18,8 +18,9 @@ from app.api.problems import from_validation
 from app.api.schemas import ChunkReply, DeleteBody, DeleteReply, DocumentReply, Envelope, IngestReply, JobReply, told
 from app.engine import Engine
 from app.errors import Malformed, NotFound, TimedOut, UnsupportedType
-from app.service.collections import DEFAULT, Shelf
+from app.service.collections import DEFAULT
 from app.service.ingest import Ticket
+from app.service.shelf import Shelf
 from app.stages.filter import parse
 from app.stores.documents import Piece, Put
 from app.types import Document
@@ -56,11 +57,11 @@ async def ingest(
 ) -> Response:
     kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
     if kind == NDJSON:
-        return await ingest_lines(request, engine, engine.collections.shelf(collection), wait=wait)
+        return await ingest_lines(request, engine, engine.collections.taking(collection), wait=wait)
     if kind != JSON:
         raise UnsupportedType(f"'{kind}' can't be ingested: send {JSON} or {NDJSON}.")
     body, batch = await _read(request, engine)
-    shelf = engine.collections.shelf(body.collection)
+    shelf = engine.collections.taking(body.collection)
     ticket, puts = await engine.ingest.take(shelf, batch)
     searchable = body.wait and await _settled(request, engine, shelf, ticket, puts)
     return Response(
@@ -98,7 +99,7 @@ async def document(document: str, engine: EngineDep, collection: InCollection = 
     summary="Delete a document",
 )
 async def delete_document(document: str, engine: EngineDep, collection: InCollection = DEFAULT) -> DeleteReply:
-    shelf = engine.collections.shelf(collection)
+    shelf = engine.collections.taking(collection)
     await engine.ingest.document(shelf, document)
     return DeleteReply(deleted=await engine.ingest.delete(shelf, [document]))
 
@@ -111,7 +112,7 @@ async def delete_document(document: str, engine: EngineDep, collection: InCollec
 )
 async def delete_documents(body: DeleteBody, engine: EngineDep) -> DeleteReply:
     checks.check_delete(body, engine.settings)
-    shelf = engine.collections.shelf(body.collection)
+    shelf = engine.collections.taking(body.collection)
     if body.filter is not None:
         condition = parse(body.filter, engine.settings.max_filter_conditions)
         return DeleteReply(deleted=await engine.ingest.delete_matching(shelf, condition))

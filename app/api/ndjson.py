@@ -22,8 +22,8 @@ from app.api import checks
 from app.api.deps import in_time, pieces
 from app.engine import Engine
 from app.errors import Fault, Invalid, InvalidDocuments, TimedOut
-from app.service.collections import Shelf
 from app.service.ingest import Ticket
+from app.service.shelf import Shelf
 from app.types import Document, Metadata
 
 NDJSON = "application/x-ndjson"

@@ -78,6 +78,20 @@ class CollectionBody(Body):
     language: Language | None = Field(None, description="Whose stems and stop words lexical search takes.")
 
 
+class StandbyBody(Body):
+    """What is not said is as the collection has it."""
+
+    encoder: str | None = Field(None, description="`embedded`, a folder, or a hub name.")
+    reranker: str | None = None
+    sparse: str | None = Field(None, description="A sparse encoder: a folder or a hub name; empty for none.")
+    recipe: RecipeBody = RecipeBody()
+    language: Language | None = Field(None, description="Whose stems and stop words lexical search takes.")
+
+
+class SwitchBody(Body):
+    force: bool = Field(False, description="Switch although the standby can't take some of the documents.")
+
+
 class PutReply(BaseModel):
     id: str
     status: Literal["created", "replaced", "updated", "unchanged"]
@@ -182,8 +196,17 @@ class CalibratedReply(BaseModel):
     trouble: str | None = Field(description="Why the calibration does not hold any more, if it does not.")
 
 
+class StandbyReply(BaseModel):
+    name: str
+    behind: int = Field(description="Documents that it has yet to take over.")
+    pending: int = Field(description="Documents that it has taken over, and that can't be found in it yet.")
+    failed: int = Field(description="Documents of the collection that it can't take.")
+
+
 class CollectionReply(BaseModel):
     name: str
+    follows: str | None = Field(description="The collection whose standby it is.")
+    standby: StandbyReply | None = Field(description="What is made ready to take its place.")
     encoder: str
     reranker: str
     sparse: str | None = Field(description="The sparse encoder, where the collection has one.")

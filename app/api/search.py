@@ -15,9 +15,9 @@ from app.api.deps import EngineDep, StrictRoute, aside, in_time
 from app.api.schemas import told
 from app.api.search_schemas import Part, SearchBody, SearchReply
 from app.engine import Engine
-from app.service.collections import Shelf
 from app.service.present import Shape
 from app.service.search import DATE, Answer, Query
+from app.service.shelf import Shelf
 from app.settings import Settings
 from app.stages.filter import parse
 from app.stages.refresh import Recency

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import apsw
 import numpy as np
 
-from app.service.collections import Shelf
+from app.service.shelf import Shelf
 from app.service.sieve import Sieve
 from app.stages.fuse import SAMPLE, found, fuse
 from app.stages.retrieve import retrieve_dense, retrieve_lexical, retrieve_sparse

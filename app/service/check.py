@@ -17,10 +17,11 @@ import apsw
 import structlog
 
 from app.errors import Conflict, NotFound, Unavailable
-from app.service.collections import Collections, Shelf
+from app.service.collections import Collections
 from app.service.comparison import Difference, compare
 from app.service.findings import PARTS, Finding, Report, of_index
 from app.service.indexes import Kind, View
+from app.service.shelf import Shelf
 from app.stores import log, soundness
 from app.stores.sqlite import Database
 

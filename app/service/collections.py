@@ -9,27 +9,38 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
+from typing import Any
 
+import apsw
 import structlog
 
 from app.caller import caller
-from app.errors import Conflict, EncoderMismatch, Forbidden, Invalid, NoSpace, NotFound, TooLarge, Unavailable
+from app.errors import (
+    Conflict,
+    EncoderMismatch,
+    Forbidden,
+    Invalid,
+    NoSpace,
+    NotFound,
+    TooLarge,
+    Unavailable,
+)
+from app.service.copier import Copier
 from app.service.follower import Workers
 from app.service.indexer import Indexer
 from app.service.indexes import Indexes
 from app.service.models import Models
 from app.service.reader import Reader
+from app.service.shelf import Shelf
 from app.service.tools import Tools, check_fingerprints, check_sparse, fingerprint
 from app.settings import Settings
 from app.stages.chunk import Chunker
-from app.stages.embed import Embedder
-from app.stages.rerank import Ranker
-from app.stages.weigh import Weigher
 from app.stores import collections as rows
+from app.stores import standby
 from app.stores.collections import Contents
 from app.stores.sqlite import Database
 from app.telemetry import Metrics
-from app.types import Collection, Recipe
+from app.types import STANDBY, Collection, Recipe
 from models.words import Language
 
 logger = structlog.get_logger()
@@ -41,21 +52,6 @@ ROOM_SECONDS = 5.0
 
 REBUILDING_THREADS = 2
 """Rebuilds wait for one another, and nobody else for them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shelf:
-    """A collection that is open: what every use-case needs to work on it."""
-
-    collection: Collection
-    embedder: Embedder
-    ranker: Ranker
-    chunker: Chunker
-    indexes: Indexes
-    indexer: Indexer
-    reader: Reader
-    weigher: Weigher | None = None
-    """None in a collection without sparse vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +113,7 @@ class Collections:
 
     async def close(self) -> None:
         for shelf in self._shelves.values():
-            await shelf.reader.close()
-            await shelf.indexer.close()
+            await shelf.end()
         for shelf in self._shelves.values():
             await shelf.indexes.close()
         await asyncio.to_thread(self._rebuilding.shutdown)
@@ -129,7 +124,7 @@ class Collections:
 
     def troubles(self) -> dict[str, str]:
         """Why some collections do not answer, or do not take in what waits."""
-        stuck = {name: shelf.indexer.trouble for name, shelf in self._shelves.items() if shelf.indexer.trouble}
+        stuck = {name: shelf.trouble for name, shelf in self._shelves.items()}
         closed = {name: self._progress(name) or str(error) for name, error in self._closed.items()}
         return closed | {name: why for name, why in stuck.items() if why}
 
@@ -155,6 +150,25 @@ class Collections:
             raise Unavailable(f"Collection '{name}': {progress}.") if progress else self._closed[name]
         raise _missing(name)
 
+    def has(self, name: str) -> bool:
+        """Whether it is there, be it open or not."""
+        return name in self._shelves or name in self._closed
+
+    def taking(self, name: str) -> Shelf:
+        """A collection that documents and feedback are given to: no standby, which has them from what it follows."""
+        shelf = self.shelf(name)
+        if shelf.collection.is_standby:
+            served = name.removesuffix(STANDBY)
+            raise Conflict(f"'{name}' takes over what '{served}' has: ingest, delete and judge there.")
+        return shelf
+
+    async def current(self, shelf: Shelf) -> Shelf:
+        """What has the place of a collection that took documents in: another one, if there was a switch since."""
+        await shelf.intake.wait()
+        if not shelf.collection.is_standby:
+            return shelf
+        return self._shelves.get(shelf.collection.name.removesuffix(STANDBY), shelf)
+
     async def create(
         self,
         name: str,
@@ -163,6 +177,8 @@ class Collections:
         recipe: Recipe | None = None,
         language: Language | None = None,
         sparse: str | None = None,
+        *,
+        follows: int | None = None,
     ) -> Collection:
         """A new collection; what is not said comes from the settings. A sparse encoder without a name is none."""
         encoder, reranker = encoder or self._settings.encoder, reranker or self._settings.reranker
@@ -171,18 +187,15 @@ class Collections:
         if not caller().sees(name):
             raise Forbidden(f"This key ({caller().name}) is limited to other collections than '{name}'.")
         async with self._changing:
-            if name in self._shelves or name in self._closed:
+            if self.has(name):
                 raise Conflict(f"There is a collection '{name}' already. Drop it first, or take another name.")
             if len(self._shelves) + len(self._closed) >= self._settings.max_collections:
                 raise TooLarge(f"There are {self._settings.max_collections} collections, the most that are allowed.")
             tools = await self._tools(encoder, reranker, sparse, recipe)
             model, weighing = tools.embedder.encoder, tools.weigher
             marks = fingerprint(model, recipe), fingerprint(weighing.encoder, recipe) if weighing else ""
-            collection = await self._database.write(
-                lambda db: rows.insert(
-                    db, name, encoder, reranker, recipe, model.dimensions, marks[0], language, sparse, marks[1]
-                )
-            )
+            made = name, encoder, reranker, recipe, model.dimensions, marks[0], language, sparse, marks[1]
+            collection = await self._database.write(lambda db: _insert(db, made, follows))
             caller().deed.touch(name)
             try:
                 await self._shelve(collection, tools)
@@ -210,17 +223,39 @@ class Collections:
             held = {each.name: each for each in await self._database.read(rows.every)}
             if name not in held or not caller().sees(name):
                 raise _missing(name)
-            if name in self._opening:
-                raise Unavailable(f"Collection '{name}' is being opened. Drop it when it is open.")
-            await self._database.write(lambda db: rows.drop(db, held[name].number))
+            gone = [each for each in (f"{name}{STANDBY}", name) if each in held]
+            for each in gone:
+                if each in self._opening:
+                    raise Unavailable(f"Collection '{each}' is being opened. Drop it when it is open.")
+            for each in gone:
+                await self._drop(held[each])
             caller().deed.touch(name)
-            shelf = self._shelves.pop(name, None)
-            self._closed.pop(name, None)
-            if shelf is not None:
-                await shelf.reader.close()
-                await shelf.indexer.close(NotFound(f"Collection '{name}' was dropped meanwhile."))
-            await (shelf.indexes if shelf else self._indexes(held[name])).discard()
-            self._metrics.forget(name)
+
+    def changing(self) -> asyncio.Lock:
+        """Held by whoever makes, drops or switches collections."""
+        return self._changing
+
+    async def trade_places(self, name: str, overrules: str) -> None:
+        """Let a collection and its standby be what the truth has made of them already."""
+        old, new = self._shelves[name], self._shelves[f"{name}{STANDBY}"]
+        new.collection.name, new.collection.follows, new.collection.overrules = name, None, overrules
+        old.collection.name, old.collection.follows = f"{name}{STANDBY}", new.collection.number
+        following = replace(old, copier=self._copier(old.collection, old.chunker, old.indexer))
+        self._shelves |= {name: replace(new, copier=None), f"{name}{STANDBY}": following}
+        if new.copier:
+            await new.copier.close()
+        if following.copier:
+            following.copier.start()
+
+    async def _drop(self, collection: Collection) -> None:
+        name = collection.name
+        await self._database.write(lambda db: rows.drop(db, collection.number))
+        shelf = self._shelves.pop(name, None)
+        self._closed.pop(name, None)
+        if shelf is not None:
+            await shelf.end(NotFound(f"Collection '{name}' was dropped meanwhile."))
+        await (shelf.indexes if shelf else self._indexes(collection)).discard()
+        self._metrics.forget(name)
 
     def _sweep(self, numbers: set[str]) -> None:
         """Remove the folders of collections that were dropped when the process was killed: no number comes back."""
@@ -283,13 +318,17 @@ class Collections:
 
     def _encoders_asked_for(self, collection: Collection) -> tuple[str, str]:
         """The default collection follows the settings, so that a changed one is noticed rather than ignored."""
-        given = self._settings if collection.name == DEFAULT else collection
+        given = self._settings if self._follows_settings(collection) else collection
         return given.encoder, given.sparse
+
+    def _follows_settings(self, collection: Collection) -> bool:
+        """A switch goes before settings that are still what they were then."""
+        return collection.name == DEFAULT and collection.overrules != self._settings.models
 
     async def _with_reranker_asked_for(self, collection: Collection) -> Collection:
         """The same for the reranker, which leaves no trace in vectors: the collection takes the new one."""
         asked = self._settings.reranker
-        if collection.name != DEFAULT or collection.reranker == asked:
+        if not self._follows_settings(collection) or collection.reranker == asked:
             return collection
         logger.info("reranker changed", collection=DEFAULT, before=collection.reranker, now=asked)
         await self._database.write(lambda db: rows.set_reranker(db, collection.number, asked))
@@ -308,11 +347,15 @@ class Collections:
         embedder, weigher = tools.embedder, tools.weigher
         indexer = Indexer(self._database, collection, embedder, indexes, self._metrics, self._threads, weigher)
         reader = Reader(self._database, collection, tools.ranker.reranker, self._threads, self._metrics)
-        self._shelves[collection.name] = Shelf(
-            collection, embedder, tools.ranker, tools.chunker, indexes, indexer, reader, weigher
-        )
-        indexer.start()
-        reader.start()
+        copier = self._copier(collection, tools.chunker, indexer)
+        shelf = Shelf(collection, embedder, tools.ranker, tools.chunker, indexes, indexer, reader, weigher, copier)
+        self._shelves[collection.name] = shelf
+        shelf.start()
+
+    def _copier(self, collection: Collection, chunker: Chunker, indexer: Indexer) -> Copier | None:
+        if not collection.is_standby:
+            return None
+        return Copier(self._database, collection, chunker, indexer, self._metrics, self._threads)
 
     def _indexes(self, collection: Collection) -> Indexes:
         folder = self._folder / str(collection.number)
@@ -337,6 +380,16 @@ class Collections:
             self.troubles().get(collection.name),
             shelf,
         )
+
+
+def _insert(db: apsw.Connection, made: tuple[Any, ...], follows: int | None) -> Collection:
+    collection = rows.insert(db, *made)
+    if follows is not None:
+        if not rows.exists(db, follows):
+            raise NotFound("The collection was dropped meanwhile.")
+        standby.begin(db, collection.number, follows)
+        collection.follows = follows
+    return collection
 
 
 def _missing(name: str) -> NotFound:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import apsw
 
-from app.service.collections import Shelf
+from app.service.shelf import Shelf
 from app.stores.filters import And, Filter, allowed_chunks
 from app.stores.sqlite import Database
 from app.types import Hit

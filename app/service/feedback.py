@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import apsw
 
-from app.errors import Fault, Invalid, NotFound, TooLarge
-from app.service.collections import Shelf
+from app.errors import Fault, Invalid, NotFound, TooLarge, Unavailable
+from app.service.shelf import Shelf
 from app.stores import collections
 from app.stores import feedback as rows
 from app.stores.feedback import Kind, Outcome, Target, Totals
@@ -80,10 +80,17 @@ class Feedback:
         self._counts.pop(shelf.collection.number, None)
         return removed
 
+    def recount(self, collections: Iterable[int]) -> None:
+        """Feedback went from one of these to another."""
+        for number in collections:
+            self._counts.pop(number, None)
+
     def _check_room(self, db: apsw.Connection, opinions: Sequence[Opinion]) -> None:
         for collection, more in Counter(each.collection for each in opinions).items():
             if not collections.exists(db, collection.number):
                 raise NotFound(f"Collection '{collection.name}' was dropped meanwhile.")
+            if collections.follows(db, collection.number):
+                raise Unavailable("The collection was switched to other models meanwhile. Send it again.")
             if collection.number not in self._counts:
                 self._counts[collection.number] = rows.count(db, collection.number)
             held = self._counts[collection.number]

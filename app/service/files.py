@@ -18,8 +18,8 @@ from app.files.convert import convert
 from app.files.readers import READERS, converter
 from app.files.sandbox import Sandbox, longest
 from app.files.types import Converted, Kind, Unreadable
-from app.service.collections import Shelf
 from app.service.ingest import Ingest, Ticket
+from app.service.shelf import Shelf
 from app.settings import Settings
 from app.stores import documents, refusals
 from app.stores.documents import Origin, Outcome, Put

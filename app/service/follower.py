@@ -97,11 +97,11 @@ class Follower(Generic[Step]):
     ) -> None:
         self._reading = reading
         self._database = database
-        self._number = collection.number
         self._workers = workers
         self._ahead: list[int] = []
-        self._share = metrics.rebuild_share.labels(collection.name, reading.index)
-        self._share.set(1)
+        self._collection = collection
+        self._share = metrics.rebuild_share
+        self._tell_share(1)
         self.rebuilding: str | None = None
         """How far a rebuild is, while there is one."""
 
@@ -144,14 +144,14 @@ class Follower(Generic[Step]):
                 return await asyncio.get_running_loop().run_in_executor(threads, self._fill, make, total)
         finally:
             self.rebuilding = None
-            self._share.set(1)
+            self._tell_share(1)
 
     def _fill(self, make: Callable[[], Fresh], total: int) -> Fresh:
         fresh = make()
 
         def read(db: apsw.Connection) -> None:
             done = 0
-            for block in self._reading.living(db, self._number, REPLAY):
+            for block in self._reading.living(db, self._collection.number, REPLAY):
                 if self._workers.stopping.is_set():
                     raise Unavailable("The service stops while an index is being rebuilt.")
                 self._tell(done, total)
@@ -163,18 +163,21 @@ class Follower(Generic[Step]):
 
     def _tell(self, done: int, total: int) -> None:
         self.rebuilding = f"{self._reading.index} index is being rebuilt, {done:,} of {total:,} chunks"
-        self._share.set(done / total if total else 1)
+        self._tell_share(done / total if total else 1)
+
+    def _tell_share(self, share: float) -> None:
+        self._share.labels(self._collection.name, self._reading.index).set(share)
 
     def read(self, what: Callable[[apsw.Connection, int], T]) -> T:
         """Something of the collection's log, in the calling thread."""
-        return self._database.read_here(lambda db: what(db, self._number))
+        return self._database.read_here(lambda db: what(db, self._collection.number))
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         with self._database.room.needed():
             return await asyncio.get_running_loop().run_in_executor(self._workers.threads, work)
 
     def _step(self, index: Follows[Step]) -> bool:
-        changes = self._database.read_here(lambda db: self._reading.next(db, self._number, index.sequence, REPLAY))
+        changes = self.read(lambda db, number: self._reading.next(db, number, index.sequence, REPLAY))
         index.apply(changes)
         return bool(changes)
 

@@ -84,7 +84,7 @@ class Indexer:
         self._round = ROUND_CHUNKS
         self._woken = asyncio.Event()
         self._moved = asyncio.Condition()
-        self._task = Background("indexer", self._run, metrics, collection=collection.name)
+        self._task = Background("indexer", self._run, metrics, collection)
         self._to_save = False
         self._ended: WinnowError | None = None
         self.trouble: str | None = None

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import apsw
 import orjson
 
 from app.caller import caller
 from app.errors import Fault, InvalidDocuments, NotFound
-from app.service.collections import Shelf
+from app.service.collections import Collections
+from app.service.shelf import Shelf
 from app.stores import collections, documents, jobs
 from app.stores.documents import Put, Stored
 from app.stores.filters import Filter, matching_documents
 from app.stores.sqlite import Database
 from app.telemetry import Metrics, Stopwatch
 from app.types import Chunk, Document, Job
+
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +41,16 @@ def content_id(title: str, text: str, metadata: object) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
+class _Switched(Exception):
+    """The collection became a standby in the meantime: another one is in its place."""
+
+
 class Ingest:
     """Takes documents in, and out again."""
 
-    def __init__(self, database: Database, metrics: Metrics, threads: Executor) -> None:
+    def __init__(self, database: Database, collections: Collections, metrics: Metrics, threads: Executor) -> None:
         self._database = database
+        self._collections = collections
         self._metrics = metrics
         self._threads = threads
 
@@ -48,6 +58,15 @@ class Ingest:
         self, shelf: Shelf, batch: Sequence[Document], job: Ticket | None = None
     ) -> tuple[Ticket, list[Put]]:
         """Acknowledge all of these or none: when this returns they are on disk, and a job makes them searchable."""
+        return await self._in_place(shelf, lambda current: self._take(current, batch, job))
+
+    async def _in_place(self, shelf: Shelf, work: Callable[[Shelf], Awaitable[Done]]) -> Done:
+        """Do it to whatever has the collection's place by then."""
+        while True:
+            with suppress(_Switched):
+                return await work(await self._collections.current(shelf))
+
+    async def _take(self, shelf: Shelf, batch: Sequence[Document], job: Ticket | None) -> tuple[Ticket, list[Put]]:
         watch = Stopwatch(self._metrics, "ingest")
         with watch.stage("chunk"):
             chunks = await self._chunk(shelf, batch)
@@ -73,10 +92,11 @@ class Ingest:
 
     async def settled(self, shelf: Shelf, ticket: Ticket, through: int) -> dict[str, str]:
         """Wait until a job's documents can be found, up to this version; says which failed, and why."""
+        shelf = await self._collections.current(shelf)
         await shelf.indexer.settled(through)
 
         def failures(db: apsw.Connection) -> dict[str, str]:
-            _check_there(db, shelf)
+            _check_exists(db, shelf)
             return jobs.failures(db, ticket.number)
 
         return await self._database.read(failures)
@@ -95,18 +115,24 @@ class Ingest:
 
     async def delete(self, shelf: Shelf, ids: Sequence[str]) -> list[str]:
         """Delete for good; says which of them there were."""
-        deleted = await self._database.write(lambda db: documents.delete(db, shelf.collection.number, ids))
-        return self._told(shelf, deleted)
+        return await self._in_place(
+            shelf, lambda current: self._delete(current, lambda db, number: documents.delete(db, number, ids))
+        )
 
     async def delete_matching(self, shelf: Shelf, condition: Filter) -> list[str]:
         """Delete the documents that a filter allows."""
-        number = shelf.collection.number
-        deleted = await self._database.write(
-            lambda db: documents.delete_versions(db, number, matching_documents(db, condition, number))
-        )
-        return self._told(shelf, deleted)
 
-    def _told(self, shelf: Shelf, deleted: list[str]) -> list[str]:
+        def matching(db: apsw.Connection, number: int) -> list[str]:
+            return documents.delete_versions(db, number, matching_documents(db, condition, number))
+
+        return await self._in_place(shelf, lambda current: self._delete(current, matching))
+
+    async def _delete(self, shelf: Shelf, work: Callable[[apsw.Connection, int], list[str]]) -> list[str]:
+        def delete(db: apsw.Connection) -> list[str]:
+            _check_there(db, shelf)
+            return work(db, shelf.collection.number)
+
+        deleted = await self._database.write(delete)
         caller().deed.touch(shelf.collection.name, len(deleted))
         self._metrics.documents.labels("deleted").inc(len(deleted))
         shelf.indexer.wake()
@@ -130,6 +156,12 @@ async def _pay(shelf: Shelf, chunks: Collection[Sequence[Chunk]], *, going_on: b
 
 
 def _check_there(db: apsw.Connection, shelf: Shelf) -> None:
+    _check_exists(db, shelf)
+    if collections.follows(db, shelf.collection.number):
+        raise _Switched
+
+
+def _check_exists(db: apsw.Connection, shelf: Shelf) -> None:
     if not collections.exists(db, shelf.collection.number):
         raise NotFound(f"Collection '{shelf.collection.name}' was dropped meanwhile.")
 

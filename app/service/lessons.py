@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from app.service.collections import Shelf
+from app.service.shelf import Shelf
 from app.stores import feedback as rows
 from app.stores import spans
 from app.stores.feedback import Given, Span

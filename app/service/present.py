@@ -11,7 +11,7 @@ from typing import TypeVar
 import apsw
 import numpy as np
 
-from app.service.collections import Shelf
+from app.service.shelf import Shelf
 from app.stages.diversify import distinct, diverse
 from app.stages.expand import Stretch, merged
 from app.stages.fit import fitting

@@ -40,7 +40,7 @@ class Reader:
         self._collection = collection
         self._reranker = reranker
         self._threads = threads
-        self._task = Background("reader", self.run, metrics, collection=collection.name)
+        self._task = Background("reader", self.run, metrics, collection)
 
     def start(self) -> None:
         self._task.start()

@@ -17,7 +17,7 @@ from app.stages.weigh import Weigher
 from app.stores.room import Room
 from app.stores.sparse import InvertedIndex
 from app.telemetry import Lap, Metrics
-from app.types import Expansion
+from app.types import STANDBY, Expansion
 from app.watchdog import Watchdog
 from models.types import Scores
 
@@ -79,7 +79,7 @@ class Readiness:
     def reasons(self) -> list[str]:
         """Why the service is not ready; nothing when it is."""
         reasons = [self._opening] if self._opening else []
-        reasons += [f"collection '{name}': {why}" for name, why in self._collections.troubles().items()]
+        reasons += [f"collection '{name}': {why}" for name, why in self._troubles(standbys=False)]
         reasons += self._watchdog.troubles()
         reasons += [self._wrong] if self._wrong else []
         silent = monotonic() - self._answered
@@ -90,7 +90,13 @@ class Readiness:
 
     def warnings(self) -> list[str]:
         """What is wrong and keeps no search from being answered."""
-        return [str(self._room.refusal())] if self._room.lacking else []
+        warnings = [str(self._room.refusal())] if self._room.lacking else []
+        return warnings + [f"collection '{name}': {why}" for name, why in self._troubles(standbys=True)]
+
+    def _troubles(self, *, standbys: bool) -> list[tuple[str, str]]:
+        """No search depends on a standby."""
+        every = self._collections.troubles().items()
+        return [(name, why) for name, why in every if name.endswith(STANDBY) is standbys]
 
     async def _open(self) -> None:
         try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from app.errors import Conflict, Fault, Invalid, NotFound
-from app.service.collections import Shelf
+from app.service.shelf import Shelf
 from app.stages.calibrate import probabilities, standing
 from app.stores import calibrations as rows
 from app.stores.sqlite import Database

@@ -11,12 +11,12 @@ import numpy as np
 
 from app.errors import Fault, Invalid
 from app.service.candidates import Aim, FirstStage, Proposal
-from app.service.collections import Shelf
 from app.service.explain import Explainer, Explanation
 from app.service.present import Presenter, Shape
 from app.service.relevance import rated, scale_of
 from app.service.second_look import Asked
 from app.service.second_stage import Brief, Ranked, SecondStage, unread
+from app.service.shelf import Shelf
 from app.service.sieve import Sieve
 from app.stages.calibrate import LEVEL
 from app.stages.refresh import Recency, refreshed

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from app.service.candidates import Aim, FirstStage, Proposal
-from app.service.collections import Collections, Shelf
+from app.service.collections import Collections
+from app.service.shelf import Shelf
 from app.service.sieve import Sieve
 from app.stages.rerank import Parts, Ranker, blended
 from app.stores.sqlite import Database

@@ -42,8 +42,8 @@ def check_sparse(collection: Collection, asked: str) -> None:
         else ("has no sparse vectors", f"'{asked}' to make some", "without WINNOW_SPARSE")
     )
     raise EncoderMismatch(
-        f"Collection '{collection.name}' {has}, and the settings name {names}. Start {again}, or create another "
-        "collection as you want it and ingest the documents there, or drop this one."
+        f"Collection '{collection.name}' {has}, and the settings name {names}. Start {again}, and "
+        f"make its documents ready for the change there (POST /collections/{collection.name}/standby), or drop it."
     )
 
 
@@ -64,6 +64,7 @@ def _check_fingerprint(
         raise EncoderMismatch(
             f"Collection '{collection.name}' holds vectors of the {title(kind)} '{name}' (fingerprint "
             f"{mark[:12]}), but '{encoder.name}' makes vectors of another kind (fingerprint {found[:12]}). Vectors of "
-            f"two models can't be compared. Start with WINNOW_{kind.upper()}={name} and the same files and prompts, or "
-            f"create another collection with the new {title(kind)} and ingest the documents there, or drop this one."
+            f"two models can't be compared. Start with WINNOW_{kind.upper()}={name} and the same files and "
+            f"prompts, and make its documents ready for other models (POST /collections/{collection.name}/standby), "
+            "or drop it."
         )

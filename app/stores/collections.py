@@ -48,7 +48,7 @@ def insert(
 def every(db: apsw.Connection) -> list[Collection]:
     columns = (
         "number, name, encoder, reranker, recipe, dimensions, fingerprint, language, created_at, sparse,"
-        " sparse_fingerprint"
+        " sparse_fingerprint, follows, overrules"
     )
     return [
         Collection(number, name, encoder, reranker, Recipe(**orjson.loads(recipe)), *rest)
@@ -64,6 +64,11 @@ def set_reranker(db: apsw.Connection, collection: int, reranker: str) -> None:
 
 def exists(db: apsw.Connection, collection: int) -> bool:
     return bool(number(db, "SELECT count(*) FROM collections WHERE number = ?", (collection,)))
+
+
+def follows(db: apsw.Connection, collection: int) -> bool:
+    """Whether it is another one's standby."""
+    return bool(number(db, "SELECT count(follows) FROM collections WHERE number = ?", (collection,)))
 
 
 def drop(db: apsw.Connection, collection: int) -> None:

@@ -54,6 +54,8 @@ class Stored:
     error: str | None
     chunks: list[Piece]
     created_at: str
+    job: int | None
+    """Of the ingest that it came with, as long as that is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,11 @@ def origins(db: apsw.Connection, collection: int, ids: Sequence[str]) -> dict[st
 
 
 def put(
-    db: apsw.Connection, collection: int, job: int, document: Document, split: Callable[[Document], Sequence[Chunk]]
+    db: apsw.Connection,
+    collection: int,
+    job: int | None,
+    document: Document,
+    split: Callable[[Document], Sequence[Chunk]],
 ) -> Put:
     """Take in one document. A version that still waits is superseded; the live one stays until the new one is found."""
     content = content_hash(document)
@@ -138,7 +144,7 @@ def _versions(db: apsw.Connection, collection: int, document: str) -> tuple[_Ver
     return held.get(True), held.get(False)
 
 
-def _touch(db: apsw.Connection, collection: int, job: int, document: Document, version: _Version) -> Put:
+def _touch(db: apsw.Connection, collection: int, job: int | None, document: Document, version: _Version) -> Put:
     """Same content: keep the vectors, take over new metadata, and try again what had failed."""
     retry = "UPDATE documents SET state = 'pending', error = NULL, job = ? WHERE number = ? AND state = 'failed'"
     db.execute(retry, (job, version.number))
@@ -153,7 +159,12 @@ def _touch(db: apsw.Connection, collection: int, job: int, document: Document, v
 
 
 def _insert(
-    db: apsw.Connection, collection: int, job: int, document: Document, chunks: Sequence[Chunk], outcome: Outcome
+    db: apsw.Connection,
+    collection: int,
+    job: int | None,
+    document: Document,
+    chunks: Sequence[Chunk],
+    outcome: Outcome,
 ) -> Put:
     metadata = to_json(document.metadata)
     db.execute(
@@ -200,19 +211,24 @@ def _insert_metadata(db: apsw.Connection, collection: int, version: int, metadat
 
 def find(db: apsw.Connection, collection: int, document: str) -> Stored | None:
     """The newest version that was acknowledged."""
-    columns = "number, title, text, metadata, format, pages, state, error, created_at"
+    columns = "number, title, text, metadata, format, pages, state, error, created_at, job"
     newest = f"SELECT {columns} FROM documents WHERE collection = ? AND id = ? ORDER BY number DESC LIMIT 1"
     row = first(db, newest, (collection, document))
     if row is None:
         return None
-    version, title, text, metadata, form, pages, state, error, created = row
+    version, title, text, metadata, form, pages, state, error, created, job = row
     sql = 'SELECT number, start, "end", tokens, page, last_page, heading FROM chunks WHERE document = ? ORDER BY number'
     chunks = [
         Piece(chunk, start, end, tokens, Place(*place))
         for chunk, start, end, tokens, *place in rows(db, sql, (version,))
     ]
     found = Document(document, text, title, orjson.loads(metadata), form, tuple(orjson.loads(pages)))
-    return Stored(found, state, error, chunks, created)
+    return Stored(found, state, error, chunks, created, job)
+
+
+def date(db: apsw.Connection, version: int, created_at: str) -> None:
+    """Let a version be as old as the one that it was made of."""
+    db.execute("UPDATE documents SET created_at = ? WHERE number = ?", (created_at, version))
 
 
 def delete(db: apsw.Connection, collection: int, ids: Sequence[str]) -> list[str]:

@@ -1,4 +1,7 @@
-"""Ingests that callers can ask about."""
+"""Ingests that callers can ask about.
+
+A standby's documents came by the same jobs as those that it follows: a job tells of the collection that it is of.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +34,17 @@ def grow(db: apsw.Connection, job: int, documents: int) -> None:
 
 
 def find(db: apsw.Connection, job: str) -> Job | None:
-    sql = "SELECT j.number, c.name, j.documents, j.created_at FROM jobs j JOIN collections c ON c.number = j.collection"
-    row = first(db, f"{sql} WHERE j.id = ?", (job,))
+    columns = "j.number, c.number, c.name, j.documents, j.created_at"
+    sql = f"SELECT {columns} FROM jobs j JOIN collections c ON c.number = j.collection WHERE j.id = ?"
+    row = first(db, sql, (job,))
     if row is None:
         return None
-    number, collection, documents, created = row
-    sql = "SELECT state, count(*), max(error) FROM documents WHERE job = ? AND state <> 'live' GROUP BY state"
-    states = {state: (amount, error) for state, amount, error in rows(db, sql, (number,))}
+    number, holder, collection, documents, created = row
+    sql = (
+        "SELECT state, count(*), max(error) FROM documents WHERE job = ? AND state <> 'live' AND collection = ?"
+        " GROUP BY state"
+    )
+    states = {state: (amount, error) for state, amount, error in rows(db, sql, (number, holder))}
     pending, _ = states.get("pending", (0, None))
     failed, error = states.get("failed", (0, None))
     state: Literal["running", "failed", "done"] = "running" if pending else "failed" if failed else "done"
@@ -46,5 +53,8 @@ def find(db: apsw.Connection, job: str) -> Job | None:
 
 def failures(db: apsw.Connection, job: int) -> dict[str, str]:
     """Which documents of a job can't be found, and why; the first hundred."""
-    sql = "SELECT id, error FROM documents WHERE job = ? AND state = 'failed' ORDER BY number LIMIT 100"
+    sql = (
+        "SELECT d.id, d.error FROM documents d JOIN jobs j ON j.number = d.job AND j.collection = d.collection"
+        " WHERE d.job = ? AND d.state = 'failed' ORDER BY d.number LIMIT 100"
+    )
     return dict(rows(db, sql, (job,)))

@@ -175,3 +175,32 @@ CREATE TABLE feedback (
   created_at  TEXT    NOT NULL,
   UNIQUE (collection, query, document, kind, request)
 ) STRICT;
+
+-- migration 9
+
+-- A standby holds the documents of another collection, made ready for other models; the number of the one it follows.
+ALTER TABLE collections ADD COLUMN follows INTEGER;
+CREATE UNIQUE INDEX collections_by_followed ON collections(follows) WHERE follows IS NOT NULL;
+
+-- What the settings said when models were switched that the settings name: as long as they say the same, the switch holds.
+ALTER TABLE collections ADD COLUMN overrules TEXT NOT NULL DEFAULT '';
+
+-- Documents that a standby has yet to look at. A change gives a document a new ticket, and a ticket is never given twice.
+CREATE TABLE stale (
+  ticket      INTEGER PRIMARY KEY AUTOINCREMENT,
+  collection  INTEGER NOT NULL REFERENCES collections(number) ON DELETE CASCADE,
+  id          TEXT    NOT NULL,
+  UNIQUE (collection, id)
+) STRICT;
+CREATE INDEX stale_in_order ON stale(collection, ticket);
+
+-- Triggers, so that no way to change a document can be forgotten.
+CREATE TRIGGER document_came AFTER INSERT ON documents BEGIN
+  INSERT OR REPLACE INTO stale (collection, id) SELECT number, NEW.id FROM collections WHERE follows = NEW.collection;
+END;
+CREATE TRIGGER document_changed AFTER UPDATE OF metadata ON documents BEGIN
+  INSERT OR REPLACE INTO stale (collection, id) SELECT number, NEW.id FROM collections WHERE follows = NEW.collection;
+END;
+CREATE TRIGGER document_went AFTER DELETE ON documents BEGIN
+  INSERT OR REPLACE INTO stale (collection, id) SELECT number, OLD.id FROM collections WHERE follows = OLD.collection;
+END;

@@ -70,7 +70,7 @@ def base(
         raise Failure(str(error), UNUSABLE) from error
 
 
-def run(order: Order, settings: Settings, target: Target) -> None:
+def run(order: Order, settings: Settings, target: Target) -> Report:
     """All of it; whatever a user can have got wrong ends it with a sentence."""
     check_extra()
     with as_failures(order.cache):
@@ -78,7 +78,9 @@ def run(order: Order, settings: Settings, target: Target) -> None:
         datasets = [_read(folder, order) for folder in order.folders]
         _check_names(datasets, setups)
         found = _evaluated(order, settings, target, datasets, setups)
-    _conclude(report([evaluation for evaluation, _ in found], order.seed), order)
+    made = report([evaluation for evaluation, _ in found], order.seed)
+    _conclude(made, order)
+    return made
 
 
 def _check_names(datasets: Sequence[Dataset], setups: Sequence[Setup]) -> None:

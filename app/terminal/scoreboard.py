@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.quality.measures import CUTS, MAP, MRR, NDCG
+from app.quality.statistics import holm
 from app.quality.types import BASE, Arm, Comparison, Curve, Difference, Estimate, Evaluation, Point, Report, Summary
 
 PRECISIONS = (5, 10)
@@ -39,6 +40,20 @@ def together(report: Report) -> RenderableType:
     """What several datasets or variants say in common."""
     served = report.evaluations[0].served
     return Group(*(_summary(each, served) for each in report.summaries), *_comparisons(report.comparisons))
+
+
+def losses(report: Report) -> list[str]:
+    """Where a variant's answers are worse than the base's, and chance does not explain it.
+
+    Only their nDCG decides, so only that is corrected for being tested more than once.
+    """
+    served = [each for each in report.comparisons if each.arm == report.evaluations[0].served]
+    tests = [(each.dataset, test) for each in served for test in each.differences if test.measure == NDCG]
+    return [
+        f"{test.measure} {_signed(test)} on {dataset or 'all datasets'}, p = {p:.3f}"
+        for (dataset, test), p in zip(tests, holm([test.p for _, test in tests]), strict=True)
+        if p < SIGNIFICANT and test.estimate.mean < 0
+    ]
 
 
 def quality(arms: Sequence[Arm], served: str) -> Table:

@@ -16,7 +16,7 @@ SNIPPET = 200
 
 Answer = Mapping[str, Any]
 
-NESTED = ("recipe", "calibrations")
+NESTED = ("recipe", "calibrations", "standby")
 """Of what is known of a collection."""
 
 
@@ -62,6 +62,9 @@ def collection(found: Answer) -> RenderableType:
         shown = f"{value:,}" if isinstance(value, int) else str(value)
         label = "titles" if name == "title" else name.replace("_", " ")
         table.add_row(Text(label, "bold"), Text(shown, overflow="fold"))
+    if standby := found["standby"]:
+        counts = ", ".join(f"{standby[name]:,} {name}" for name in ("behind", "pending", "failed"))
+        table.add_row(Text("standby", "bold"), Text(f"{standby['name']}: {counts}", overflow="fold"))
     for each in found["calibrations"]:
         told = each["trouble"] or each["advice"] or "calibrated"
         table.add_row(Text(f"{each['mode']} scores", "bold"), Text(told, overflow="fold"))

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import app
-from app.service.collections import Shelf
+from app.service.shelf import Shelf
 from app.types import Change, Expansion, Wording
 from models.types import SparseVector
 from tests.app.serving import Json, Service, body, documents, fakes, listening, problem, serving, until

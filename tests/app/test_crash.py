@@ -25,6 +25,11 @@ def test_so_it_does_where_indexes_keep_less_than_whole_vectors(tmp_path: Path) -
     assert kills.run(tmp_path, KILLS // 2, SEED, print, **SPARING) > KILLS // 2
 
 
+def test_so_it_does_while_models_are_switched_to_and_back(tmp_path: Path) -> None:
+    """And both the collection and its standby have it."""
+    assert kills.run(tmp_path, KILLS // 2, SEED, print, switching=True) > KILLS // 2
+
+
 def test_a_kill_while_starting_loses_nothing(tmp_path: Path) -> None:
     ledger = Ledger("d", {f"d{i}": 1 for i in range(300)})
     with Process(tmp_path, **SETTINGS) as service:

@@ -30,6 +30,7 @@ def begin(winnow: httpx.Client) -> None:
     _search_often(winnow, COMPARED)
     refer = "/quality/reference?collection=default"
     eventually(lambda: winnow.post(refer).status_code == 200, "there is no reference for drift")
+    assert winnow.post("/collections/default/standby", json={"recipe": {"chunk_tokens": 64}}).status_code == 201
 
 
 def go_on(winnow: httpx.Client, at: int) -> None:

@@ -189,6 +189,12 @@ INDEX = Row(
             most=1,
         ),
         graph(
+            "Standbys",
+            "Documents that a collection's standby has yet to take over, to be ready for other models. When none are "
+            "left, it can be switched to.",
+            Ask("sum by (collection) (winnow_standby_behind_documents{collection})", "{{collection}}"),
+        ),
+        graph(
             "Memory of the index",
             "Bytes that the vector index takes in memory, deleted chunks included until compaction.",
             Ask("sum by (collection) (winnow_index_bytes{collection})", "{{collection}}"),

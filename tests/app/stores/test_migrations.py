@@ -10,7 +10,6 @@ import numpy as np
 
 from app.stores import collections, documents, log, readings
 from app.stores.sqlite import Database
-from app.types import Recipe
 
 
 def test_documents_from_before_there_were_files_are_plain_and_without_pages(tmp_path: Path) -> None:
@@ -61,7 +60,9 @@ def test_chunks_from_before_their_ids_were_kept_have_none_and_are_known_to_lack_
         for number, migration in enumerate(migrations, 1):
             old.execute("--" + migration)
             old.pragma("user_version", number)
-        made = collections.insert(old, "default", "fake", "fake", Recipe(), 64, "print", "english")
+        old.execute(
+            "INSERT INTO collections VALUES (1, 'default', 'fake', 'fake', '{}', 64, 'f', 0, 'then', 'english', '', '')"
+        )
         old.execute(
             "INSERT INTO documents (number, collection, id, state, content, title, text, metadata, created_at, chunks,"
             " bytes) VALUES (1, 1, 'a', 'live', x'00', '', 'old text', '{}', 'then', 1, 8)"
@@ -69,8 +70,8 @@ def test_chunks_from_before_their_ids_were_kept_have_none_and_are_known_to_lack_
         old.execute("""INSERT INTO chunks (document, start, "end", tokens, text) VALUES (1, 0, 8, 2, 'old text')""")
     old.close()
     database = Database(tmp_path / "winnow.db")
-    (found,) = database.read_here(lambda db: documents.load(db, made.number, np.array([1]), b"any mark"))
+    (found,) = database.read_here(lambda db: documents.load(db, 1, np.array([1]), b"any mark"))
     assert (found.reads, found.ids) == ("old text", None)
-    assert database.read_here(lambda db: readings.complete(db, made.number)) is None
+    assert database.read_here(lambda db: readings.complete(db, 1)) is None
     assert [each.chunk for each in database.read_here(lambda db: readings.unread(db, 1, b"any mark", "", 9))] == [1]
     database.close()

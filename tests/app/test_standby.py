@@ -1,0 +1,299 @@
+"""A collection is made ready for other models in the background, switched to them, and back, and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from time import monotonic
+
+import apsw
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from app.settings import Settings
+from app.stores.keys import KeyFile
+from tests.app.serving import PATIENCE, Json, Service, body, documents, fakes, problem, serving, until
+
+AT, STANDBY = "/collections/default", "default~standby"
+
+
+async def begin(service: Service, **asked: object) -> Json:
+    answer = await service.client.post(f"{AT}/standby", json=asked)
+    assert answer.status_code == 201, answer.text
+    made: Json = body(answer)
+    return made
+
+
+async def caught_up(service: Service, but: int = 0) -> None:
+    """Wait until the standby has all, or all but so much."""
+    deadline = monotonic() + PATIENCE
+    while (told := body(await service.client.get(AT))["standby"])["behind"] + told["pending"] > but:
+        assert monotonic() < deadline, f"it never caught up: {told}"
+        await asyncio.sleep(0.02)
+
+
+async def switch(service: Service, **asked: object) -> Json:
+    answer = await service.client.post(f"{AT}/switch", json=asked)
+    assert answer.status_code == 200, answer.text
+    told: Json = body(answer)
+    return told
+
+
+async def held(service: Service, collection: str) -> dict[str, Json]:
+    """What searches find there."""
+    found = await service.search("topic word", collection=collection, top_k=100, rerank=False)
+    return {hit["document_id"]: hit for hit in found["hits"]}
+
+
+async def test_a_standby_takes_over_what_there_is_and_what_comes_and_goes_meanwhile(
+    service: Service,
+) -> None:
+    await service.ingest(*documents(40, "topic word"))
+    made = await begin(service, encoder="fake:32", recipe={"chunk_tokens": 64})
+    assert (made["name"], made["follows"], made["dimensions"]) == (STANDBY, "default", 32)
+    assert made["recipe"]["chunk_tokens"] == 64
+    await service.ingest({"id": "new", "text": "topic word of late"}, {"id": "d1", "text": "topic word anew"})
+    await service.ingest({**documents(3, "topic word")[2], "metadata": {"colour": "red"}})
+    await service.client.request("DELETE", "/documents/d0")
+    await caught_up(service)
+    served, standby = await held(service, "default"), await held(service, STANDBY)
+    assert set(served) == set(standby) == {"new", *(f"d{n}" for n in range(1, 40))}
+    for name, hit in served.items():
+        assert (hit["text"], hit["metadata"]) == (standby[name]["text"], standby[name]["metadata"])
+    assert standby["d2"]["metadata"] == {"colour": "red"}
+    listed = body(await service.client.get("/collections"))["collections"]
+    assert [(each["name"], each["follows"]) for each in listed] == [("default", None), (STANDBY, "default")]
+
+
+async def test_a_switch_puts_the_standby_in_its_place_and_a_second_one_takes_it_back(service: Service) -> None:
+    await service.ingest(*documents(20, "topic word"))
+    await begin(service, encoder="fake:32")
+    await caught_up(service)
+    for encoder, other in (("fake:32", "fake"), ("fake", "fake:32")):
+        told = await switch(service)
+        assert (told["name"], told["encoder"], told["documents"]) == ("default", encoder, 20)
+        assert (await service.search("topic word"))["models"]["encoder"].startswith(encoder)
+        assert body(await service.client.get(f"/collections/{STANDBY}"))["encoder"] == other
+        await service.ingest({"id": f"with {encoder}", "text": "topic word with other models"})
+        await service.client.request("DELETE", f"/documents/d{len(encoder)}")
+        await caught_up(service)
+        assert set(await held(service, "default")) == set(await held(service, STANDBY))
+    assert {"with fake:32", "with fake"} <= set(await held(service, "default"))
+
+
+async def test_after_a_switch_jobs_dates_and_feedback_are_where_they_were(service: Service) -> None:
+    job = (await service.ingest(*documents(5, "topic word")))["job"]
+    dated = body(await service.client.get("/documents/d1"))["created_at"]
+    said = {"query": "topic", "document": "d1", "relevant": True}
+    assert (await service.client.post("/feedback", json=said)).status_code == 200
+    await begin(service, encoder="fake:32")
+    await caught_up(service)
+    await switch(service)
+    told = body(await service.client.get(f"/jobs/{job}"))
+    assert (told["collection"], told["state"], told["documents"], told["searchable"]) == ("default", "done", 5, 5)
+    assert body(await service.client.get("/documents/d1"))["created_at"] == dated
+    assert body(await service.client.get("/feedback"))["judged"] == 1
+    assert (await service.client.request("DELETE", f"{AT}/standby")).status_code == 204
+    assert body(await service.client.get(f"/jobs/{job}"))["state"] == "done"
+    assert body(await service.client.get(AT))["standby"] is None
+
+
+async def test_what_comes_in_while_models_are_switched_is_in_the_collection_afterwards(service: Service) -> None:
+    await service.ingest(*documents(30, "topic word"))
+    await begin(service, encoder="fake:32")
+    await caught_up(service)
+    acknowledged: set[str] = set()
+    ended = asyncio.Event()
+
+    async def ingest(worker: int) -> None:
+        count = 0
+        while not ended.is_set():
+            name = f"{worker}-{count}"
+            given = {"documents": [{"id": name, "text": f"topic word {name}"}], "wait": bool(count % 2)}
+            assert (await service.client.post("/ingest", json=given)).is_success
+            acknowledged.add(name)
+            count += 1
+
+    async def search() -> None:
+        while not ended.is_set():
+            assert (await service.search("topic word"))["hits"]
+
+    work = [asyncio.create_task(each) for each in (*(ingest(n) for n in range(3)), search())]
+    for _ in range(4):
+        await asyncio.sleep(0.2)
+        await switch(service)
+        await caught_up(service, but=100)
+    ended.set()
+    await asyncio.gather(*work)
+    await caught_up(service)
+    contents = body(await service.client.get(AT))
+    assert contents["documents"] + contents["pending"] == 30 + len(acknowledged)
+    assert len(acknowledged) > 10
+    for name in acknowledged:
+        assert (await service.client.get(f"/documents/{name}")).status_code == 200
+
+
+async def test_a_standby_that_is_far_behind_is_not_switched_to(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.service.standby.NEARLY", 5)
+    monkeypatch.setattr("app.service.copier.MOST_WAITING", 0)
+    await service.ingest(*documents(20, "topic word"))
+    await begin(service, encoder="fake:32")
+    told = problem(await service.client.post(f"{AT}/switch", json={}), 409, "conflict")
+    assert "20 documents are still to be taken over" in told["detail"]
+    assert (await service.search("topic word"))["models"]["encoder"] == "fake:64"
+
+
+async def test_a_switch_that_takes_too_long_leaves_everything_as_it_was(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.service.standby.SWITCH_SECONDS", 0.2)
+    monkeypatch.setattr("app.service.copier.MOST_WAITING", 0)
+    await service.ingest(*documents(3, "topic word"))
+    await begin(service, encoder="fake:32")
+    problem(await service.client.post(f"{AT}/switch", json={}), 409, "conflict")
+    await service.ingest({"id": "later", "text": "topic word"})
+    assert body(await service.client.get(AT))["encoder"] == "fake"
+
+
+async def test_documents_that_other_models_cannot_take_are_named_and_given_up_only_by_force(service: Service) -> None:
+    long = " ".join(f"w{n}" for n in range(20))
+    await service.ingest({"id": "titled", "text": "topic word", "title": long}, *documents(3, "topic word"))
+    await begin(service, encoder="fake:32", recipe={"chunk_tokens": 16, "overlap_tokens": 0})
+    await caught_up(service)
+    assert body(await service.client.get(AT))["standby"]["failed"] == 1
+    told = problem(await service.client.post(f"{AT}/switch", json={}), 409, "conflict")
+    assert "'titled': A title is too long" in told["detail"]
+    assert (await switch(service, force=True))["failed"] == 1
+    assert set(await held(service, "default")) == {"d0", "d1", "d2"}
+    await switch(service)
+    assert set(await held(service, "default")) == {"titled", "d0", "d1", "d2"}
+
+
+async def test_a_standby_is_given_nothing_and_has_no_standby_of_its_own(service: Service) -> None:
+    problem(await service.client.post(f"{AT}/switch", json={}), 404, "not-found")
+    problem(await service.client.request("DELETE", f"{AT}/standby"), 404, "not-found")
+    await begin(service)
+    problem(await service.client.post(f"{AT}/standby", json={}), 409, "conflict")
+    problem(await service.client.post(f"/collections/{STANDBY}/standby", json={}), 409, "conflict")
+    given = {"collection": STANDBY, "documents": [{"text": "topic"}]}
+    told = problem(await service.client.post("/ingest", json=given), 409, "conflict")
+    assert "ingest, delete and judge there" in told["detail"]
+    problem(await service.client.request("DELETE", f"/documents/x?collection={STANDBY}"), 409, "conflict")
+    problem(await service.client.post("/documents/delete", json={"collection": STANDBY, "ids": ["x"]}), 409, "conflict")
+    said = {"query": "topic", "document": "x", "relevant": True, "collection": STANDBY}
+    problem(await service.client.post("/feedback", json=said), 409, "conflict")
+
+
+async def test_a_collection_takes_its_standby_along_when_it_is_dropped(service: Service) -> None:
+    await service.client.post("/collections", json={"name": "books"})
+    await service.ingest(*documents(3), collection="books")
+    assert (await service.client.post("/collections/books/standby", json={"encoder": "fake:32"})).status_code == 201
+    assert (await service.client.request("DELETE", "/collections/books")).status_code == 204
+    listed = body(await service.client.get("/collections"))["collections"]
+    assert [each["name"] for each in listed] == ["default"]
+
+
+async def test_a_standby_goes_on_after_a_restart_where_it_was(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path)) as service:
+        await service.ingest(*documents(60, "topic word"))
+        await begin(service, encoder="fake:32")
+    async with serving(fakes(tmp_path)) as service:
+        await caught_up(service)
+        assert set(await held(service, STANDBY)) == {f"d{n}" for n in range(60)}
+
+
+async def test_a_standby_that_cannot_be_opened_is_a_warning_and_can_be_ended(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path)) as service:
+        await service.ingest(*documents(3, "topic word"))
+        await begin(service, encoder="fake:32")
+    with apsw.Connection(str(tmp_path / "winnow.db")) as db:
+        db.execute("UPDATE collections SET encoder = '/nowhere' WHERE follows IS NOT NULL")
+    db.close()
+    async with serving(fakes(tmp_path)) as service:
+        ready = await service.client.get("/readyz")
+        assert ready.status_code == 200
+        (warning,) = body(ready)["warnings"]
+        assert warning.startswith(f"collection '{STANDBY}': ")
+        assert len((await service.search("topic word"))["hits"]) == 3
+        problem(await service.client.post(f"{AT}/switch", json={}), 503, "unavailable")
+        assert (await service.client.request("DELETE", f"{AT}/standby")).status_code == 204
+        assert body(await service.client.get("/readyz"))["warnings"] == []
+
+
+async def test_whoever_sees_a_collection_sees_its_standby_and_nobody_else_does(tmp_path: Path) -> None:
+    keys = KeyFile(fakes(tmp_path).keys_file)
+    admin, mine, other = (
+        {"x-api-key": keys.create(name, [scope], limits, None)[1]}
+        for name, scope, limits in (("a", "admin", []), ("b", "admin", ["default"]), ("c", "admin", ["books"]))
+    )
+    async with serving(fakes(tmp_path)) as service:
+        service.client.headers.update(admin)
+        await service.client.post("/collections", json={"name": "books"})
+        service.client.headers.update(mine)
+        await begin(service, encoder="fake:32")
+        assert (await service.client.get(f"/collections/{STANDBY}")).status_code == 200
+        service.client.headers.update(other)
+        for method, path in (("GET", f"/collections/{STANDBY}"), ("DELETE", f"{AT}/standby"), ("POST", f"{AT}/switch")):
+            problem(await service.client.request(method, path, json={}), 404, "not-found")
+
+
+async def test_a_switch_outlives_restarts_until_the_settings_say_something_new(tmp_path: Path) -> None:
+    def settings(**more: object) -> Settings:
+        return fakes(tmp_path, **more)
+
+    async with serving(settings()) as service:
+        await service.ingest(*documents(5, "topic word"))
+        await begin(service, encoder="fake:32")
+        await caught_up(service)
+        await switch(service)
+    for more in ({}, {"encoder": "fake:32"}, {}):
+        async with serving(settings(**more)) as service:
+            assert (await service.search("topic word"))["models"]["encoder"] == "fake:32"
+    async with serving(settings(encoder="fake:16"), ready=False) as service:
+        await until(lambda: not service.engine.readiness.starting)
+        told = problem(await service.client.post("/search", json={"query": "topic"}), 409, "encoder-mismatch")
+        assert "/collections/default/standby" in told["detail"]
+
+
+ACTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.integers(0, 5), st.sampled_from(["red", "green"]), st.integers(0, 1)),
+        st.tuples(st.just("delete"), st.integers(0, 5)),
+        st.tuples(st.just("switch")),
+        st.tuples(st.just("wait")),
+    ),
+    max_size=25,
+)
+
+
+@examples(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(acts=ACTS)
+async def test_whatever_happens_both_have_the_same_in_the_end(
+    tmp_path_factory: pytest.TempPathFactory, acts: list
+) -> None:
+    expected: dict[str, tuple[str, Json]] = {}
+    async with serving(fakes(tmp_path_factory.mktemp("standby"))) as service:
+        await begin(service, encoder="fake:32")
+        for act in acts:
+            if act[0] == "put":
+                _, name, colour, metadata = act
+                document = {"id": f"d{name}", "text": f"topic word {colour}", "metadata": {"m": metadata}}
+                await service.client.post("/ingest", json={"documents": [document], "wait": False})
+                expected[f"d{name}"] = (document["text"], document["metadata"])
+            elif act[0] == "delete":
+                await service.client.post("/documents/delete", json={"ids": [f"d{act[1]}"]})
+                expected.pop(f"d{act[1]}", None)
+            elif act[0] == "switch":
+                await switch(service)
+            else:
+                await caught_up(service)
+        await caught_up(service)
+        await switch(service)  # which waits for what is pending on both sides
+        await switch(service)
+        for collection in ("default", STANDBY):
+            found = await held(service, collection)
+            assert {name: (hit["text"], hit["metadata"]) for name, hit in found.items()} == expected
