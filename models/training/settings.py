@@ -108,6 +108,12 @@ class RerankerSettings(TrainingSettings):
         float | None, "Weight of the BM25 share likewise; it is learned too. By default the base's, or 4."
     ] = None
     weights_rate: Annotated[float, "Learning rate of these two weights."] = 2e-2
+    teacher: Annotated[
+        str, "Encoder to learn from beside the answers: its token vectors are compared one by one. By default none."
+    ] = ""
+    teacher_layer: Annotated[int, "Which of its layers; 0: the last."] = 0
+    teacher_weight: Annotated[float, "Weight of its opinion, -1 to 1, beside the first stage's scores."] = 40.0
+    imitation: Annotated[float, "How much its order counts beside the answers."] = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
