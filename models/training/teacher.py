@@ -18,6 +18,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from models.training.errors import TrainingError
 from models.training.groups import Group
 from models.training.watch import Watch
 
@@ -38,7 +39,10 @@ class Teacher:
 
     def __init__(self, encoder: SentenceTransformer, layer: int, tokens: int, watch: Watch) -> None:
         self._encoder = encoder
-        self._body: Any = encoder.transformers_model
+        body: Any = encoder.transformers_model
+        self._body = body
+        if layer > (layers := body.config.num_hidden_layers):
+            raise TrainingError(f"--teacher-layer is {layer}, and the teacher has {layers} layers.")
         self._layer = layer or -1
         self._tokens = tokens
         self._watch = watch
@@ -69,7 +73,7 @@ class Teacher:
     def _read(self, texts: set[str], role: str, told: str) -> Mapping[str, Read]:
         found: dict[str, Read] = {}
         ordered = sorted(texts, key=lambda text: (len(text), text))
-        prompt = self._encoder.prompts.get(role, "")
+        prompt = self._encoder.prompts.get(role) or ""
         for start in range(0, len(ordered), BATCH):
             batch = ordered[start : start + BATCH]
             found |= zip(batch, self._vectors([prompt + text for text in batch]), strict=True)
