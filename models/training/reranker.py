@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.catalog import locate
 from models.folder import check_folder, hash_folder, read_blends
-from models.training.backbone import hold_steady, limit, prompted, write_model
+from models.training.backbone import hold_steady, limit, prompted, step_back, write_model
 from models.training.bench import Bench
 from models.training.blend import BLEND_FILE, START, beside, fit_blend, list_loss, split, write_blends
 from models.training.card import Account, Report
@@ -134,13 +134,19 @@ def train_reranker(groups: Path, output: Path, settings: RerankerSettings, watch
     account = _account(trained, held_out, settings)
     watch.say(account.data)
     model = _open(bench)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
     opinions = _opinions(teacher, trained, bench) if teacher else None
     loss = LOSSES[settings.loss](model, _start(bench), settings.width, _imitation(bench) if opinions else None)
     judge = RerankerJudge(held_out, lambda: loss.weights, bench.machine) if held_out else None
     before = bench.judge_base(judge, model)
     fitted = bench.fit(_trainer(model, _dataset(trained, opinions), loss, judge, bench))
     to_fit_on = held_out or trained[:FITTING]
-    return bench.finish(lambda folder: _write(model, to_fit_on, bench, folder), account, before, fitted)
+
+    def write(folder: Path) -> Metrics:
+        step_back(model, start, settings.share)
+        return _write(model, to_fit_on, bench, folder)
+
+    return bench.finish(write, account, before, fitted)
 
 
 def _chosen(groups: Sequence[Group], settings: RerankerSettings) -> Sequence[Group]:
