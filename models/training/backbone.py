@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from models.cards import known_as
 from models.catalog import locate
@@ -72,6 +73,13 @@ def hold_steady(model: SentenceTransformer | CrossEncoder) -> None:
             module.p = 0.0
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("embeddings." not in name)
+
+
+def step_back(model: nn.Module, before: Mapping[str, Tensor], share: float) -> None:
+    """Goes only a share of the way from the old weights to the new: often better than either end."""
+    after = model.state_dict()
+    floating = [name for name, value in after.items() if value.is_floating_point()]
+    model.load_state_dict(after | {name: torch.lerp(before[name], after[name], share) for name in floating})
 
 
 def write_model(model: SentenceTransformer | CrossEncoder, output: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -37,11 +38,22 @@ class Bench(Generic[Settings]):
     watch: Watch
 
     @classmethod
-    def set_up(cls, what: What, pairs: Path, output: Path, settings: Settings, watch: Watch) -> Bench[Settings]:
-        """Finds the base and the machine, and refuses what can't end well before any work is done."""
+    def set_up(
+        cls,
+        what: What,
+        pairs: Path,
+        output: Path,
+        settings: Settings,
+        watch: Watch,
+        others: Mapping[str, str] = MappingProxyType({}),
+    ) -> Bench[Settings]:
+        """Finds the base and the machine, and refuses what can't end well before any work is done.
+
+        Other models that have a part in it are given with their fingerprints, by name.
+        """
         machine = Machine.find(settings.device, settings.threads)
         base = Base.find(settings, "reranker" if what == "reranker" else "encoder")
-        plan = Plan.of(f"train {what}", [pairs], {base.name: base.fingerprint}, settings)
+        plan = Plan.of(f"train {what}", [pairs], {base.name: base.fingerprint, **others}, settings)
         run = Run(output, plan)
         torch.manual_seed(settings.seed)
         return cls(run, base, machine, settings, watch)

@@ -17,7 +17,7 @@ from sentence_transformers.base.sampler import BatchSamplers, MultiDatasetBatchS
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
 from torch import Tensor, nn
 
-from models.training.backbone import hold_steady, limit, prompted, write_model
+from models.training.backbone import hold_steady, limit, prompted, step_back, write_model
 from models.training.bench import Bench
 from models.training.card import Account, Report
 from models.training.held_out import APART, hold_out
@@ -93,7 +93,7 @@ def train_encoder(pairs: Path, output: Path, settings: EncoderSettings, watch: W
     fitted = bench.fit(_trainer(model, data.pairs, judge, bench))
 
     def write(folder: Path) -> Metrics:
-        _step_back(model, start, settings.share)
+        step_back(model, start, settings.share)
         write_model(model, folder)
         return judge(_opened(folder, bench)) if judge else {}
 
@@ -203,10 +203,3 @@ def _account(pairs: Sequence[Pair], questions: Questions | None, settings: RunSe
         return Account(data, "")
     judged_by = f"{len(questions.queries):,} queries were held out{APART[settings.apart]} and searched for"
     return Account(data, f"{judged_by} among {len(questions.passages):,} passages, answers included.")
-
-
-def _step_back(model: SentenceTransformer, before: Mapping[str, Tensor], share: float) -> None:
-    """Goes only a share of the way from the old weights to the new: often better than either end."""
-    after = model.state_dict()
-    floating = [name for name, value in after.items() if value.is_floating_point()]
-    model.load_state_dict(after | {name: torch.lerp(before[name], after[name], share) for name in floating})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,8 +14,9 @@ from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments
 from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 
-from models.folder import read_blends
-from models.training.backbone import hold_steady, limit, write_model
+from models.catalog import locate
+from models.folder import check_folder, hash_folder, read_blends
+from models.training.backbone import hold_steady, limit, prompted, step_back, write_model
 from models.training.bench import Bench
 from models.training.blend import BLEND_FILE, START, beside, fit_blend, list_loss, split, write_blends
 from models.training.card import Account, Report
@@ -23,20 +25,32 @@ from models.training.held_out import APART
 from models.training.judge import Metrics, RerankerJudge, Weights
 from models.training.pairs import described, sample
 from models.training.settings import RerankerSettings, caps
+from models.training.teacher import Teacher
 from models.training.trainer import RerankerTrainer, on_one_device
 from models.training.watch import Watch
+from models.types import NO_PROMPTS, ModelOptions
 
 FITTING = 400
 """Groups of the training data that the blend is fitted on when none are held out."""
 
 
+@dataclass(frozen=True, slots=True)
+class Imitation:
+    """How a teacher's order is made of what is known of a passage, and how much it counts beside the answers."""
+
+    weights: tuple[float, float, float]
+    """Of cosine, BM25 share, and the teacher's opinion."""
+    share: float
+
+
 class ResidualLoss(nn.Module):
     """Scores passages by logit plus weighted cosine plus weighted BM25 share; both weights are learned."""
 
-    def __init__(self, model: CrossEncoder, weights: Weights, width: int) -> None:
+    def __init__(self, model: CrossEncoder, weights: Weights, width: int, imitation: Imitation | None = None) -> None:
         super().__init__()
         self.model = model
         self.width = width
+        self.imitation = imitation
         self.first_stage = nn.Parameter(torch.tensor(weights))
 
     @property
@@ -52,13 +66,17 @@ class ResidualLoss(nn.Module):
         prompt: str | None = None,
         task: str | None = None,
     ) -> Tensor:
-        """The mean over groups; each label holds the group's cosines and BM25 shares, the answer's first."""
+        """The mean over groups; a label holds cosines, BM25 shares and perhaps opinions, of the answer first."""
         queries, passages = inputs
         pairs = [(query, text) for query, texts in zip(queries, passages, strict=True) for text in texts]
         logits = self._logits(pairs, prompt, task)
-        known = torch.cat([label.view(2, -1) for label in labels], dim=1).to(logits.device)
-        scores = logits + self.first_stage @ known
-        return self.judge(torch.split(scores, [len(texts) for texts in passages]))
+        known = torch.cat([label.view(3 if self.imitation else 2, -1) for label in labels], dim=1).to(logits.device)
+        sizes = [len(texts) for texts in passages]
+        groups = torch.split(logits + self.first_stage @ known[:2], sizes)
+        if self.imitation is None:
+            return self.judge(groups)
+        taught = torch.split(torch.tensor(self.imitation.weights, device=logits.device) @ known, sizes)
+        return self.judge(groups) + self.imitation.share * imitation_loss(groups, taught)
 
     @abstractmethod
     def judge(self, groups: Sequence[Tensor]) -> Tensor:
@@ -86,8 +104,8 @@ class ResidualListLoss(ResidualLoss):
 class ResidualBinaryLoss(ResidualLoss):
     """Each passage on its own: does it answer? The library's BinaryCrossEntropyLoss knows no first stage."""
 
-    def __init__(self, model: CrossEncoder, weights: Weights, width: int) -> None:
-        super().__init__(model, weights, width)
+    def __init__(self, model: CrossEncoder, weights: Weights, width: int, imitation: Imitation | None = None) -> None:
+        super().__init__(model, weights, width, imitation)
         self.threshold = nn.Parameter(torch.tensor(weights[0] / 2))  # as if a cosine of a half were even
 
     def judge(self, groups: Sequence[Tensor]) -> Tensor:
@@ -96,23 +114,39 @@ class ResidualBinaryLoss(ResidualLoss):
         return nn.functional.binary_cross_entropy_with_logits(scores, labels.to(scores.device))
 
 
+def imitation_loss(groups: Sequence[Tensor], taught: Sequence[Tensor]) -> Tensor:
+    """How far each group's shares of the probability are from the taught ones (Kullback-Leibler divergence)."""
+    pairs = zip(groups, taught, strict=True)
+    each = [nn.functional.kl_div(ours.log_softmax(0), theirs.softmax(0), reduction="sum") for ours, theirs in pairs]
+    return torch.stack(each).mean()
+
+
 LOSSES = {"listwise": ResidualListLoss, "binary": ResidualBinaryLoss}
 
 
 def train_reranker(groups: Path, output: Path, settings: RerankerSettings, watch: Watch) -> Report:
     """Trains a cross-encoder on top of the base model and writes it with its blend and a card."""
-    bench = Bench.set_up("reranker", groups, output, settings, watch)
+    teacher = _find_teacher(settings)
+    others = {settings.teacher: hash_folder(teacher, {})} if teacher else {}
+    bench = Bench.set_up("reranker", groups, output, settings, watch, others)
     rest, held_out = split(read_groups(groups), settings)
     trained = _chosen(rest, settings)
     account = _account(trained, held_out, settings)
     watch.say(account.data)
     model = _open(bench)
-    loss = LOSSES[settings.loss](model, _start(bench), settings.width)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    opinions = _opinions(teacher, trained, bench) if teacher else None
+    loss = LOSSES[settings.loss](model, _start(bench), settings.width, _imitation(bench) if opinions else None)
     judge = RerankerJudge(held_out, lambda: loss.weights, bench.machine) if held_out else None
     before = bench.judge_base(judge, model)
-    fitted = bench.fit(_trainer(model, trained, loss, judge, bench))
+    fitted = bench.fit(_trainer(model, _dataset(trained, opinions), loss, judge, bench))
     to_fit_on = held_out or trained[:FITTING]
-    return bench.finish(lambda folder: _write(model, to_fit_on, bench, folder), account, before, fitted)
+
+    def write(folder: Path) -> Metrics:
+        step_back(model, start, settings.share)
+        return _write(model, to_fit_on, bench, folder)
+
+    return bench.finish(write, account, before, fitted)
 
 
 def _chosen(groups: Sequence[Group], settings: RerankerSettings) -> Sequence[Group]:
@@ -146,7 +180,7 @@ def _start(bench: Bench[RerankerSettings]) -> Weights:
 
 def _trainer(
     model: CrossEncoder,
-    groups: Sequence[Group],
+    dataset: Dataset,
     loss: ResidualLoss,
     judge: RerankerJudge | None,
     bench: Bench[RerankerSettings],
@@ -160,13 +194,37 @@ def _trainer(
         **bench.arguments(judge),
     )
     return RerankerTrainer(
-        model=model, args=on_one_device(arguments), train_dataset=_dataset(groups), loss=loss, evaluator=judge
+        model=model, args=on_one_device(arguments), train_dataset=dataset, loss=loss, evaluator=judge
     )
 
 
-def _dataset(groups: Sequence[Group]) -> Dataset:
+def _find_teacher(settings: RerankerSettings) -> Path | None:
+    if not settings.teacher:
+        return None
+    folder = locate(settings.teacher, "encoder", ModelOptions())
+    check_folder(settings.teacher, folder, "encoder")
+    return folder
+
+
+def _opinions(folder: Path, groups: Sequence[Group], bench: Bench[RerankerSettings]) -> list[list[float]]:
+    """What the teacher thinks of each passage; asked once, however often the run is interrupted."""
+    settings = bench.settings
+    encoder = prompted(bench.machine.open_frozen(folder), settings.teacher, folder, NO_PROMPTS)
+    teacher = Teacher(encoder, settings.teacher_layer, settings.tokens, bench.watch)
+    found: list[list[float]] = bench.run.once("opinions", lambda: teacher.opinions(groups))
+    return found
+
+
+def _imitation(bench: Bench[RerankerSettings]) -> Imitation:
+    """The teacher corrects the first stage too, as that weighs at the start."""
+    return Imitation((*_start(bench), bench.settings.teacher_weight), bench.settings.imitation)
+
+
+def _dataset(groups: Sequence[Group], opinions: Sequence[Sequence[float]] | None) -> Dataset:
+    taught = opinions or [()] * len(groups)
     rows = [
-        {"query": group.query, "passages": group.passages, "label": [*group.dense, *group.lexical]} for group in groups
+        {"query": group.query, "passages": group.passages, "label": [*group.dense, *group.lexical, *opinion]}
+        for group, opinion in zip(groups, taught, strict=True)
     ]
     return Dataset.from_list(rows)
 

@@ -53,6 +53,7 @@ class TrainingSettings(RunSettings):
     minutes: Annotated[float, "Stop after so many minutes and keep the best so far; 0: train to the end."] = 0.0
     evaluate_every: Annotated[int, "Judge by the held-out queries after so many steps too, not only after epochs."] = 0
     checkpoint_every: Annotated[int, "Steps after which an interrupted run can go on where it stopped."] = 200
+    share: Annotated[float, "How far to go from the base model's weights to the trained ones."] = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,6 @@ class EncoderSettings(TrainingSettings):
     query_prompt: QueryPrompt = None
     document_prompt: DocumentPrompt = None
     anchor: Annotated[float, "How strongly whole vectors are held near the base model's; 0: not at all."] = 10.0
-    share: Annotated[float, "How far to go from the base model's weights to the trained ones."] = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +108,12 @@ class RerankerSettings(TrainingSettings):
         float | None, "Weight of the BM25 share likewise; it is learned too. By default the base's, or 4."
     ] = None
     weights_rate: Annotated[float, "Learning rate of these two weights."] = 2e-2
+    teacher: Annotated[
+        str, "Encoder to learn from beside the answers: its token vectors are compared one by one. By default none."
+    ] = ""
+    teacher_layer: Annotated[int, "Which of its layers; 0: the last."] = 0
+    teacher_weight: Annotated[float, "Weight of its opinion, -1 to 1, beside the first stage's scores."] = 40.0
+    imitation: Annotated[float, "How much its order counts beside the answers."] = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

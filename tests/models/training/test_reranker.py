@@ -179,3 +179,13 @@ def test_the_card_says_how_it_was_judged(trained: Path) -> None:
     assert "queries with" in card
     assert "| ndcg@10 with first stage |" in card
     assert "winnow train reranker" in card
+
+
+def test_it_can_go_only_a_share_of_the_way(trained: Path, groups: Path, tmp_path: Path) -> None:
+    settings = _settings(trained, share=0.0, steps=2)
+
+    stayed = train_reranker(groups, tmp_path / "reranker", settings, Witness()).output
+
+    before, after = (load_file(folder / "model.safetensors") for folder in (trained, stayed))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert read_blends(stayed) != Blends()
