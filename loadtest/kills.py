@@ -17,13 +17,14 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from time import monotonic, sleep
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -176,13 +177,13 @@ def run(
     moments: int,
     seed: int,
     tell: Callable[[str], None],
+    settings: Mapping[str, object] = MappingProxyType({}),
     *,
     switching: bool = False,
-    **settings: object,
 ) -> int:
     """Kill it so many times; returns how many documents there are at the end, each of them found."""
     ledgers = [Ledger(name) for name in "abcdefgh"[:WRITERS]]
-    with Process(data_dir, **(SETTINGS | settings)) as service:
+    with Process(data_dir, **(SETTINGS | dict(settings))) as service:
         trial, began, switches = Trial(service, data_dir, ledgers, switching), monotonic(), 0
         service.await_ready()
         if switching:
@@ -207,7 +208,7 @@ def main() -> int:
     try:
         kept = SPARING if given.sparing else {}
         tell = partial(print, flush=True)
-        held = run(data_dir, given.moments, given.seed, tell, switching=given.switching, **kept)
+        held = run(data_dir, given.moments, given.seed, tell, kept, switching=given.switching)
     except (BrokenPromise, AssertionError, httpx.HTTPError) as error:
         print(f"BROKEN with --seed {given.seed}: {error!r}\nThe data is in {data_dir}.", file=sys.stderr)
         return 1

@@ -22,7 +22,7 @@ def test_what_was_acknowledged_survives_kill_9_at_twenty_random_moments(tmp_path
 
 def test_so_it_does_where_indexes_keep_less_than_whole_vectors(tmp_path: Path) -> None:
     """Their snapshots are put together with the truth."""
-    assert kills.run(tmp_path, KILLS // 2, SEED, print, **SPARING) > KILLS // 2
+    assert kills.run(tmp_path, KILLS // 2, SEED, print, SPARING) > KILLS // 2
 
 
 def test_so_it_does_while_models_are_switched_to_and_back(tmp_path: Path) -> None:

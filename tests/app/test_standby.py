@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import apsw
 import pytest
@@ -227,8 +228,8 @@ async def test_a_standby_that_cannot_be_opened_is_a_warning_and_can_be_ended(tmp
 async def test_whoever_sees_a_collection_sees_its_standby_and_nobody_else_does(tmp_path: Path) -> None:
     keys = KeyFile(fakes(tmp_path).keys_file)
     admin, mine, other = (
-        {"x-api-key": keys.create(name, [scope], limits, None)[1]}
-        for name, scope, limits in (("a", "admin", []), ("b", "admin", ["default"]), ("c", "admin", ["books"]))
+        {"x-api-key": keys.create(name, ["admin"], limits, None)[1]}
+        for name, limits in (("a", []), ("b", ["default"]), ("c", ["books"]))
     )
     async with serving(fakes(tmp_path)) as service:
         service.client.headers.update(admin)
@@ -273,7 +274,7 @@ ACTS = st.lists(
 @examples(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(acts=ACTS)
 async def test_whatever_happens_both_have_the_same_in_the_end(
-    tmp_path_factory: pytest.TempPathFactory, acts: list
+    tmp_path_factory: pytest.TempPathFactory, acts: list[Any]
 ) -> None:
     expected: dict[str, tuple[str, Json]] = {}
     async with serving(fakes(tmp_path_factory.mktemp("standby"))) as service:
@@ -281,7 +282,7 @@ async def test_whatever_happens_both_have_the_same_in_the_end(
         for act in acts:
             if act[0] == "put":
                 _, name, colour, metadata = act
-                document = {"id": f"d{name}", "text": f"topic word {colour}", "metadata": {"m": metadata}}
+                document: Json = {"id": f"d{name}", "text": f"topic word {colour}", "metadata": {"m": metadata}}
                 await service.client.post("/ingest", json={"documents": [document], "wait": False})
                 expected[f"d{name}"] = (document["text"], document["metadata"])
             elif act[0] == "delete":
