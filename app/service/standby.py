@@ -78,7 +78,10 @@ class Standbys:
     async def switch(self, name: str, *, force: bool = False) -> None:
         """Let the standby take the collection's place. For the moment that it takes, ingests wait."""
         async with self._collections.changing():
-            followed, standby = self._served(name), self._collections.shelf(self._standby(name))
+            followed = self._served(name)
+            if not self._has(name):
+                raise Conflict(_none(name))
+            standby = self._collections.shelf(f"{name}{STANDBY}")
             await self._check_ready(followed, standby, force=force)
             followed.intake.clear()
             try:
@@ -88,7 +91,9 @@ class Standbys:
 
     async def end(self, name: str) -> None:
         """Drop the standby, and all that it holds."""
-        await self._collections.drop(self._standby(name))
+        if not caller().sees(name) or not self._has(name):
+            raise NotFound(_none(name))
+        await self._collections.drop(f"{name}{STANDBY}")
 
     async def _check_ready(self, followed: Shelf, standby: Shelf, *, force: bool) -> None:
         found = await self._progress(followed, standby)
@@ -133,11 +138,12 @@ class Standbys:
             raise Conflict(f"'{name}' is a standby itself: name the collection that it follows.")
         return shelf
 
-    def _standby(self, name: str) -> str:
-        standby = f"{name}{STANDBY}"
-        if not caller().sees(name) or not self._collections.has(standby):
-            raise NotFound(f"Collection '{name}' has no standby. Begin one with POST /collections/{name}/standby.")
-        return standby
+    def _has(self, name: str) -> bool:
+        return self._collections.has(f"{name}{STANDBY}")
+
+
+def _none(name: str) -> str:
+    return f"Collection '{name}' has no standby. Begin one with POST /collections/{name}/standby."
 
 
 def _left(name: str, found: Progress) -> str:

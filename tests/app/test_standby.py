@@ -175,7 +175,7 @@ async def test_documents_that_other_models_cannot_take_are_named_and_given_up_on
 
 
 async def test_a_standby_is_given_nothing_and_has_no_standby_of_its_own(service: Service) -> None:
-    problem(await service.client.post(f"{AT}/switch", json={}), 404, "not-found")
+    problem(await service.client.post(f"{AT}/switch", json={}), 409, "conflict")
     problem(await service.client.request("DELETE", f"{AT}/standby"), 404, "not-found")
     await begin(service)
     problem(await service.client.post(f"{AT}/standby", json={}), 409, "conflict")
