@@ -187,7 +187,7 @@ def run(
         trial, began, switches = Trial(service, data_dir, ledgers, switching), monotonic(), 0
         service.await_ready()
         if switching:
-            service.client.post("/collections/default/standby", json={"recipe": {"chunk_tokens": 64}})
+            service.client.post("/collections/default/standby", json={"recipe": {"overlap_tokens": 16}})
         for moment in range(1, moments + 1):
             chance = random.Random(f"{seed} {moment}")
             switches += trial.traffic(chance, service.kill)
