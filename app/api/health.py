@@ -29,7 +29,9 @@ class Ready(BaseModel):
     ready: bool
     starting: bool
     reasons: list[str]
-    warnings: list[str] = Field(description="What is wrong and keeps no search from being answered: a full disk.")
+    warnings: list[str] = Field(
+        description="What is wrong and keeps no search from being answered: a full disk, a standby."
+    )
 
 
 @router.get("/healthz", response_model=Alive, summary="Is the process alive?")
@@ -41,12 +43,13 @@ async def healthz() -> Alive:
     "/readyz", response_model=Ready, responses={503: {"model": Ready}}, summary="Can it be trusted with searches?"
 )
 async def readyz(request: Request, engine: EngineDep, response: Response) -> Ready:
-    """The reasons name collections: where there are keys, they are for those who may see all."""
+    """What names collections is, where there are keys, for those who may see all."""
     readiness = engine.readiness
-    reasons = readiness.reasons()
+    reasons, standbys = readiness.reasons(), readiness.standbys()
     response.status_code = 503 if reasons else 200
-    told = reasons if sees_all(engine.access, request) else [UNTOLD] * bool(reasons)
-    return Ready(ready=not reasons, starting=readiness.starting, reasons=told, warnings=readiness.warnings())
+    told, warned = (each if sees_all(engine.access, request) else [UNTOLD] * bool(each) for each in (reasons, standbys))
+    warnings = [*readiness.warnings(), *warned]
+    return Ready(ready=not reasons, starting=readiness.starting, reasons=told, warnings=warnings)
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses={200: OPEN}, summary="Metrics for Prometheus")

@@ -90,8 +90,11 @@ class Readiness:
 
     def warnings(self) -> list[str]:
         """What is wrong and keeps no search from being answered."""
-        warnings = [str(self._room.refusal())] if self._room.lacking else []
-        return warnings + [f"collection '{name}': {why}" for name, why in self._troubles(standbys=True)]
+        return [str(self._room.refusal())] if self._room.lacking else []
+
+    def standbys(self) -> list[str]:
+        """Likewise of standbys; it names collections, as the reasons do."""
+        return [f"collection '{name}': {why}" for name, why in self._troubles(standbys=True)]
 
     def _troubles(self, *, standbys: bool) -> list[tuple[str, str]]:
         """No search depends on a standby."""

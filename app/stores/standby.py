@@ -12,6 +12,12 @@ from app.stores.documents import Stored
 from app.stores.rows import first, number, rows, to_json
 from app.types import STANDBY, Chunk, Document
 
+LACKING = (
+    "FROM documents d WHERE collection = ? AND state = 'failed'"
+    " AND EXISTS (SELECT 1 FROM documents WHERE collection = ? AND id = d.id AND state = 'live')"
+)
+"""What a standby failed to take, and the collection that it follows has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stale:
@@ -92,10 +98,7 @@ def _take_over(
 
 
 def progress(db: apsw.Connection, standby: int, followed: int) -> Progress:
-    sql = (
-        "SELECT count(*) FROM documents d WHERE collection = ? AND state = 'failed' AND EXISTS"
-        " (SELECT 1 FROM documents WHERE collection = ? AND id = d.id AND state = 'live')"
-    )
+    sql = f"SELECT count(*) {LACKING}"
     return Progress(behind(db, standby), log.lag(db, standby), number(db, sql, (standby, followed)))
 
 
@@ -105,10 +108,7 @@ def behind(db: apsw.Connection, standby: int) -> int:
 
 def failures(db: apsw.Connection, standby: int, followed: int, limit: int) -> dict[str, str]:
     """Some of the documents that it can't take, and why."""
-    sql = (
-        "SELECT id, error FROM documents d WHERE collection = ? AND state = 'failed' AND EXISTS"
-        " (SELECT 1 FROM documents WHERE collection = ? AND id = d.id AND state = 'live') ORDER BY number LIMIT ?"
-    )
+    sql = f"SELECT id, error {LACKING} ORDER BY number LIMIT ?"
     return dict(rows(db, sql, (standby, followed, limit)))
 
 

@@ -225,6 +225,20 @@ async def test_a_standby_that_cannot_be_opened_is_a_warning_and_can_be_ended(tmp
         assert body(await service.client.get("/readyz"))["warnings"] == []
 
 
+async def test_who_has_no_key_is_not_told_which_standby_is_in_trouble(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path)) as service:
+        await begin(service, encoder="fake:32")
+    with apsw.Connection(str(tmp_path / "winnow.db")) as db:
+        db.execute("UPDATE collections SET encoder = '/nowhere' WHERE follows IS NOT NULL")
+    db.close()
+    key = KeyFile(fakes(tmp_path).keys_file).create("a", ["admin"], [], None)[1]
+    async with serving(fakes(tmp_path)) as service:
+        (untold,) = body(await service.client.get("/readyz"))["warnings"]
+        assert "default" not in untold
+        (told,) = body(await service.client.get("/readyz", headers={"x-api-key": key}))["warnings"]
+        assert STANDBY in told
+
+
 async def test_whoever_sees_a_collection_sees_its_standby_and_nobody_else_does(tmp_path: Path) -> None:
     keys = KeyFile(fakes(tmp_path).keys_file)
     admin, mine, other = (
