@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,8 @@ Lane = Literal["search", "ingest"]
 class Ran:
     """Values in the order of the texts, and where the seconds went."""
 
-    values: NDArray[np.float32]
+    values: NDArray[Any]
+    """Numbers, or objects where a text comes to more than a row of them."""
     queued: float
     computed: float
 
@@ -41,13 +42,13 @@ class Call:
         self.waiting = sorted(range(len(items)), key=self.lengths.__getitem__)
         """Those in no batch yet, the longest last."""
         self.missing, self.over = len(items), False
-        self.values: NDArray[np.float32] | None = None
+        self.values: NDArray[Any] | None = None
         self.error: Exception | None = None
         self.done, self._loop = asyncio.Event(), asyncio.get_running_loop()
 
-    def keep(self, items: list[int], values: NDArray[np.float32]) -> None:
+    def keep(self, items: list[int], values: NDArray[Any]) -> None:
         if self.values is None:
-            self.values = np.empty((len(self.items), *values.shape[1:]), np.float32)
+            self.values = np.empty((len(self.items), *values.shape[1:]), values.dtype)
         self.values[items] = values
 
     def wake(self, error: Exception | None) -> None:
@@ -108,9 +109,16 @@ class Batch:
     def facts(self) -> Facts:
         return {"winnow.lane": self.lane, "winnow.texts": self.count, "winnow.tokens": self.tokens}
 
-    def deal(self, values: NDArray[np.float32]) -> None:
+    def deal(self, values: NDArray[Any]) -> None:
         """Give each call the values of its own texts."""
         start = 0
         for call, items in self.parts:
             call.keep(items, values[start : start + len(items)])
             start += len(items)
+
+
+def objects(values: Sequence[Any]) -> NDArray[Any]:
+    """In an array as they are, whatever they are made of."""
+    made = np.empty(len(values), object)
+    made[:] = values
+    return made

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from math import inf
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import structlog
@@ -44,6 +45,9 @@ SPARE = 3
 
 LEAST_BUDGET = 256
 """Tokens that a batch may have however little memory there is: one long text is tried in any case."""
+
+Compute = Callable[[Sequence[Tokens]], NDArray[Any]]
+"""A model at work: a value for each text."""
 
 Permit = AbstractContextManager[None]
 """The room that one request holds while it works: `with batcher.admit(tokens):`."""
@@ -80,7 +84,7 @@ class Batcher:
     """One model's lines: whole requests are let in, and their texts leave in batches with those of others."""
 
     def __init__(
-        self, name: str, compute: Callable[[Sequence[Tokens]], NDArray[np.float32]], device: Device, metrics: Metrics,
+        self, name: str, compute: Compute, device: Device, metrics: Metrics,
         batch_tokens: int, bulk_batch_tokens: int, queue_tokens: int, queue_seconds: float,
     ) -> None:  # fmt: skip
         self.name = name
@@ -222,7 +226,7 @@ class Batcher:
         else:
             self.settle(batch, None)
 
-    def _values(self, batch: Batch) -> NDArray[np.float32]:
+    def _values(self, batch: Batch) -> NDArray[Any]:
         began = perf_counter()
         values = self._fitting(batch.texts(), batch.lane)
         spent = perf_counter() - began
@@ -237,10 +241,10 @@ class Batcher:
             raise ModelError(f"{self.name} gave values of shape {values.shape} for {batch.count} texts.")
         return values
 
-    def _fitting(self, texts: list[Tokens], lane: Lane) -> NDArray[np.float32]:
+    def _fitting(self, texts: list[Tokens], lane: Lane) -> NDArray[Any]:
         """In halves where the device has no memory for all at once; until the next start batches then stay as small."""
         try:
-            return np.asarray(self._compute(texts), dtype=np.float32)
+            return self._compute(texts)
         except OutOfMemory as error:
             self._metrics.out_of_memory.labels(self.name).inc()
             if len(texts) == 1:

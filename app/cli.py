@@ -29,7 +29,7 @@ from app.terminal.options import DataDir, Url, setting
 from app.terminal.quality import quality
 from app.terminal.sources import Found, Unusable, find
 from app.terminal.synthesize import synthesize
-from app.terminal.train import mine, train_blend, train_encoder, train_head, train_reranker
+from app.terminal.train import mine, train_blend, train_encoder, train_head, train_late, train_reranker
 from app.terminal.upload import NAMED, Screen, Tally, Upload
 from app.types import Mode
 from models.words import Language
@@ -226,6 +226,7 @@ app.command()(in_plain_words()(mine))
 train.command("encoder")(in_plain_words()(train_encoder))
 train.command("head")(in_plain_words()(train_head))
 train.command("reranker")(in_plain_words()(train_reranker))
+train.command("late")(in_plain_words()(train_late))
 train.command("blend")(in_plain_words()(train_blend))
 opinions.command("show")(in_plain_words()(feedback.show))
 opinions.command("export")(in_plain_words()(feedback.export))
@@ -270,6 +271,9 @@ def create_collection(
         str | None, typer.Option(help="Chunks that get the title in front: first, every or never.")
     ] = None,
     language: Annotated[Language | None, setting("language")] = None,
+    late: Annotated[
+        bool | None, typer.Option("--late/--no-late", help="Whether to keep vectors of tokens with each chunk.")
+    ] = None,
     url: Url = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -280,7 +284,7 @@ def create_collection(
     """
     recipe = _given(chunk_tokens=chunk_tokens, overlap_tokens=overlap_tokens, title=title)
     body = {"name": name, "recipe": recipe} | _given(
-        encoder=encoder, reranker=reranker, sparse=sparse, language=language
+        encoder=encoder, reranker=reranker, sparse=sparse, language=language, late=late
     )
     target = _target(context, url, data_dir)
     with in_plain_words():

@@ -93,6 +93,11 @@ class Settings(BaseSettings):
         128, ge=8, description="Tokens kept free for the query beside a chunk, in what the reranker reads at once."
     )
 
+    late: bool = Field(
+        True,
+        description="Keep vectors of tokens with each chunk of new collections, where the encoder makes them, and put "
+        "candidates in order by them before the reranker reads any.",
+    )
     mode: Mode = Field(
         "hybrid", description="First stages of a search that does not say: `hybrid`, `dense`, `lexical` or `sparse`."
     )

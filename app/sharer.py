@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from app.batch import Ran
+from app.batch import Ran, objects
 from app.batcher import Batcher
 from app.caller import caller
 from app.telemetry import Metrics
@@ -34,7 +34,7 @@ Key = bytes
 """A text's ids and types, hashed so well that two texts never have the same one."""
 
 Value = Any
-"""What a model gives for one text: a number of numpy's, or an array of them."""
+"""What a model gives for one text: a number of numpy's, an array of them, or what can be copied like that."""
 
 Source = Literal["computed", "shared", "remembered"]
 """Where a text's value came from."""
@@ -164,5 +164,8 @@ def _size(value: Value) -> int:
     return ENTRY_BYTES + getsizeof(value)
 
 
-def _array(values: Mapping[Key, Value], keys: Sequence[Key]) -> NDArray[np.float32]:
-    return np.array([values[key] for key in keys], np.float32)
+def _array(values: Mapping[Key, Value], keys: Sequence[Key]) -> NDArray[Any]:
+    """As a batcher gives them: numbers, or objects that are more than a row of numbers."""
+    found = [values[key] for key in keys]
+    numeric = all(isinstance(each, np.ndarray | np.generic) for each in found)
+    return np.array(found, np.float32) if numeric else objects(found)

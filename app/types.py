@@ -107,6 +107,8 @@ class Collection:
     sparse: str = ""
     """The encoder of its sparse vectors, if it has any."""
     sparse_fingerprint: str = ""
+    late: str = ""
+    """What stands for the vectors of its chunks' tokens, if they have any."""
     follows: int | None = None
     """The number of the collection whose standby it is."""
     overrules: str = ""
@@ -235,6 +237,8 @@ class Calibration:
     created_at: str = ""
     sparse: str = ""
     """The sparse encoder's fingerprint; empty where there was none, or where an earlier version kept no record."""
+    late: str = ""
+    """What stands for the vectors of tokens; empty where there were none."""
 
 
 @dataclass(frozen=True, slots=True)

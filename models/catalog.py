@@ -24,12 +24,15 @@ _UNWANTED_FILES = ["onnx/*", "openvino/*"]
 def open_encoder(name: str, options: ModelOptions | None = None) -> BiEncoder:
     """An encoder: `embedded`, a folder, a hub name, or, in tests alone, `fake` (or `fake:32` for other dimensions).
 
-    `fake:frail` hangs on the word `hangs`, its thread dies of `dies`, and it complains of `quotes` and `fails`.
+    `fake:late` compares word by word, too; `fake:frail` hangs on the word `hangs`, its thread dies of `dies`, and it
+    complains of `quotes` and `fails`.
     """
     if name == "fake:frail":
         return FakeEncoder(frail=True)
     if fake := _FAKE.fullmatch(name):
         return FakeEncoder(int(fake[1] or 64))
+    if name == "fake:late":
+        return FakeEncoder(late=True)
     options = (options or ModelOptions()).unrounded
     path = _known(name, "encoder", options)
     card = known_as(name, path)

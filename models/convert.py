@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from models.converted import Converted, Facts, Source
 from models.first_token import narrow
+from models.late_head import nearness_to_first, rounded
 from models.proof import QUERY, TEXTS
 from models.quiet_openvino import openvino
 from models.runtimes import Unavailable
+from models.torch_late import TOKENS
 from models.torch_loading import quiet
 from models.torch_runtime import TorchEncoder, TorchReranker
 from models.types import ModelOptions, Tokens
@@ -38,13 +40,15 @@ class _Graph(nn.Module):
             if isinstance(part, Pooling):  # texts are filled up at the end, so it need not look for the first token
                 features["cls_token_embeddings"] = features["token_embeddings"][:, 0]
             features = part(features)
-        return self._last(features[self._output])
+        made = self._last(features[self._output])
+        return (made, features[TOKENS]) if TOKENS in features else made
 
 
 def convert(source: Source) -> Converted:
     """Opens a model in torch, with all the checks that this brings."""
     exact = replace(source.options, device="cpu", precision="float32")
     model, tokens, expected = _encoder(source, exact) if source.kind == "encoder" else _reranker(source, exact)
+    near = _near(model, tokens)
     facts = Facts(
         prompts=dict(model.prompts),
         limit=model.text.limit,
@@ -53,6 +57,7 @@ def convert(source: Source) -> Converted:
         fingerprint=model.fingerprint,
         samples=[(each.ids.tolist(), each.types.tolist()) for each in tokens],
         expected=expected,
+        near=near,
     )
     return Converted(_network(model, tokens), model.tokenizer, facts)
 
@@ -67,6 +72,15 @@ def _reranker(source: Source, exact: ModelOptions) -> tuple[TorchReranker, list[
     model = TorchReranker(source.name, source.path, exact)
     tokens = model.tokenize(QUERY, TEXTS)
     return model, tokens, model.score(tokens).reshape(-1, 1).tolist()
+
+
+def _near(model: TorchEncoder | TorchReranker, tokens: Sequence[Tokens]) -> list[float]:
+    """How near the samples are token by token, their frames included."""
+    if isinstance(model, TorchReranker) or not model.late:
+        return []
+    with torch.inference_mode():
+        states = [own[: len(text)] for own, text in zip(model.run(tokens)[TOKENS], tokens, strict=True)]
+    return [float(each) for each in nearness_to_first([rounded(own.numpy()) for own in states])]
 
 
 def _network(model: TorchEncoder | TorchReranker, tokens: Sequence[Tokens]) -> Any:

@@ -38,6 +38,8 @@ class Facts:
     samples: list[tuple[list[int], list[int]]]
     """Token ids and types."""
     expected: list[list[float]]
+    near: list[float]
+    """How near the samples are to the first one, token by token; nothing where it makes nothing of tokens."""
 
     def tokens(self) -> list[Tokens]:
         return [Tokens(np.asarray(ids, np.int32), np.asarray(types, np.int32), len(ids)) for ids, types in self.samples]

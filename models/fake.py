@@ -19,13 +19,38 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import PreTokenizer, Whitespace
 
-from models.types import NO_PROMPTS, Blends, Ids, ModelError, Role, Scores, SparseVector, Tokens, Unit, Vectors
+from models.late_head import rounded
+from models.types import (
+    NO_PROMPTS,
+    Blend,
+    Blends,
+    Embedded,
+    Ids,
+    LateHead,
+    ModelError,
+    Role,
+    Scores,
+    SparseVector,
+    Tokens,
+    TokenVectors,
+    Unit,
+    Vectors,
+)
 
 _WORDS: PreTokenizer = Whitespace()
 _START, _BETWEEN = 1, 2
 _ORDER_BONUS = 0.1
 _VOCABULARY = 2**20
 _ROOT_LETTERS = 4
+
+_WORD_NUMBERS = 16
+_LATE = LateHead(
+    layer=1,
+    mean=np.zeros(_WORD_NUMBERS, np.float32),
+    projection=np.eye(_WORD_NUMBERS, dtype=np.float32),
+    rarity=np.ones(1, np.float32),
+    blends=Blends(Blend(rerank=0, dense=1, late=4), Blend(rerank=0, dense=1, lexical=1, late=4)),
+)
 
 _QUOTES, _FAILS = "quotes", "fails"
 """Words by which a frail encoder complains of a text and quotes it, as a library may, or as a model of ours."""
@@ -35,7 +60,7 @@ _HANGS, _DIES = "hangs", "dies"
 
 
 class FakeEncoder:
-    """A text is the sum of its words, and a word is a fixed random direction."""
+    """A text is the sum of its words, and a word is a fixed random direction; late, it is its words one by one too."""
 
     device = "cpu"
     runtime = "fake"
@@ -49,9 +74,11 @@ class FakeEncoder:
         delay: float = 0.0,
         fail_on: str | None = None,
         frail: bool = False,
+        late: bool = False,
     ) -> None:
-        self.name = "fake:frail" if frail else f"fake:{dimensions}"
+        self.name = "fake:late" if late else "fake:frail" if frail else f"fake:{dimensions}"
         self.fingerprint = _fingerprint(self.name, max_tokens)
+        self.late = _LATE if late else None
         self.dimensions = dimensions
         self.capacity = max_tokens - 1
         self.calls: list[int] = []
@@ -75,6 +102,13 @@ class FakeEncoder:
         _act(self.calls, batch, self._delay, self._fail_on)
         rows = [self._vector(tokens.ids) for tokens in batch]
         return np.stack(rows) if rows else np.zeros((0, self.dimensions), np.float32)
+
+    def inside(self, tokens: Tokens) -> slice:
+        return slice(1, len(tokens))
+
+    def encode_whole(self, batch: Sequence[Tokens]) -> list[Embedded]:
+        made = zip(self.encode(batch), batch, strict=True)
+        return [Embedded(vector, _word_vectors(tokens.ids[self.inside(tokens)])) for vector, tokens in made]
 
     def _vector(self, ids: NDArray[np.int32]) -> NDArray[np.float32]:
         # A text without words is left with the start token, so that it too has a direction.
@@ -212,6 +246,12 @@ def _word_id(word: str) -> int:
 def _direction(word: int, dimensions: int) -> NDArray[np.float64]:
     vector = np.random.default_rng(word).standard_normal(dimensions)
     return vector / np.linalg.norm(vector)
+
+
+def _word_vectors(words: NDArray[np.int32]) -> TokenVectors:
+    if not len(words):
+        return np.zeros((0, _WORD_NUMBERS), np.int8)
+    return rounded(np.stack([_direction(int(word), _WORD_NUMBERS) for word in words]).astype(np.float32))
 
 
 def _tokens(words: list[int], room: int) -> Tokens:

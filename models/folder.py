@@ -100,10 +100,11 @@ def read_blends(path: Path) -> Blends:
     if not file.exists():
         return Blends()
     content = _read(file)
-    if {stage: _terms(weights) for stage, weights in content.items()} != _BLENDS:
+    if {stage: _terms(weights) - {"late"} for stage, weights in content.items()} != _BLENDS:
         raise ModelError(
             f'{file} must look like {{"dense": {{"rerank": 1.0, "dense": 11.2}}, '
-            '"hybrid": {"rerank": 1.0, "dense": 9.8, "lexical": 3.1}}, with finite numbers that are not negative.'
+            '"hybrid": {"rerank": 1.0, "dense": 9.8, "lexical": 3.1}}, with finite numbers that are not negative; both '
+            'may have a weight for "late", too.'
         )
     return Blends(**{stage: Blend(**weights) for stage, weights in content.items()})
 

@@ -113,7 +113,7 @@ class LateReranker:
             "expansion": asdict(self._expansion),
             "skipped": [sorted(module.skiplist_words) for module in masks],
             "similarity": self._model.similarity_fn_name,
-            "blends": asdict(self.blends),
+            "blends": self.blends.facts,
         }
 
 

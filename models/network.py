@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import ceil
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,14 @@ the more there are, the fewer threads has a lone query."""
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 Rows = NDArray[np.intp]
+
+Whole = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""What a text is worth, and a row for each of its tokens."""
+
+Made = TypeVar("Made")
+
+Read = Callable[[Any, Sequence[Tokens]], list[Made]]
+"""Takes out of a request what it made of texts."""
 
 
 class Network:
@@ -53,25 +61,31 @@ class Network:
 
     def run(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
         """A row of numbers for each text, in their order."""
-        parts = list(_micro_batches(batch, self._streams))
-        return self._overtake(batch) if len(parts) == 1 else self._run(batch, parts)
+        rows: list[NDArray[np.float32]] = self._run(batch, _rows)
+        return np.stack(rows)
 
-    def _overtake(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
+    def run_whole(self, batch: Sequence[Tokens]) -> list[Whole]:
+        """The same, and what a network with two outputs makes of each token."""
+        return self._run(batch, _wholes)
+
+    def _run(self, batch: Sequence[Tokens], read: Read[Made]) -> list[Made]:
+        parts = list(_micro_batches(batch, self._streams))
+        return self._overtake(batch, read) if len(parts) == 1 else self._share_out(batch, parts, read)
+
+    def _overtake(self, batch: Sequence[Tokens], read: Read[Made]) -> list[Made]:
         """One micro-batch waits for a core, and not for all that another thread has begun."""
         with self._single_turn:
             self._single.infer(self._inputs(batch))
-            return _numbers(self._single, len(batch))
+            return read(self._single, batch)
 
-    def _run(self, batch: Sequence[Tokens], micro_batches: Sequence[Rows]) -> NDArray[np.float32]:
-        parts: list[tuple[Rows, NDArray[np.float32]]] = []
+    def _share_out(self, batch: Sequence[Tokens], micro_batches: Sequence[Rows], read: Read[Made]) -> list[Made]:
+        found: dict[int, Made] = {}
         with self._turn:
             for rows in micro_batches:
-                self._queue.start_async(self._inputs([batch[row] for row in rows]), (rows, parts))
+                texts = [batch[row] for row in rows]
+                self._queue.start_async(self._inputs(texts), (rows, texts, read, found))
             self._queue.wait_all()
-        result = np.empty((len(batch), parts[0][1].shape[1]), np.float32)
-        for rows, numbers in parts:
-            result[rows] = numbers
-        return result
+        return [found[row] for row in range(len(batch))]
 
     def _inputs(self, batch: Sequence[Tokens]) -> Inputs:
         return padded(batch, self._padding, with_types=self._with_types)
@@ -114,11 +128,19 @@ def _micro_batches(batch: Sequence[Tokens], streams: int) -> Iterator[Rows]:
         order = order[count:]
 
 
-def _collect(request: Any, told: tuple[Rows, list[tuple[Rows, NDArray[np.float32]]]]) -> None:
-    rows, parts = told
-    parts.append((rows, _numbers(request, len(rows))))
+def _collect(request: Any, told: tuple[Rows, Sequence[Tokens], Read[Made], dict[int, Made]]) -> None:
+    rows, texts, read, found = told
+    found.update(zip(rows.tolist(), read(request, texts), strict=True))
 
 
-def _numbers(request: Any, rows: int) -> NDArray[np.float32]:
-    """What came out, as rows of our own: the next run writes over the request's."""
-    return np.array(request.get_output_tensor().data, np.float32).reshape(rows, -1)
+def _rows(request: Any, texts: Sequence[Tokens]) -> list[NDArray[np.float32]]:
+    """Of the first output, as rows of our own: the next run writes over the request's."""
+    return list(np.array(request.get_output_tensor(0).data, np.float32).reshape(len(texts), -1))
+
+
+def _wholes(request: Any, texts: Sequence[Tokens]) -> list[Whole]:
+    states = request.get_output_tensor(1).data
+    return [
+        (row, np.array(own[: len(text)], np.float32))
+        for row, own, text in zip(_rows(request, texts), states, texts, strict=True)
+    ]

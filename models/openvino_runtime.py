@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from models.batch import check_finite
 from models.conversions import check, converted
 from models.converted import Source
 from models.folder import check_folder, read_blends, read_unit
+from models.late_head import read_late, rounded
 from models.network import Network
 from models.tokens import TextTokenizer
-from models.types import NO_PROMPTS, Ids, ModelOptions, Prompts, Role, Scores, Tokens, Vectors
+from models.types import NO_PROMPTS, Embedded, Ids, ModelOptions, Prompts, Role, Scores, Tokens, Vectors
 
 
 class OpenvinoEncoder:
@@ -31,6 +33,7 @@ class OpenvinoEncoder:
         self.prompts, self.dimensions, self.fingerprint = facts.prompts, facts.dimensions, facts.fingerprint
         self._text = TextTokenizer(model.tokenizer, facts.limit)
         self.capacity = self._text.text_room - self._text.count(self.prompts["document"])
+        self.late = read_late(path)
         self._network = Network(model.network, facts.padding, options)
         check(self._network, facts)
 
@@ -46,7 +49,23 @@ class OpenvinoEncoder:
         """In small batches of like length; a batch that comes sorted by length costs nothing extra."""
         if not batch:
             return np.zeros((0, self.dimensions), np.float32)
-        raw = self._network.run(batch)[:, : self.dimensions]
+        return self._unit(self._network.run(batch))
+
+    def inside(self, tokens: Tokens) -> slice:
+        return self._text.inside(tokens)
+
+    def encode_whole(self, batch: Sequence[Tokens]) -> list[Embedded]:
+        """The same pass, with what it makes of each token."""
+        if not batch:
+            return []
+        made = self._network.run_whole(batch)
+        vectors = self._unit(np.stack([row for row, _ in made]))
+        states = [own[self.inside(tokens)] for (_, own), tokens in zip(made, batch, strict=True)]
+        check_finite(self.name, np.concatenate(states))
+        return [Embedded(vector, rounded(own)) for vector, own in zip(vectors, states, strict=True)]
+
+    def _unit(self, rows: NDArray[np.float32]) -> Vectors:
+        raw = rows[:, : self.dimensions]
         unit: Vectors = raw / np.linalg.norm(raw, axis=1, keepdims=True)
         check_finite(self.name, unit)
         return unit

@@ -24,8 +24,11 @@ MOST_GRAPHS = 64
 
 _WARM_UPS = 3
 
-Forward = Callable[[Tensor, Shape], Tensor]
-"""From an array of numbers, on the device, to a row for each text."""
+Made = tuple[Tensor, ...]
+"""A row for each text; and perhaps one for each token, in the order in which they lie."""
+
+Forward = Callable[[Tensor, Shape], Made]
+"""From an array of numbers, on the device, to what a model makes of them."""
 
 _CAPTURING = Lock()
 """A process may record one at a time."""
@@ -34,8 +37,8 @@ _CAPTURING = Lock()
 class Recording(Protocol):
     """A forward pass of one shape."""
 
-    def replay(self, numbers: Tensor) -> Tensor:
-        """Rows for all texts of the shape. They are the caller's until the next replay."""
+    def replay(self, numbers: Tensor) -> Made:
+        """Rows for all texts and tokens of the shape. They are the caller's until the next replay."""
 
 
 Record = Callable[[Forward, Tensor, Shape], Recording]
@@ -56,7 +59,7 @@ class Graphs:
     def get(self, shape: Shape) -> Recording | None:
         return self._recordings.get(shape)
 
-    def offer(self, shape: Shape, numbers: Callable[[], Tensor], rows: Tensor) -> None:
+    def offer(self, shape: Shape, numbers: Callable[[], Tensor], made: Made) -> None:
         """What a batch of that shape gave, which a recording has to give as well."""
         if self._broken or len(self) >= MOST_GRAPHS:
             return
@@ -64,18 +67,18 @@ class Graphs:
             self._seen.add(shape)
             return
         try:
-            self._recordings[shape] = self._checked(shape, numbers(), rows)
+            self._recordings[shape] = self._checked(shape, numbers(), made)
         except Exception as error:  # capturing runs a model's own code, which may do what can't be captured
             self._broken = True
             reason = (str(error) or repr(error)).splitlines()[0]
             log.warning("model runs without CUDA graphs, which is slower", model=self._name, reason=reason)
 
-    def _checked(self, shape: Shape, numbers: Tensor, rows: Tensor) -> Recording:
-        recording = self._record(self._forward, numbers, shape)
-        got = recording.replay(numbers)[: len(rows)]
-        far, most = distance(_array(got), _array(rows)), TOLERANCES["bfloat16"]
-        if not far <= most:
-            raise ValueError(f"replayed, a batch differs by {far:.2g}, where {most:.2g} is allowed")
+    def _checked(self, shape: Shape, numbers: Tensor, made: Made) -> Recording:
+        recording, most = self._record(self._forward, numbers, shape), TOLERANCES["bfloat16"]
+        for again, rows in zip(recording.replay(numbers), made, strict=True):
+            far = distance(_array(again[: len(rows)]), _array(rows))
+            if not far <= most:
+                raise ValueError(f"replayed, a batch differs by {far:.2g}, where {most:.2g} is allowed")
         return recording
 
 
@@ -115,10 +118,10 @@ class Recorder:
 class _Graph:
     """Kernels that read and write the same memory each time."""
 
-    def __init__(self, graph: torch.cuda.CUDAGraph, given: Tensor, made: Tensor) -> None:
+    def __init__(self, graph: torch.cuda.CUDAGraph, given: Tensor, made: Made) -> None:
         self._graph, self._given, self._made = graph, given, made
 
-    def replay(self, numbers: Tensor) -> Tensor:
+    def replay(self, numbers: Tensor) -> Made:
         self._given.copy_(numbers, non_blocking=True)
         self._graph.replay()
         return self._made

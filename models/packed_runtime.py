@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from models.packed_attention import pack
 from models.packed_batch import Layout, Shape, parts
-from models.packed_graphs import Graphs, Record, Recorder
+from models.packed_graphs import Graphs, Made, Record, Recorder
 from models.proof import QUERY, TEXTS, TOLERANCES, distance
 from models.runtimes import Unavailable
 from models.torch_body import Body
 from models.torch_device import find_device, has_bfloat16, to_bfloat16, wants_bfloat16
+from models.torch_late import TOKENS
 from models.torch_runtime import TorchEncoder, TorchReranker
 from models.types import NO_PROMPTS, ModelOptions, Prompts, Tokens
 
@@ -96,30 +97,35 @@ class PackedBody:
         to_bfloat16(self._body.transformer.model)
         return "bfloat16"
 
-    def run(self, batch: Sequence[Tokens]) -> Mapping[str, Tensor]:
+    def run(self, batch: Sequence[Tokens]) -> Mapping[str, Any]:
         """Nothing here waits for a GPU: while it computes one part, the next one is packed."""
         # A text of no tokens would have no place of its own.
         texts = [text or self._blank for text in batch]
         with self._turn:
-            return {self._output: torch.cat([self._rows(part) for part in parts(texts)])}
+            rows, *states = (torch.cat(made) for made in zip(*map(self._made, parts(texts)), strict=True))
+        made: dict[str, Any] = {self._output: rows}
+        if states:
+            made[TOKENS] = torch.split(states[0], [len(text) for text in texts])
+        return made
 
-    def _rows(self, batch: Sequence[Tokens]) -> Tensor:
-        """A row for each text, from a recording if there is one."""
+    def _made(self, batch: Sequence[Tokens]) -> Made:
+        """What comes of a part, from a recording if there is one."""
         exact = Shape.of(batch)
         if self._graphs is None:
             return self.forward(self.written(batch, exact), exact)
         shape = exact.rounded
         if recording := self._graphs.get(shape):
-            return recording.replay(self.written(batch, shape))[: len(batch)].clone()
-        rows = self.forward(self.written(batch, exact), exact)
-        self._graphs.offer(shape, partial(self.written, batch, shape), rows)
-        return rows
+            rows, *states = recording.replay(self.written(batch, shape))
+            return rows[: exact.texts].clone(), *(each[: exact.tokens].clone() for each in states)
+        made = self.forward(self.written(batch, exact), exact)
+        self._graphs.offer(shape, partial(self.written, batch, shape), made)
+        return made
 
-    def forward(self, numbers: Tensor, shape: Shape) -> Tensor:
+    def forward(self, numbers: Tensor, shape: Shape) -> Made:
         """All modules over what was written."""
         there = numbers.to(self._device, non_blocking=True)
-        rows: Tensor = self._body.forward(self._layout.features(there, shape), None)[self._output]
-        return rows
+        features = self._body.forward(self._layout.features(there, shape), None)
+        return features[self._output], *([features[TOKENS][0]] if TOKENS in features else [])
 
     def written(self, batch: Sequence[Tokens], shape: Shape) -> Tensor:
         """In memory that a GPU copies from while this thread goes on; torch keeps it until that has happened."""

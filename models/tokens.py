@@ -62,6 +62,11 @@ class TextTokenizer:
         """Whether a special token stands behind every text."""
         return len(self._single.gaps[-1]) > 0
 
+    def inside(self, tokens: Tokens) -> slice:
+        """Where a text's own tokens are, between those that frame it."""
+        front, back = len(self._single.gaps[0]), len(self._single.gaps[-1])
+        return slice(front, max(len(tokens) - back, front))
+
     def clone(self) -> Tokenizer:
         """A tokenizer of the caller's own, with truncation and padding off."""
         return Tokenizer.from_str(self._source)

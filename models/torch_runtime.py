@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,15 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from models.folder import check_folder, hash_folder, named_prompts, read_blends, read_unit, wants_end
+from models.late_head import read_late, rounded
 from models.tokens import TOKENISATION
 from models.torch_body import Body, finite
+from models.torch_late import TOKENS, attach
 from models.torch_loading import check_head, load
-from models.types import NO_PROMPTS, Ids, ModelError, ModelOptions, Prompts, Role, Scores, Tokens, Vectors
+from models.types import NO_PROMPTS, Embedded, Ids, ModelError, ModelOptions, Prompts, Role, Scores, Tokens, Vectors
 
-Run = Callable[[Sequence[Tokens]], Mapping[str, Tensor]]
-"""A forward pass: of what a model says, a row for each text."""
+Run = Callable[[Sequence[Tokens]], Mapping[str, Any]]
+"""A forward pass: of what a model says, a row for each text; of what it says of tokens, rows for each."""
 
 _PROMPT_NAMES: Mapping[Role, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
@@ -42,6 +43,9 @@ class TorchEncoder:
         self.name = name
         self.dimensions = _dimensions(name, model)
         self.body = Body(name, model, options)
+        self.late = read_late(path)
+        if self.late:
+            attach(name, self.body, self.late)
         self.run: Run = self.body.run
         self.text = self.body.plain_text()
         if wants_end(path) and not self.text.ends:
@@ -63,9 +67,26 @@ class TorchEncoder:
         if not batch:
             return np.zeros((0, self.dimensions), np.float32)
         with torch.inference_mode():
-            raw = self.run(batch)["sentence_embedding"][:, : self.dimensions]
-            unit = raw / raw.norm(dim=1, keepdim=True)
-        return finite(self.name, unit)
+            return self._unit(self.run(batch))
+
+    def inside(self, tokens: Tokens) -> slice:
+        return self.text.inside(tokens)
+
+    def encode_whole(self, batch: Sequence[Tokens]) -> list[Embedded]:
+        """The same pass, with what it makes of each token."""
+        if not batch:
+            return []
+        with torch.inference_mode():
+            made = self.run(batch)
+            vectors, states = self._unit(made), [finite(self.name, each) for each in made[TOKENS]]
+        return [
+            Embedded(vector, rounded(own[self.inside(tokens)]))
+            for vector, own, tokens in zip(vectors, states, batch, strict=True)
+        ]
+
+    def _unit(self, made: Mapping[str, Any]) -> Vectors:
+        raw = made["sentence_embedding"][:, : self.dimensions]
+        return finite(self.name, raw / raw.norm(dim=1, keepdim=True))
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -125,7 +146,7 @@ class TorchReranker:
             "limit": self.text.limit,
             "prompt": self.prompts["query"],
             "activation": repr(self.activation),
-            "blends": asdict(self.blends),
+            "blends": self.blends.facts,
         }
 
 

@@ -6,9 +6,11 @@ of them the model will see; `encode` and `score` are dear and take whatever batc
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from sys import getsizeof
 from typing import Literal, Protocol
 
 import numpy as np
@@ -48,6 +50,34 @@ class SparseVector:
 
     def __len__(self) -> int:
         return len(self.terms)
+
+
+TokenVectors = NDArray[np.int8]
+"""Of a text's own tokens, in their order: a row for each, of which the direction alone counts."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedded:
+    """A text's vector, and those of its tokens."""
+
+    vector: NDArray[np.float32]
+    tokens: TokenVectors
+
+    def copy(self) -> Embedded:
+        """One that keeps no batch in memory."""
+        return Embedded(self.vector.copy(), self.tokens.copy())
+
+    def __sizeof__(self) -> int:
+        return int(getsizeof(self.vector) + getsizeof(self.tokens))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenQuery:
+    """A query whose tokens are compared with those of texts."""
+
+    tokens: TokenVectors
+    weights: NDArray[np.float32]
+    """What each counts; together they come to 1."""
 
 
 class ModelError(Exception):
@@ -108,6 +138,8 @@ class Blend:
     """Beside the cosine."""
     lexical: float = 0.0
     """Beside BM25, as the share (0 to 1) that a text has of the most its query can score."""
+    late: float = 0.0
+    """Beside what comes of comparing token by token, -1 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +148,47 @@ class Blends:
 
     dense: Blend = Blend()
     hybrid: Blend = Blend()
+
+    @property
+    def facts(self) -> dict[str, dict[str, float]]:
+        """For a fingerprint, which a weight that nothing has must not change."""
+        both = {"dense": asdict(self.dense), "hybrid": asdict(self.hybrid)}
+        return {kind: {name: weight for name, weight in weights.items() if weight or name != "late"}
+                for kind, weights in both.items()}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LateHead:
+    """How an encoder's texts are compared token by token."""
+
+    layer: int
+    """Whose states the tokens are, counted from 1."""
+    mean: NDArray[np.float32]
+    """Of the states, and taken off them."""
+    projection: NDArray[np.float32]
+    """From a state to the numbers that are kept: a column for each."""
+    rarity: NDArray[np.float32]
+    """Of each token of the vocabulary, as BM25 counts it."""
+    blends: Blends
+    """What puts candidates in order as long as no reranker has read them."""
+
+    @property
+    def width(self) -> int:
+        """Numbers of a token's vector."""
+        return int(self.projection.shape[1])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that shapes the vectors; which encoder they are of is said by that one's."""
+        digest = hashlib.sha256(str(self.layer).encode())
+        for numbers in (self.mean, self.projection):
+            digest.update(np.ascontiguousarray(numbers).tobytes())
+        return digest.hexdigest()
+
+    def weights(self, ids: Ids) -> NDArray[np.float32]:
+        """What each of a query's tokens counts; together they come to 1."""
+        rare = self.rarity[np.minimum(ids, len(self.rarity) - 1)]  # what was added behind them counts as the last
+        return np.asarray(rare / max(rare.sum(), np.finfo(np.float32).tiny), np.float32)
 
 
 class BiEncoder(Protocol):
@@ -152,6 +225,16 @@ class BiEncoder(Protocol):
     def tokenize(self, texts: Sequence[str], role: Role) -> list[Tokens]: ...
 
     def encode(self, batch: Sequence[Tokens]) -> Vectors: ...
+
+    @property
+    def late(self) -> LateHead | None:
+        """How it compares texts token by token, if it does."""
+
+    def inside(self, tokens: Tokens) -> slice:
+        """Which of a text's tokens are its own, and not of the frame around it."""
+
+    def encode_whole(self, batch: Sequence[Tokens]) -> list[Embedded]:
+        """Vectors of texts and of their tokens, where it compares those."""
 
 
 class SparseEncoder(Protocol):

@@ -18,7 +18,7 @@ from app.service.relevance import sparse_of, trouble
 from app.service.shelf import Shelf
 from app.stages.calibrate import MOST_SHARE
 from app.types import Calibration, Fusing, Fusion, Mode, Scale
-from models.types import Blend
+from models.types import Blend, Blends
 
 router = APIRouter(
     prefix="/collections/{name}/calibration",
@@ -75,10 +75,11 @@ class BlendBody(Body):
     rerank: float = Field(ge=0, allow_inf_nan=False)
     dense: float = Field(ge=0, allow_inf_nan=False)
     lexical: float = Field(ge=0, allow_inf_nan=False)
+    late: float = Field(0.0, ge=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _is_something(self) -> BlendBody:
-        if not self.rerank + self.dense + self.lexical:
+        if not self.rerank + self.dense + self.lexical + self.late:
             raise PydanticCustomError("nothing", "must have a weight above 0")
         return self
 
@@ -98,6 +99,7 @@ class CalibrationBody(Body):
     encoder: str = Field(max_length=128, description="Fingerprint of the encoder that it was made with.")
     reranker: str = Field(max_length=128, description="Likewise.")
     sparse: str = Field("", max_length=128, description="Likewise of the sparse encoder; empty without one.")
+    late: str = Field("", max_length=128, description="Likewise of the vectors of tokens; empty without any.")
     reranked: ScaleBody
     unreranked: ScaleBody
     fusion: WholeFusionBody = Field(description="Of hybrid searches that are not reranked.")
@@ -133,6 +135,7 @@ class CalibrationBody(Body):
             advice=self.advice,
             measured=self.measured,
             sparse=self.sparse,
+            late=self.late,
         )
 
 
@@ -145,8 +148,12 @@ class CalibrationReply(BaseModel):
     encoder: str = Field(description="Fingerprint of the collection's encoder.")
     reranker: str = Field(description="Fingerprint of its reranker.")
     sparse: str = Field(description="Fingerprint of its sparse encoder; empty where it has none.")
+    late: str = Field(description="Fingerprint of the vectors of its chunks' tokens; empty where they have none.")
     mode: Mode = Field(description="Of searches that do not say, as the fusion.")
     blends: dict[str, BlendBody] = Field(description="The reranker's own, for a dense and for a hybrid first stage.")
+    late_blends: dict[str, BlendBody] | None = Field(
+        description="What puts candidates in order by their tokens, where they have vectors of them."
+    )
     fusion: WholeFusionBody
     calibrations: list[KeptReply] = Field(description="One for each mode that was calibrated.")
 
@@ -162,7 +169,9 @@ async def show(name: str, engine: EngineDep) -> CalibrationReply:
         reranker=reranker.fingerprint,
         sparse=sparse_of(shelf),
         mode=engine.settings.mode,
-        blends={kind: BlendBody(**blend) for kind, blend in asdict(reranker.blends).items()},
+        late=shelf.collection.late,
+        blends=_blends(reranker.blends),
+        late_blends=_blends(shelf.late.blends) if shelf.late else None,
         fusion=WholeFusionBody(**asdict(engine.settings.usual_fusion)),
         calibrations=[_kept(each, shelf) for each in kept.values()],
     )
@@ -177,6 +186,10 @@ async def keep(name: str, body: CalibrationBody, engine: EngineDep) -> KeptReply
 @router.delete("", status_code=204, summary="Remove a collection's calibrations")
 async def forget(name: str, engine: EngineDep) -> None:
     await engine.relevance.forget(engine.collections.shelf(name))
+
+
+def _blends(blends: Blends) -> dict[str, BlendBody]:
+    return {kind: BlendBody(**blend) for kind, blend in asdict(blends).items()}
 
 
 def _kept(calibration: Calibration, shelf: Shelf) -> KeptReply:

@@ -31,7 +31,9 @@ router = APIRouter(prefix="/collections", tags=["collections"], route_class=Stri
 )
 async def create(body: CollectionBody, engine: EngineDep) -> CollectionReply:
     recipe = replace(engine.collections.default_recipe(), **body.recipe.model_dump(exclude_none=True))
-    await engine.collections.create(body.name, body.encoder, body.reranker, recipe, body.language, body.sparse)
+    await engine.collections.create(
+        body.name, body.encoder, body.reranker, recipe, body.language, body.sparse, body.late
+    )
     return await _reply(engine, await engine.collections.describe(body.name))
 
 
@@ -59,7 +61,8 @@ async def drop(name: str, engine: EngineDep) -> None:
 )
 async def begin_standby(name: str, body: StandbyBody, engine: EngineDep) -> CollectionReply:
     recipe = body.recipe.model_dump(exclude_none=True)
-    made = await engine.standbys.begin(name, body.encoder, body.reranker, recipe, body.language, body.sparse)
+    chosen = body.encoder, body.reranker, recipe, body.language, body.sparse, body.late
+    made = await engine.standbys.begin(name, *chosen)
     return await _reply(engine, await engine.collections.describe(made.name))
 
 
@@ -90,6 +93,7 @@ async def _reply(engine: Engine, found: Description) -> CollectionReply:
         encoder=collection.encoder,
         reranker=collection.reranker,
         sparse=collection.sparse or None,
+        late=bool(collection.late),
         recipe=RecipeReply(**asdict(collection.recipe)),
         language=collection.language,
         dimensions=collection.dimensions,

@@ -74,16 +74,22 @@ class CollectionBody(Body):
     sparse: str | None = Field(
         None, description="A sparse encoder: a folder or a hub name; empty for none; by default the setting's."
     )
+    late: bool | None = Field(
+        None, description="Whether to keep vectors of tokens with each chunk; by default the setting's."
+    )
     recipe: RecipeBody = RecipeBody()
     language: Language | None = Field(None, description="Whose stems and stop words lexical search takes.")
 
 
 class StandbyBody(Body):
-    """What is not said is as the collection has it."""
+    """What is not said is as the collection has it, or where that is told as the setting has it."""
 
     encoder: str | None = Field(None, description="`embedded`, a folder, or a hub name.")
     reranker: str | None = None
     sparse: str | None = Field(None, description="A sparse encoder: a folder or a hub name; empty for none.")
+    late: bool | None = Field(
+        None, description="Whether to keep vectors of tokens with each chunk; by default the setting's."
+    )
     recipe: RecipeBody = RecipeBody()
     language: Language | None = Field(None, description="Whose stems and stop words lexical search takes.")
 
@@ -210,6 +216,7 @@ class CollectionReply(BaseModel):
     encoder: str
     reranker: str
     sparse: str | None = Field(description="The sparse encoder, where the collection has one.")
+    late: bool = Field(description="Whether its chunks have vectors of their tokens.")
     recipe: RecipeReply
     language: Language
     dimensions: int

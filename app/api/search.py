@@ -77,6 +77,7 @@ def _query(body: SearchBody, condition: Filter | None, deadline: float | None, s
         Recency(**body.recency.model_dump()) if body.recency else None,
         _shape(body),
         body.explain,
+        late=body.late,
         adaptive=wanted == "auto",
         deadline=deadline,
     )
@@ -89,10 +90,10 @@ def _deadline(body: SearchBody) -> float | None:
 
 async def _calibrated(body: SearchBody, query: Query, shelf: Shelf, engine: Engine) -> Query:
     """With what labels taught about the collection's scores; who does not ask for reranking follows their advice."""
-    calibration = await engine.relevance.find(shelf, query.mode)
+    calibration = await engine.relevance.find(shelf, query.mode, late=query.late)
     rerank = calibration.rerank if calibration and body.rerank is None else query.rerank
     if body.min_relevance is not None:
-        await engine.relevance.require(shelf, query.mode, query.fusion, rerank=rerank)
+        await engine.relevance.require(shelf, query.mode, query.fusion, rerank=rerank, late=query.late)
     return replace(query, rerank=rerank, min_relevance=body.min_relevance, calibration=calibration)
 
 

@@ -61,6 +61,9 @@ class SearchBody(Body):
     rerank: bool | None = Field(
         None, description="false: the first stage's order. By default true, unless a calibration advises against it."
     )
+    late: bool = Field(
+        True, description="false: leave out comparing candidates token by token, where the collection can do that."
+    )
     exact: bool = Field(False, description="Compare with every vector instead of asking the graph.")
     min_score: float | None = Field(None, allow_inf_nan=False, description="Leave out hits that score less.")
     min_relevance: float | None = Field(

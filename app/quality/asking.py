@@ -9,7 +9,7 @@ from typing import Any
 from app.quality.arms import arms
 from app.quality.first_stages import first_stages
 from app.quality.measures import DEPTH, NDCG, measure
-from app.quality.pipeline import SERVED, few, latency
+from app.quality.pipeline import LATE, SERVED, few, latency
 from app.quality.statistics import estimates
 from app.quality.types import Ceiling, Dataset, Evaluation, Latency, Option, Query, Run
 from app.quality.variants import Setup
@@ -24,7 +24,7 @@ REACH = 500
 MODES: Mapping[str, Mode] = {"dense": "dense", "lexical": "lexical", "sparse": "sparse", "fused": "hybrid"}
 """How a service is asked for each of the first stages."""
 
-FIRST, ALONE = "fused", "fused+rerank"
+FIRST, ALONE, COMPARED = "fused", "fused+rerank", f"fused+{LATE}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,8 +41,10 @@ def questions(query: Query, setup: Setup) -> tuple[dict[str, dict[str, Any]], di
     """The searches that one query takes: each first stage, deep, and reranked with all candidates in the answer."""
     asked = {"query": query.text, "collection": setup.collection, "fusion": setup.fusing, "include": ["stages"]}
     first = first_stages(sparse=bool(setup.sparse))
-    deep = {each: asked | {"mode": MODES[each], "top_k": REACH, "rerank": False} for each in first}
-    return deep, asked | {"mode": MODES[FIRST], "top_k": setup.depth, "candidates": setup.depth, "rerank": True}
+    deep = {each: asked | {"mode": MODES[each], "top_k": REACH, "rerank": False, "late": False} for each in first}
+    whole = asked | {"mode": MODES[FIRST], "top_k": setup.depth, "candidates": setup.depth, "late": setup.late}
+    compared = {COMPARED: whole | {"rerank": False}} if setup.late else {}
+    return deep | compared, whole | {"rerank": True}
 
 
 def evaluation(
@@ -73,7 +75,7 @@ def _runs(dataset: Dataset, answers: Answers) -> list[Run]:
         return Run(arm, {query.id: each for query, each in zip(dataset.queries, ranked, strict=True)})
 
     return [
-        *(run(first, found, first) for first, found in answers.first.items()),
+        *(run(first, found, None if first == COMPARED else first) for first, found in answers.first.items()),
         run(ALONE, answers.second, "rerank"),
         run(SERVED, answers.second, None),
     ]

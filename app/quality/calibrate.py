@@ -29,6 +29,9 @@ Numbers = NDArray[np.float64]
 FIRST: Mapping[Mode, str] = {"hybrid": "fused", "dense": "dense", "lexical": "lexical", "sparse": "sparse"}
 """The stage that has the last word without reranking."""
 
+STAGES = ("rerank", "dense", "lexical", "late")
+"""Whose scores a blend adds up."""
+
 FIRST_STAGE, ALONE, OWN = "first stage", "reranker alone", "own blend"
 REFITTED, WITHOUT = "refitted blend", "blend without the reranker"
 """Ways to put candidates in order."""
@@ -67,8 +70,12 @@ class Basis:
     reranker_name: str
     sparse: str
     """Empty without one."""
+    late: str
+    """What stands for the vectors of tokens; empty without any."""
     blend: Blend
     """The reranker's own."""
+    unreranked: Blend | None
+    """What puts candidates in order by their tokens; None where the first stage has the last word."""
     fusion: Fusion
 
 
@@ -79,9 +86,9 @@ class Asked:
     question: Question
     documents: list[str]
     scores: Numbers
-    """A row for each: of the reranker, the cosine, the lexical share."""
+    """A row for each: of the reranker, the cosine, the lexical share, and its tokens."""
     first: Numbers
-    """Of the stage that has the last word without reranking."""
+    """What has the last word without reranking."""
     relevant: NDArray[np.bool_]
     counted: set[str]
     """Documents of which it is known, or supposed, whether they are relevant."""
@@ -128,16 +135,15 @@ class Findings:
     warnings: tuple[str, ...]
 
 
-def asked(question: Question, answer: Answer, mode: Mode, *, judged_only: bool) -> Asked:
-    """What a search says, in the first stage's order; unjudged documents are irrelevant or, if wanted, do not count."""
-    hits = sorted(answer["hits"], key=lambda hit: -_score(hit, FIRST[mode]))
-    rows = [[_score(hit, stage) for stage in ("rerank", "dense", "lexical")] for hit in hits]
+def asked(question: Question, answer: Answer, basis: Basis, *, judged_only: bool) -> Asked:
+    """What a search says, in its order without reranking; unjudged documents are irrelevant or, if asked, not there."""
+    hits = sorted(answer["hits"], key=lambda hit: -_first(hit, basis))
     documents = [hit["document_id"] for hit in hits]
     return Asked(
         question,
         documents,
-        np.array(rows, float).reshape(-1, 3),
-        np.array([_score(hit, FIRST[mode]) for hit in hits]),
+        np.array([_row(hit) for hit in hits], float).reshape(-1, len(STAGES)),
+        np.array([_first(hit, basis) for hit in hits]),
         np.array([question.grades.get(name, 0) > 0 for name in documents], bool),
         {name for name in documents if name in question.grades or not (judged_only and question.held)},
     )
@@ -189,7 +195,23 @@ def _calibration(
         advice=advice,
         measured=orjson.loads(orjson.dumps(findings)),
         sparse=basis.sparse,
+        late=basis.late,
     )
+
+
+def _first(hit: Mapping[str, Any], basis: Basis) -> float:
+    """The score that it has without reranking."""
+    if basis.unreranked is None:
+        return _score(hit, FIRST[basis.mode])
+    return float(np.dot(_row(hit), _weights(basis.unreranked)))
+
+
+def _row(hit: Mapping[str, Any]) -> list[float]:
+    return [_score(hit, stage) for stage in STAGES]
+
+
+def _weights(blend: Blend) -> list[float]:
+    return [blend.rerank, blend.dense, blend.lexical, blend.late]
 
 
 def _score(hit: Mapping[str, Any], stage: str) -> float:
@@ -231,7 +253,7 @@ def _lists(fitting: Sequence[Asked], basis: Basis) -> list[Listed]:
 
 def _weighed(each: Asked, blend: Blend | None) -> Numbers:
     """Final scores; without a blend those of a search that is not reranked."""
-    return each.first if blend is None else each.scores @ [blend.rerank, blend.dense, blend.lexical]
+    return each.first if blend is None else each.scores @ _weights(blend)
 
 
 def _best(each: Asked, final: Numbers) -> list[int]:

@@ -10,11 +10,13 @@ from time import perf_counter
 import numpy as np
 
 from app.quality import dense
+from app.quality.blend import Features, blend_of, weights_of
+from app.quality.comparing import Comparer
 from app.quality.types import Query
 from app.stages.fuse import found, fuse
 from app.stores.vectors import shortened
 from app.types import Candidates, ChunkIds, Fusion, LexicalIndex, SparseIndex, Vector
-from models.types import BiEncoder, Scores, SparseEncoder, SparseVector, Vectors
+from models.types import BiEncoder, Blends, Scores, SparseEncoder, SparseVector, Vectors
 
 RERANKED = ("dense", "fused")
 """Those whose candidates go on to the second stage."""
@@ -32,10 +34,27 @@ class Proposal:
     """Every chunk that some second stage may want, in rising order."""
     cosines: Scores
     shares: Scores
+    near: Scores
+    """What comes of comparing token by token; zeros where nothing is compared."""
+    late: Blends | None
+    """How that weighs beside the others; None where nothing is compared."""
 
     def places(self, first: str, amount: int) -> ChunkIds:
-        """Where in the pool the best of a first stage are."""
-        return np.searchsorted(self.pool, self.rankings[first].chunks[:amount])
+        """Where in the pool the best of a first stage are: in its order or, where tokens are compared, in theirs."""
+        chosen = np.searchsorted(self.pool, self.rankings[first].chunks[:amount])
+        if self.late is None:
+            return chosen
+        return chosen[np.argsort(-self.compared(first, chosen), kind="stable")]
+
+    def compared(self, first: str, places: ChunkIds) -> Scores:
+        """Scores of candidates that no reranker has read."""
+        assert self.late is not None
+        return self.known(places).weighed(weights_of(blend_of(self.late, first)))
+
+    def known(self, places: ChunkIds, rerank: Scores | None = None) -> Features:
+        """All that is known of candidates, with the cross-encoder's scores where it has read them."""
+        read = np.zeros(len(places), np.float32) if rerank is None else rerank
+        return Features(read, self.cosines[places], self.shares[places], self.near[places])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +74,9 @@ class FirstStages:
     vectors: Vectors
     words: LexicalIndex
     terms: SparseIndex | None
+    texts: Sequence[str]
+    comparer: Comparer | None
+    """None where nothing is compared token by token."""
     fusion: Fusion
     depth: int
     """Chunks that a ranking goes down to."""
@@ -71,15 +93,27 @@ class FirstStages:
                 alone["sparse"] = self.terms.search(each.terms, self.depth)
             rankings = {**alone, "fused": self._fused(alone, each)}
             pool = np.unique(np.concatenate([rankings[first].chunks[:candidates] for first in RERANKED]))
-            yield Proposal(rankings, pool, self.vectors[pool] @ each.vector, self.words.shares(each.text, pool))
+            cosines, shares = self.vectors[pool] @ each.vector, self.words.shares(each.text, pool)
+            late = self.comparer.blends if self.comparer else None
+            yield Proposal(rankings, pool, cosines, shares, self._compared(each.text, pool), late)
 
     def time(
-        self, encoder: BiEncoder, sparse: SparseEncoder | None, dims: int | None, queries: Sequence[Query]
+        self,
+        encoder: BiEncoder,
+        sparse: SparseEncoder | None,
+        dims: int | None,
+        candidates: int,
+        queries: Sequence[Query],
     ) -> dict[str, list[float]]:
         """Seconds of each stage for the first queries, one at a time; the very first only warms up."""
         timed = [query.text for query in [*queries[:1], *queries[:TIMED]]]
-        taken = [self._laps(encoder, sparse, dims, text) for text in timed][1:]
+        taken = [self._laps(encoder, sparse, dims, candidates, text) for text in timed][1:]
         return {stage: [laps[stage] for laps in taken] for stage in taken[0]}
+
+    def _compared(self, query: str, pool: ChunkIds) -> Scores:
+        if self.comparer is None:
+            return np.zeros(len(pool), np.float32)
+        return self.comparer.compare(query, [self.texts[chunk] for chunk in pool])
 
     def _fused(self, alone: Mapping[str, Candidates], asked: Asked) -> Candidates:
         chunks = found(alone)
@@ -88,7 +122,9 @@ class FirstStages:
             known["sparse"] = self.terms.scores(asked.terms, chunks)
         return fuse(alone, known, self.fusion)
 
-    def _laps(self, encoder: BiEncoder, sparse: SparseEncoder | None, dims: int | None, query: str) -> dict[str, float]:
+    def _laps(
+        self, encoder: BiEncoder, sparse: SparseEncoder | None, dims: int | None, candidates: int, query: str
+    ) -> dict[str, float]:
         laps, clock = dict[str, float](), [perf_counter()]
 
         def lap(stage: str) -> None:
@@ -107,8 +143,10 @@ class FirstStages:
         if self.terms and terms:
             alone["sparse"] = self.terms.search(terms, self.depth)
             lap("sparse")
-        self._fused(alone, Asked(query, vectors[0], terms))
+        fused = self._fused(alone, Asked(query, vectors[0], terms))
         lap("fuse")
+        if self.comparer:
+            laps["late"] = self.comparer.time(query, [self.texts[chunk] for chunk in fused.chunks[:candidates]])
         return laps
 
 

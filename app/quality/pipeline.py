@@ -10,7 +10,8 @@ import numpy as np
 
 from app.quality import curve
 from app.quality.arms import arms
-from app.quality.blend import SECOND, Features, blend_of, weights
+from app.quality.blend import SECOND, blend_of, weights
+from app.quality.comparing import Comparer
 from app.quality.corpus import Corpus, split
 from app.quality.embedding import embed, weigh
 from app.quality.first_stages import RERANKED, Asked, FirstStages, Proposal
@@ -41,6 +42,9 @@ TOP = 10
 
 SERVED = "fused+blend"
 """The arm that the service answers by."""
+
+LATE = "late"
+"""Of an arm: candidates are put in order by their tokens."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +84,7 @@ def evaluate(dataset: Dataset, setup: Setup, bench: Workbench, seed: int) -> tup
         documents=len(dataset.documents),
         chunks=len(stand.corpus.texts),
         queries=dataset.queries,
-        served=SERVED if judged else _first(SERVED),
+        served=SERVED if judged else f"{_first(SERVED)}+{LATE}" if stand.stages.comparer else _first(SERVED),
         arms=arms(tables, seed),
         ceilings=tuple(_ceiling(stand, first, seed) for first in stand.stages.names),
         latencies=tuple(_latencies(stand, judged)),
@@ -103,12 +107,22 @@ def _prepare(dataset: Dataset, setup: Setup, bench: Workbench) -> Stand:
     vectors = embed(bench, encoder, corpus.texts, "document", f"{dataset.name}: embed chunks")
     terms = weigh(bench, sparse, corpus.texts, "document", f"{dataset.name}: weigh chunks") if sparse else None
     depth = max(DEEP, setup.depth, corpus.depth(DEPTH))
-    stages = FirstStages(shortened(vectors, setup.dims), _words(corpus, setup), _index(terms), setup.fusion, depth)
+    words, comparer = _words(corpus, setup), _comparer(encoder, setup, bench)
+    stages = FirstStages(
+        shortened(vectors, setup.dims), words, _index(terms), corpus.texts, comparer, setup.fusion, depth
+    )
     asked = _asked(dataset, setup, encoder, sparse, bench)
     notes = (*dataset.notes, *corpus.notes, *_cut(dataset, encoder, sparse))
-    return Stand(
-        dataset, setup, encoder, reranker, sparse, corpus, stages, list(stages.propose(asked, setup.depth)), notes
-    )
+    with bench.track(f"{dataset.name}: find candidates", len(asked)) as advance:
+        proposals = []
+        for proposal in stages.propose(asked, setup.depth):
+            proposals.append(proposal)
+            advance(1)
+    return Stand(dataset, setup, encoder, reranker, sparse, corpus, stages, proposals, notes)
+
+
+def _comparer(encoder: BiEncoder, setup: Setup, bench: Workbench) -> Comparer | None:
+    return Comparer(encoder, encoder.late, bench) if encoder.late and setup.late else None
 
 
 def _asked(
@@ -163,6 +177,9 @@ def _judge(stand: Stand, bench: Workbench) -> Judged:
 def _runs(stand: Stand, judged: Judged | None) -> list[Run]:
     queries = stand.dataset.queries
     rankings = {first: [proposal.rankings[first] for proposal in stand.proposals] for first in stand.stages.names}
+    if stand.stages.comparer:
+        for first in RERANKED:
+            rankings[f"{first}+{LATE}"] = list(_compared(stand, first))
     if judged:
         for first in RERANKED:
             for second in SECOND:
@@ -171,6 +188,13 @@ def _runs(stand: Stand, judged: Judged | None) -> list[Run]:
         Run(arm, {query.id: stand.corpus.ranked(each, DEPTH) for query, each in zip(queries, ranked, strict=True)})
         for arm, ranked in rankings.items()
     ]
+
+
+def _compared(stand: Stand, first: str) -> Iterator[Candidates]:
+    """The candidates of a first stage in the order of their tokens."""
+    for proposal in stand.proposals:
+        places = proposal.places(first, stand.setup.depth)
+        yield Candidates(proposal.pool[places], proposal.compared(first, places))
 
 
 def _reranked(stand: Stand, judged: Judged, first: str, second: str, depth: int) -> Iterator[Candidates]:
@@ -188,7 +212,7 @@ def _partly(
         places = proposal.places(first, depth)
         scores = pairs.scores[places].copy()
         scores[read:] = scores[:read].min(initial=np.inf)
-        final = Features(scores, proposal.cosines[places], proposal.shares[places]).weighed(weighed)
+        final = proposal.known(places, scores).weighed(weighed)
         order = np.argsort(-final, kind="stable")
         yield Candidates(proposal.pool[places][order], final[order])
 
@@ -198,8 +222,7 @@ def _enough(stand: Stand, judged: Judged, first: str) -> list[int]:
     weighed, found = weights(stand.reranker, first, "blend"), []
     for proposal, pairs in zip(stand.proposals, judged.pairs, strict=True):
         places = proposal.places(first, stand.setup.depth)
-        features = Features(pairs.scores[places], proposal.cosines[places], proposal.shares[places])
-        found.append(enough(features.weighed(weighed), TOP))
+        found.append(enough(proposal.known(places, pairs.scores[places]).weighed(weighed), TOP))
     return found
 
 
@@ -248,7 +271,8 @@ def _cost(stand: Stand, judged: Judged, first: str, reads: Sequence[int]) -> cur
 
 
 def _latencies(stand: Stand, judged: Judged | None) -> Iterator[Latency]:
-    taken = stand.stages.time(stand.encoder, stand.sparse, stand.setup.dims, stand.dataset.queries)
+    setup = stand.setup
+    taken = stand.stages.time(stand.encoder, stand.sparse, setup.dims, setup.depth, stand.dataset.queries)
     for stage, seconds in taken.items():
         yield latency(stage, seconds)
     if judged and judged.timings:
@@ -289,7 +313,9 @@ def _texts(stand: Stand, chunks: ChunkIds) -> list[str]:
 def _settings(stand: Stand, bench: Workbench) -> Mapping[str, Option]:
     setup = stand.setup
     shown = {name: getattr(setup, name) for name in ("encoder", "reranker", "language", "rerank")}
-    blends = {f"{first}_blend": str(blend_of(stand.reranker, first)) for first in RERANKED}
+    blends = {f"{first}_blend": str(blend_of(stand.reranker.blends, first)) for first in RERANKED}
+    if late := stand.stages.comparer:
+        blends |= {f"{first}_late": str(blend_of(late.blends, first)) for first in RERANKED}
     options = bench.options
     weighing = {"sparse": setup.sparse, "sparse_fingerprint": stand.sparse.fingerprint} if stand.sparse else {}
     return {

@@ -21,7 +21,8 @@ LITTLE = 0.01
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Listed:
-    """One query's candidates: a row for each, with the reranker's score, the cosine and the lexical share."""
+    """One query's candidates: a row for each, with the reranker's score, the cosine, the lexical share, and what it has
+    of the query token by token."""
 
     scores: Numbers
     relevant: NDArray[np.bool_]
@@ -30,11 +31,11 @@ class Listed:
 def fit_blend(lists: Sequence[Listed], *, rerank: bool = True) -> Blend:
     """What explains best which of the candidates are relevant; without the reranker on request."""
     spreads = np.concatenate([each.scores - each.scores.mean(axis=0) for each in lists]).std(axis=0)
-    used = (spreads > 0) & [rerank, True, True]
-    weights = np.zeros(3)
+    used = (spreads > 0) & [rerank, True, True, True]
+    weights = np.zeros(len(used))
     contests, ones = _contests(lists, used, spreads), np.ones(int(used.sum()))
     weights[used] = minimum(lambda given: _loss(contests, given), ones, np.zeros_like(ones))
-    unit = np.divide(weights, spreads, out=np.zeros(3), where=used)
+    unit = np.divide(weights, spreads, out=np.zeros(len(used)), where=used)
     trusted = weights[0] > LITTLE * weights.max()
     return Blend(*(round(float(each), 4) for each in unit / (unit[0] if trusted else 1.0)))
 

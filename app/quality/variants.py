@@ -20,14 +20,14 @@ SHORTEST = 16
 
 KEYS = (
     "encoder", "reranker", "sparse", "dims", "chunk_tokens", "overlap_tokens", "title", "candidates", "language",
-    "collection", "fusion", "dense_weight", "lexical_weight", "sparse_weight", "fusion_k",
+    "late", "collection", "fusion", "dense_weight", "lexical_weight", "sparse_weight", "fusion_k",
 )  # fmt: skip
 WHOLE = ("dims", "chunk_tokens", "overlap_tokens", "fusion_k")
 WEIGHTS = ("dense_weight", "lexical_weight", "sparse_weight")
 FUSING = {"fusion": "by", **{name: name.removesuffix("_weight") for name in WEIGHTS}, "fusion_k": "k"}
 """How a search calls them."""
 
-OF_COLLECTIONS = ("collection", "candidates", *FUSING)
+OF_COLLECTIONS = ("collection", "candidates", "late", *FUSING)
 """What a running service lets one choose; the rest is settled in the collection."""
 
 
@@ -52,6 +52,8 @@ class Setup:
     rerank: bool = True
     sparse: str = ""
     """A sparse encoder, if there is to be any."""
+    late: bool = True
+    """Whether candidates are compared token by token, where the encoder does that."""
     collection: str | None = None
     """A collection of a running service, which then has the models and the recipe."""
     name: str = BASE
@@ -107,7 +109,15 @@ def _pair(text: str, base: Setup) -> tuple[str, Any]:
         return name, (_number(name, value),)
     if name in WEIGHTS:
         return name, _decimal(name, value)
+    if name == "late":
+        return name, _truth(name, value)
     return name, _number(name, value) if name in WHOLE else value
+
+
+def _truth(name: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise BadSetup(f"{name} is {text!r}, which is neither true nor false.")
+    return text == "true"
 
 
 def _decimal(name: str, text: str) -> float:

@@ -43,7 +43,8 @@ def errors(found: Findings) -> Iterator[tuple[str, Errors]]:
 
 
 def _weights(blend: Blend) -> str:
-    return f"rerank {blend.rerank:g}, dense {blend.dense:g}, lexical {blend.lexical:g}"
+    late = f", late {blend.late:g}" if blend.late else ""
+    return f"rerank {blend.rerank:g}, dense {blend.dense:g}, lexical {blend.lexical:g}{late}"
 
 
 def _gain(difference: Difference) -> str:

@@ -6,24 +6,29 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import apsw
 import numpy as np
+from numpy.typing import NDArray
 
 from app.service.shelf import Shelf
 from app.service.sieve import Sieve
 from app.stages.fuse import SAMPLE, found, fuse
+from app.stages.rerank import blended
 from app.stages.retrieve import retrieve_dense, retrieve_lexical, retrieve_sparse
 from app.stores import documents
 from app.stores import log as changelog
 from app.stores.documents import Found
 from app.stores.filters import Filter
+from app.stores.rows import token_vectors
 from app.stores.sqlite import Database
 from app.stores.supersession import successors
 from app.stores.vectors import contains
 from app.telemetry import Stopwatch
 from app.types import Candidates, ChunkIds, Fusion, Mode, Vector
-from models.types import Scores, SparseVector
+from models.late_head import nearness
+from models.types import Blend, Scores, SparseVector, TokenQuery
 
 ATTEMPTS = 5
 """Each takes a millisecond or two, and only a candidate that is replaced within it calls for another."""
@@ -49,6 +54,8 @@ class Aim:
     """Whether documents that others supersede are found too."""
     rerank: bool = False
     """Whether candidates come with the ids that the reranker reads, as far as they were kept."""
+    tokens: TokenQuery | None = None
+    """The query's tokens, where candidates are compared by them."""
 
     @property
     def reach(self) -> int:
@@ -63,6 +70,9 @@ class Opinion:
     scores: Scores
     ranks: Ranks
 
+    def at(self, places: NDArray[np.intp]) -> Opinion:
+        return Opinion(self.scores[places], [self.ranks[place] for place in places.tolist()])
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
@@ -70,6 +80,8 @@ class Proposal:
 
     found: list[Found]
     opinions: dict[str, Opinion]
+    scores: Scores
+    """What they are in order by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +108,8 @@ class _View:
     """In the order of the chunks."""
     order: Candidates
     """That of the search."""
+    last_word: Scores
+    """Which it comes from."""
 
     def goes_on_after(self, reach: int) -> bool:
         """Whether any stage may have more than it was asked for."""
@@ -109,7 +123,7 @@ class _View:
             stage: Opinion(scores[rows], _ranks(chunks, self.rankings.get(stage)))
             for stage, scores in self.scores.items()
         }
-        return Proposal(living, opinions)
+        return Proposal(living, opinions, self.last_word[rows])
 
 
 class FirstStage:
@@ -140,7 +154,16 @@ class FirstStage:
             elif len(loaded.found) < aim.depth and (len(view.order) > k or view.goes_on_after(reach)):
                 k *= 2
             else:
-                return view.of(loaded.found[: aim.depth])
+                return await self._compare(shelf, aim, view.of(loaded.found[: aim.depth]), watch)
+
+    async def _compare(self, shelf: Shelf, aim: Aim, proposal: Proposal, watch: Stopwatch) -> Proposal:
+        """The same in the order that comes of comparing token by token, where that is asked."""
+        if aim.tokens is None or (late := shelf.late) is None:
+            return proposal
+        with watch.stage("late"):
+            blend = late.blends.dense if aim.mode == "dense" else late.blends.hybrid
+            work = partial(_compared, proposal, aim.tokens, late.width, blend)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def allowed(self, shelf: Shelf, condition: Filter | None) -> ChunkIds | None:
         """The chunks that a filter leaves; None where all may answer."""
@@ -161,7 +184,7 @@ class FirstStage:
         number, tokenisation = shelf.collection.number, shelf.ranker.reranker.tokenisation if aim.rerank else None
 
         def load(db: apsw.Connection) -> _Loaded:
-            found = documents.load(db, number, chunks, tokenisation)
+            found = documents.load(db, number, chunks, tokenisation, tokens=aim.tokens is not None)
             if not aim.superseded:
                 past = successors(db, number, (each.document for each in found))
                 found = [each for each in found if each.document not in past]
@@ -183,12 +206,23 @@ class FirstStage:
             if aim.terms is not None and indexes.sparse:
                 scores["sparse"] = indexes.sparse.index.scores(aim.terms, chunks)
             if aim.mode != "hybrid":
-                return _View(chunks, rankings, scores, rankings[aim.mode])
+                return _View(chunks, rankings, scores, rankings[aim.mode], scores[aim.mode])
             fused = fuse(rankings, scores, aim.fusion)
             scores["fused"] = _scores_of(chunks, fused)
-            return _View(chunks, {**rankings, "fused": fused}, scores, fused)
+            return _View(chunks, {**rankings, "fused": fused}, scores, fused, scores["fused"])
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, look)
+
+
+def _compared(proposal: Proposal, query: TokenQuery, width: int, blend: Blend) -> Proposal:
+    found, opinions = proposal.found, proposal.opinions
+    near = nearness(query, [token_vectors(each.numbers or b"", width) for each in found])
+    known = {stage: opinion.scores for stage, opinion in opinions.items()} | {"late": near}
+    final = blended(blend, np.zeros(len(found), np.float32), known)
+    order = np.argsort(-final, kind="stable")
+    sorted_opinions = {stage: opinion.at(order) for stage, opinion in opinions.items()}
+    late = Opinion(near[order], list(range(1, len(found) + 1)))
+    return Proposal([found[place] for place in order.tolist()], sorted_opinions | {"late": late}, final[order])
 
 
 def _scores_of(chunks: ChunkIds, ranking: Candidates) -> Scores:

@@ -32,7 +32,7 @@ from app.service.indexes import Indexes
 from app.service.models import Models
 from app.service.reader import Reader
 from app.service.shelf import Shelf
-from app.service.tools import Tools, check_fingerprints, check_sparse, fingerprint
+from app.service.tools import Tools, check_fingerprints, check_sparse, fingerprint, late_mark
 from app.settings import Settings
 from app.stages.chunk import Chunker
 from app.stores import collections as rows
@@ -177,6 +177,7 @@ class Collections:
         recipe: Recipe | None = None,
         language: Language | None = None,
         sparse: str | None = None,
+        late: bool | None = None,
         *,
         follows: int | None = None,
     ) -> Collection:
@@ -194,7 +195,8 @@ class Collections:
             tools = await self._tools(encoder, reranker, sparse, recipe)
             model, weighing = tools.embedder.encoder, tools.weigher
             marks = fingerprint(model, recipe), fingerprint(weighing.encoder, recipe) if weighing else ""
-            made = name, encoder, reranker, recipe, model.dimensions, marks[0], language, sparse, marks[1]
+            tokens = late_mark(model, late, self._settings.late)
+            made = name, encoder, reranker, recipe, model.dimensions, marks[0], language, sparse, marks[1], tokens
             collection = await self._database.write(lambda db: _insert(db, made, follows))
             caller().deed.touch(name)
             try:

@@ -25,9 +25,9 @@ from app.stages.weigh import Weigher
 from app.stores import log as changelog
 from app.stores.log import Waiting
 from app.stores.sqlite import Database
-from app.telemetry import Metrics, Stopwatch
+from app.telemetry import Lap, Metrics, Stopwatch
 from app.types import Collection
-from models.types import ModelError, SparseVector, Vectors
+from models.types import ModelError, SparseVector, TokenVectors, Vectors
 
 logger = structlog.get_logger()
 
@@ -50,6 +50,8 @@ class _Round:
     vectors: Vectors
     sparse: Sequence[SparseVector]
     """Empty in a collection that has none."""
+    tokens: Sequence[TokenVectors]
+    """Likewise."""
     watch: Stopwatch
 
     @property
@@ -197,8 +199,14 @@ class Indexer:
         self._database.room.require()
         watch, texts = Stopwatch(self._metrics, "ingest"), _texts(batch)
         with watch.stage("embed") as lap:
-            vectors = await self._embedder.documents(texts, self._threads, lap)
-        return _Round(batch, vectors, await self._weigh(texts, watch), watch)
+            vectors, tokens = await self._vectors(texts, lap)
+        return _Round(batch, vectors, await self._weigh(texts, watch), tokens, watch)
+
+    async def _vectors(self, texts: Sequence[str], lap: Lap) -> tuple[Vectors, Sequence[TokenVectors]]:
+        """With those of tokens, in a collection that has them."""
+        if self._collection.late:
+            return await self._embedder.wholes(texts, self._threads, lap)
+        return await self._embedder.documents(texts, self._threads, lap), ()
 
     async def _publish(self, done: _Round) -> None:
         with done.watch.stage("index"):
@@ -208,7 +216,8 @@ class Indexer:
         def publish(db: apsw.Connection) -> None:
             for version, end in zip(done.batch, ends.tolist(), strict=True):
                 part = slice(end - len(version.chunks), end)
-                changelog.publish(db, self._collection.number, version, done.vectors[part], done.sparse[part])
+                vectors, sparse, tokens = done.vectors[part], done.sparse[part], done.tokens[part]
+                changelog.publish(db, self._collection.number, version, vectors, sparse, tokens)
 
         with done.watch.stage("publish"):
             await self._database.write(publish)

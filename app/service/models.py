@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from app.batcher import Batcher
+from app.batch import objects
+from app.batcher import Batcher, Compute
 from app.device import Device
 from app.errors import Invalid
 from app.settings import Settings
@@ -69,12 +70,14 @@ class Models:
         async with self._opening:
             if name not in self._encoders:
                 encoder = await self._open(open_encoder, name)
-                memory, on = self._memory(), encoder.device
-                asking, sharer = (
-                    Sharer(self._batcher(f"encoder:{name}", encoder.encode, device), memory, self._metrics)
-                    for device in (QUERIES if on == "cpu" else on, on)
-                )
-                self._encoders[name] = Embedder(encoder, asking, sharer, self._metrics)
+                on, label = encoder.device, f"encoder:{name}"
+                whole = _whole(encoder) if encoder.late else encoder.encode
+                memory = self._memory()
+                asking = Sharer(self._batcher(label, whole, QUERIES if on == "cpu" else on), memory, self._metrics)
+                alike = self._memory() if encoder.late else memory
+                sharer = Sharer(self._batcher(label, encoder.encode, on), alike, self._metrics)
+                taking = self._batcher(label, whole, on) if encoder.late else sharer.batcher
+                self._encoders[name] = Embedder(encoder, asking, sharer, taking, self._metrics)
             return self._encoders[name]
 
     async def ranker(self, name: str) -> Ranker:
@@ -127,7 +130,7 @@ class Models:
     def _batcher(
         self,
         name: str,
-        compute: Callable[[Sequence[Tokens]], NDArray[np.float32]],
+        compute: Compute,
         on: str,
         accelerated: int = ACCELERATOR_BATCH,
     ) -> Batcher:
@@ -140,3 +143,10 @@ class Models:
         return Batcher(
             name, compute, self._devices[on], self._metrics, batch, bulk, settings.queue_tokens, settings.queue_seconds
         )
+
+
+def _whole(encoder: BiEncoder) -> Compute:
+    def compute(batch: Sequence[Tokens]) -> NDArray[Any]:
+        return objects(encoder.encode_whole(batch))
+
+    return compute

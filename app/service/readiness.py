@@ -127,7 +127,7 @@ class Readiness:
 
     async def _ask(self) -> str | None:
         """What is wrong with the models' answers, if anything. Asked as a search is: it waits for no ingest."""
-        vector, _ = await self._embedder.query(QUESTION, self._threads, Lap(), fresh=True)
+        vector = (await self._embedder.query(QUESTION, self._threads, Lap(), fresh=True)).vector
         texts = await self._embedder.aside(TEXTS, self._threads, Lap(), fresh=True)
         if np.argmax(texts @ vector):
             return f"the encoder {self._embedder.encoder.name} does not find a known answer"

@@ -44,17 +44,17 @@ class Relevance:
                 self._known[collection] = await self._database.read(lambda db: rows.every(db, collection))
         return self._known[collection]
 
-    async def find(self, shelf: Shelf, mode: Mode) -> Calibration | None:
-        """The one that holds for searches in this mode, if there is one."""
+    async def find(self, shelf: Shelf, mode: Mode, *, late: bool) -> Calibration | None:
+        """The one that holds for searches in this mode, if there is one; without comparing tokens scores are others."""
         found = (await self.every(shelf.collection.number)).get(mode)
-        return found if found and not trouble(found, shelf) else None
+        return found if found and not trouble(found, shelf) and (late or not found.late) else None
 
     async def notes(self, collection: int, shelf: Shelf | None) -> list[Note]:
         """What there is to say of each; of a closed collection's models nothing is known."""
         every = (await self.every(collection)).values()
         return [Note(each.mode, each.rerank, each.advice, trouble(each, shelf) if shelf else None) for each in every]
 
-    async def require(self, shelf: Shelf, mode: Mode, fusion: Fusion, *, rerank: bool) -> None:
+    async def require(self, shelf: Shelf, mode: Mode, fusion: Fusion, *, rerank: bool, late: bool) -> None:
         """Refuse a search for probabilities that nobody knows, and say why."""
         found = (await self.every(shelf.collection.number)).get(mode)
         name = shelf.collection.name
@@ -62,6 +62,8 @@ class Relevance:
         why = f"'{name}' has no calibration for {mode} searches: {again}" if found is None else trouble(found, shelf)
         if why is None and found and scale_of(found, fusion, rerank=rerank) is None:
             why = "the calibration is of another fusion: leave out fusion, or rerank"
+        if why is None and found and found.late and not late:
+            why = "the calibration is of scores with tokens compared: leave out late"
         if why:
             raise Invalid("Nobody knows how relevant these scores are.", [Fault("/min_relevance", why)])
 
@@ -91,6 +93,8 @@ def trouble(calibration: Calibration, shelf: Shelf) -> str | None:
     other = [f"another {name}" for name, mark in now.items() if getattr(calibration, name) != mark]
     if calibration.sparse != sparse_of(shelf):
         other.append("another sparse encoder" if calibration.sparse else "no sparse encoder that it names")
+    if calibration.late != shelf.collection.late:
+        other.append("other vectors of tokens" if calibration.late else "no vectors of tokens")
     return f"it was made with {' and '.join(other)}: run `winnow calibrate` again" if other else None
 
 
@@ -105,7 +109,7 @@ def scale_of(calibration: Calibration | None, fusion: Fusion, *, rerank: bool) -
         return None
     if rerank:
         return calibration.reranked
-    fused_alike = calibration.mode != "hybrid" or calibration.fusion == fusion
+    fused_alike = calibration.mode != "hybrid" or calibration.fusion == fusion or bool(calibration.late)
     return calibration.unreranked if fused_alike else None
 
 

@@ -19,6 +19,7 @@ from app.service.second_stage import Brief, Ranked, SecondStage, unread
 from app.service.shelf import Shelf
 from app.service.sieve import Sieve
 from app.stages.calibrate import LEVEL
+from app.stages.embed import Sought
 from app.stages.refresh import Recency, refreshed
 from app.stages.weigh import Weigher
 from app.stores.filters import Filter
@@ -27,7 +28,7 @@ from app.stores.sqlite import Database
 from app.telemetry import Metrics, Stopwatch
 from app.types import Calibration, Fusion, Hit, Mode, Truncation, Vector
 from app.witness import Sighting, Traffic, Witness
-from models.types import Blend, SparseVector, Tokens
+from models.types import Blend, SparseVector, TokenQuery, Tokens
 
 DATE = "date"
 """The field of metadata that says of which day a document is."""
@@ -54,6 +55,8 @@ class Query:
     min_relevance: float | None = None
     calibration: Calibration | None = None
     """What labels taught about the collection's scores, where that holds for this search."""
+    late: bool = True
+    """Whether candidates are compared token by token, in a collection that has what it takes."""
     adaptive: bool = False
     """Whether reranking may stop before the last candidate, when more of it changes the top no more."""
     deadline: float | None = None
@@ -69,7 +72,7 @@ class Query:
     def finds_relevant(self, hit: Hit) -> bool:
         return self.min_relevance is None or (hit.relevance is not None and hit.relevance >= self.min_relevance)
 
-    def aim(self, vector: Vector | None, terms: SparseVector | None) -> Aim:
+    def aim(self, vector: Vector | None, terms: SparseVector | None, tokens: TokenQuery | None) -> Aim:
         """What the first stage has to know of it."""
         return Aim(
             self.text,
@@ -82,7 +85,12 @@ class Query:
             self.exact,
             self.superseded,
             self.rerank,
+            tokens,
         )
+
+    def compares_tokens(self, shelf: Shelf) -> bool:
+        """A search by words or terms alone is left as it is, unless the reranker is to read what it finds."""
+        return shelf.late is not None and self.late and (self.rerank or self.mode in ("hybrid", "dense"))
 
     def asks_for_terms(self, shelf: Shelf) -> bool:
         return self.mode == "sparse" or (self.mode == "hybrid" and shelf.weigher is not None)
@@ -136,9 +144,10 @@ class Search:
         """All of it under one permit: a request that the reranker has no room for is refused before any work."""
         watch, sequence = Stopwatch(self._metrics, "search"), shelf.indexes.dense.index.sequence
         with shelf.ranker.admit(query.depth) if query.rerank else nullcontext():
-            vector, embedded = await self._embed(shelf, query, watch)
+            sought = await self._embed(shelf, query, watch)
+            vector, embedded = (sought.vector, sought.seen) if sought else (None, None)
             terms, weighed = await self._weigh(shelf, query, watch)
-            aim = query.aim(vector, terms)
+            aim = query.aim(vector, terms, sought.tokens if sought and query.compares_tokens(shelf) else None)
             proposal = await self._first_stage.propose(shelf, aim, watch)
             ranked = await self._rank(shelf, query, proposal, watch)
         hits = rated(ranked.hits, scale_of(query.calibration, query.fusion, rerank=ranked.read > 0))
@@ -156,14 +165,14 @@ class Search:
         nothing = bool(hits) and not relevant
         return Answer(shown, len(proposal.found), ranked.read, sequence, cut, watch, explanation, nothing, ranked.late)
 
-    async def _embed(self, shelf: Shelf, query: Query, watch: Stopwatch) -> tuple[Vector | None, Tokens | None]:
-        """The query's vector, unless nothing will be compared with it."""
+    async def _embed(self, shelf: Shelf, query: Query, watch: Stopwatch) -> Sought | None:
+        """The query as the encoder has it, unless nothing will be compared with it."""
         if query.mode in ("lexical", "sparse") and not query.rerank and not query.shape.highlight:
-            return None, None
+            return None
         with watch.stage("embed") as lap:
-            vector, seen = await shelf.embedder.query(query.text, self._threads, lap)
-        _check_whole(query, seen, "encoder")
-        return vector, seen
+            sought = await shelf.embedder.query(query.text, self._threads, lap)
+        _check_whole(query, sought.seen, "encoder")
+        return sought
 
     async def _weigh(self, shelf: Shelf, query: Query, watch: Stopwatch) -> tuple[SparseVector | None, Tokens | None]:
         """The query's terms, where an index of terms is asked."""
@@ -175,13 +184,12 @@ class Search:
         return terms, seen
 
     async def _rank(self, shelf: Shelf, query: Query, proposal: Proposal, watch: Stopwatch) -> Ranked:
-        first = "fused" if query.mode == "hybrid" else query.mode
         if not query.rerank:
-            return Ranked(unread(proposal, first), 0)
+            return Ranked(unread(proposal), 0)
         brief = Brief(
             query.text, query.on_truncation, _blend(shelf, query), query.top_k, query.adaptive, query.deadline
         )
-        ranked = await self._second_stage.rank(shelf.ranker, brief, proposal, first, watch)
+        ranked = await self._second_stage.rank(shelf.ranker, brief, proposal, watch)
         if ranked.late:
             self._metrics.degraded.labels("rerank", "deadline").inc()
         return ranked

@@ -52,14 +52,14 @@ class SecondStage:
     def __init__(self, threads: Executor) -> None:
         self._threads = threads
 
-    async def rank(self, ranker: Ranker, brief: Brief, proposal: Proposal, first: str, watch: Stopwatch) -> Ranked:
+    async def rank(self, ranker: Ranker, brief: Brief, proposal: Proposal, watch: Stopwatch) -> Ranked:
         with watch.stage("rerank") as lap:
             texts = [found.reads for found in proposal.found]
             kept = [found.ids for found in proposal.found]
             parts = await ranker.read(brief.text, texts, brief.policy, self._threads, kept)
             scored, late = await self._read(ranker, brief, parts, proposal, lap)
         if not scored.seen:
-            return Ranked(unread(proposal, first), 0, late=late and bool(texts))
+            return Ranked(unread(proposal), 0, late=late and bool(texts))
         known = {stage: opinion.scores for stage, opinion in proposal.opinions.items()}
         final = blended(brief.blend, _supposed(scored.scores, len(texts)), known)
         return Ranked(_ordered(proposal, final, scored), len(scored.seen), scored.truncated, late)
@@ -104,9 +104,9 @@ def _supposed(read: Scores, texts: int) -> Scores:
     return np.concatenate([read, np.full(texts - len(read), read.min(), np.float32)])
 
 
-def unread(proposal: Proposal, first: str) -> list[Hit]:
+def unread(proposal: Proposal) -> list[Hit]:
     """The first stage's order."""
-    return _ordered(proposal, proposal.opinions[first].scores, NOTHING)
+    return _ordered(proposal, proposal.scores, NOTHING)
 
 
 def _ordered(proposal: Proposal, final: Scores, scored: Scored) -> list[Hit]:

@@ -15,6 +15,7 @@ from app.stages.embed import Embedder
 from app.stages.rerank import Ranker
 from app.stages.weigh import Weigher
 from app.types import Collection
+from models.types import LateHead
 
 
 def _open_gate() -> asyncio.Event:
@@ -40,6 +41,11 @@ class Shelf:
     """None but in a standby."""
     intake: asyncio.Event = field(default_factory=_open_gate)
     """Unset for the moment of a switch, when nothing may come in."""
+
+    @property
+    def late(self) -> LateHead | None:
+        """How its chunks are compared token by token, if they have what that takes."""
+        return self.embedder.encoder.late if self.collection.late else None
 
     @property
     def trouble(self) -> str | None:

@@ -53,8 +53,10 @@ class Standbys:
         recipe: Mapping[str, Any] = MappingProxyType({}),
         language: Language | None = None,
         sparse: str | None = None,
+        late: bool | None = None,
     ) -> Collection:
-        """A standby of a collection; what is not said is as the collection has it."""
+        """A standby of a collection; what is not said is as the collection has it, but for vectors of tokens: whether
+        there are any is then as the settings have it."""
         followed = self._served(name).collection
         return await self._collections.create(
             f"{name}{STANDBY}",
@@ -63,6 +65,7 @@ class Standbys:
             replace(followed.recipe, **recipe),
             language or followed.language,
             followed.sparse if sparse is None else sparse,
+            late,
             follows=followed.number,
         )
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import orjson
 
-from app.errors import EncoderMismatch
+from app.errors import EncoderMismatch, Fault, Invalid
 from app.stages.chunk import Chunker
 from app.stages.embed import Embedder
 from app.stages.rerank import Ranker
@@ -32,6 +32,18 @@ def fingerprint(encoder: BiEncoder | SparseEncoder, recipe: Recipe) -> str:
     return hashlib.sha256(orjson.dumps([encoder.fingerprint, asdict(recipe)])).hexdigest()
 
 
+def late_mark(encoder: BiEncoder, wanted: bool | None, usual: bool) -> str:
+    """What stands for the vectors of tokens that a new collection's chunks get; nothing where they get none."""
+    if wanted and encoder.late is None:
+        detail = (
+            f"asks for vectors of tokens, and the encoder '{encoder.name}' makes none: leave it out, or name a model"
+        )
+        raise Invalid(
+            "There is nothing to compare token by token.", [Fault("/late", f"{detail} that `winnow train late` made")]
+        )
+    return encoder.late.fingerprint if encoder.late and (usual if wanted is None else wanted) else ""
+
+
 def check_sparse(collection: Collection, asked: str) -> None:
     """Refuse to begin with sparse vectors, or to leave them out, where documents are there already."""
     if bool(collection.sparse) == bool(asked):
@@ -51,6 +63,12 @@ def check_fingerprints(collection: Collection, tools: Tools) -> None:
     """Refuse models that make other vectors than those that are there."""
     encoder = tools.embedder.encoder
     _check_fingerprint(collection, "encoder", collection.encoder, collection.fingerprint, encoder)
+    if collection.late and collection.late != (encoder.late.fingerprint if encoder.late else ""):
+        raise EncoderMismatch(
+            f"Collection '{collection.name}' holds vectors of tokens that '{encoder.name}' makes no more, or makes in "
+            "another way: its folder `late` was changed. Start with the former one, and make its documents ready for "
+            f"the change (POST /collections/{collection.name}/standby), or drop it."
+        )
     if tools.weigher:
         mark = collection.sparse_fingerprint
         _check_fingerprint(collection, "sparse", collection.sparse, mark, tools.weigher.encoder)

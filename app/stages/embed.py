@@ -6,12 +6,27 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from app.batcher import Batcher
 from app.sharer import Sharer
 from app.telemetry import Lap, Metrics
 from app.types import Vector
-from models.types import BiEncoder, Role, Tokens, Vectors
+from models.types import BiEncoder, Role, TokenQuery, Tokens, TokenVectors, Vectors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sought:
+    """A query as its encoder has it."""
+
+    vector: Vector
+    seen: Tokens
+    """What of the query it was made from."""
+    tokens: TokenQuery | None
+    """None where the encoder does not compare tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,23 +35,35 @@ class Embedder:
 
     encoder: BiEncoder
     asking: Sharer
-    """For queries, which are short and wait for no long batch."""
+    """For queries, which are short and wait for no long batch; with their tokens, where the encoder compares them."""
     sharer: Sharer
+    taking: Batcher
+    """For chunks with their tokens, where the encoder compares them."""
     metrics: Metrics
 
     @property
     def batcher(self) -> Batcher:
         return self.sharer.batcher
 
-    async def query(self, text: str, threads: Executor, lap: Lap, *, fresh: bool = False) -> tuple[Vector, Tokens]:
-        """The query's vector, and what of the query it was made from. Refused when the queue is full."""
-        (tokens,) = await self._tokenize([text], "query", threads)
-        return (await _now(self.asking, [tokens], lap, fresh=fresh))[0], tokens
+    async def query(self, text: str, threads: Executor, lap: Lap, *, fresh: bool = False) -> Sought:
+        """Refused when the queue is full."""
+        (seen,) = await self._tokenize([text], "query", threads)
+        (found,) = await _now(self.asking, [seen], lap, fresh=fresh)
+        if self.encoder.late is None:
+            return Sought(found, seen, None)
+        weights = self.encoder.late.weights(seen.ids[self.encoder.inside(seen)])
+        return Sought(found.vector, seen, TokenQuery(found.tokens, weights))
 
     async def documents(self, texts: Sequence[str], threads: Executor, lap: Lap) -> Vectors:
         ran = await self.batcher.run(await self._tokenize(texts, "document", threads), "ingest")
         lap.queued += ran.queued
         return ran.values
+
+    async def wholes(self, texts: Sequence[str], threads: Executor, lap: Lap) -> tuple[Vectors, list[TokenVectors]]:
+        """The same with vectors of their tokens."""
+        ran = await self.taking.run(await self._tokenize(texts, "document", threads), "ingest")
+        lap.queued += ran.queued
+        return np.array([each.vector for each in ran.values], np.float32), [each.tokens for each in ran.values]
 
     async def aside(self, texts: Sequence[str], threads: Executor, lap: Lap, *, fresh: bool = False) -> Vectors:
         """Vectors of texts that are needed at once, as a search's are. Refused when the queue is full."""
@@ -48,7 +75,7 @@ class Embedder:
         return tokens
 
 
-async def _now(sharer: Sharer, tokens: Sequence[Tokens], lap: Lap, *, fresh: bool) -> Vectors:
+async def _now(sharer: Sharer, tokens: Sequence[Tokens], lap: Lap, *, fresh: bool) -> NDArray[Any]:
     with sharer.batcher.admit(sum(len(each) for each in tokens)):
         ran = await sharer.run(tokens, fresh=fresh)
     lap.queued += ran.queued

@@ -152,7 +152,7 @@ class Ranker:
 def blended(blend: Blend, reranked: Scores, first: Mapping[str, Scores]) -> Scores:
     """The final score: the reranker's, and the first stages' as far as training found that they add to it."""
     final = blend.rerank * reranked
-    for stage, weight in (("dense", blend.dense), ("lexical", blend.lexical)):
+    for stage, weight in (("dense", blend.dense), ("lexical", blend.lexical), ("late", blend.late)):
         if stage in first:
             final = final + weight * first[stage]
     return final

@@ -35,12 +35,13 @@ def insert(
     language: Language,
     sparse: str = "",
     sparse_fingerprint: str = "",
+    late: str = "",
 ) -> Collection:
     db.execute(
         "INSERT INTO collections (name, encoder, reranker, recipe, dimensions, fingerprint, language, created_at,"
-        " sparse, sparse_fingerprint) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " sparse, sparse_fingerprint, late) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (name, encoder, reranker, to_json(asdict(recipe)), dimensions, fingerprint, language, now(), sparse,
-         sparse_fingerprint),
+         sparse_fingerprint, late),
     )  # fmt: skip
     return next(collection for collection in every(db) if collection.name == name)
 
@@ -48,7 +49,7 @@ def insert(
 def every(db: apsw.Connection) -> list[Collection]:
     columns = (
         "number, name, encoder, reranker, recipe, dimensions, fingerprint, language, created_at, sparse,"
-        " sparse_fingerprint, follows, overrules"
+        " sparse_fingerprint, late, follows, overrules"
     )
     return [
         Collection(number, name, encoder, reranker, Recipe(**orjson.loads(recipe)), *rest)

@@ -75,6 +75,8 @@ class Found:
     place: Place
     ids: Ids | None
     """What the reranker reads, as ids of the tokenizer that was asked for; None where there are none."""
+    numbers: bytes | None
+    """The vectors of its tokens, where they were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,16 +268,25 @@ def _delete_version(db: apsw.Connection, version: int) -> None:
     db.execute("DELETE FROM documents WHERE number = ?", (version,))
 
 
-def load(db: apsw.Connection, collection: int, chunks: ChunkIds, tokenisation: bytes | None = None) -> list[Found]:
-    """The living ones of these chunks, in the order asked for; with ids of a tokenizer, where that is asked."""
+def load(
+    db: apsw.Connection,
+    collection: int,
+    chunks: ChunkIds,
+    tokenisation: bytes | None = None,
+    *,
+    tokens: bool = False,
+) -> list[Found]:
+    """The living ones of these chunks, in the order asked for; on request with ids of a tokenizer, and with vectors of
+    tokens."""
     found = rows(
         db,
-        'SELECT c.number, d.id, d.title, c.start, c."end", d.metadata, c.text, c.tokens, r.ids, r.width,'
+        'SELECT c.number, d.id, d.title, c.start, c."end", d.metadata, c.text, c.tokens, r.ids, r.width, t.numbers,'
         " c.page, c.last_page, c.heading"
         " FROM json_each(?) wanted JOIN chunks c ON c.number = wanted.value JOIN documents d ON d.number = c.document"
         " LEFT JOIN readings r ON r.chunk = c.number AND r.tokenisation = ?"
+        " LEFT JOIN token_vectors t ON t.chunk = c.number AND ?"
         " WHERE d.collection = ? AND d.state = 'live' ORDER BY wanted.key",
-        (to_json(chunks.tolist()), tokenisation, collection),
+        (to_json(chunks.tolist()), tokenisation, tokens, collection),
     )
     return [
         Found(
@@ -287,9 +298,10 @@ def load(db: apsw.Connection, collection: int, chunks: ChunkIds, tokenisation: b
             end,
             orjson.loads(metadata),
             reads,
-            tokens,
+            counted,
             Place(*place),
             None if ids is None else token_ids(ids, width),
+            numbers,
         )
-        for chunk, document, title, start, end, metadata, reads, tokens, ids, width, *place in found
+        for chunk, document, title, start, end, metadata, reads, counted, ids, width, numbers, *place in found
     ]

@@ -12,7 +12,7 @@ import numpy as np
 from app.stores import documents
 from app.stores.rows import first, number, rows, sparse_bytes, sparse_vector, to_json, vector
 from app.types import Change, ChunkIds, Expansion, Wording
-from models.types import SparseVector, Vectors
+from models.types import SparseVector, TokenVectors, Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,12 @@ def waiting(db: apsw.Connection, collection: int, chunks: int, after: int = 0) -
 
 
 def publish(
-    db: apsw.Connection, collection: int, version: Waiting, vectors: Vectors, sparse: Sequence[SparseVector] = ()
+    db: apsw.Connection,
+    collection: int,
+    version: Waiting,
+    vectors: Vectors,
+    sparse: Sequence[SparseVector] = (),
+    tokens: Sequence[TokenVectors] = (),
 ) -> None:
     """Let a version take the place of the live one. One that was superseded or deleted meanwhile is passed over."""
     if not is_waiting(db, version.version):
@@ -54,6 +59,11 @@ def publish(
         db.executemany(
             "INSERT INTO sparse_vectors (chunk, vector) VALUES (?, ?)",
             [(chunk, sparse_bytes(vector)) for chunk, vector in zip(version.chunks, sparse, strict=True)],
+        )
+    if tokens:
+        db.executemany(
+            "INSERT INTO token_vectors (chunk, numbers) VALUES (?, ?)",
+            [(chunk, numbers.tobytes()) for chunk, numbers in zip(version.chunks, tokens, strict=True)],
         )
     db.executemany(
         "INSERT INTO changes (collection, chunk, kind) VALUES (?, ?, 'add')",

@@ -204,3 +204,14 @@ END;
 CREATE TRIGGER document_went AFTER DELETE ON documents BEGIN
   INSERT OR REPLACE INTO stale (collection, id) SELECT number, OLD.id FROM collections WHERE follows = OLD.collection;
 END;
+
+-- migration 10
+
+-- What stands for the vectors of tokens that its chunks have; nothing for a collection whose chunks have none.
+ALTER TABLE collections ADD COLUMN late TEXT NOT NULL DEFAULT '';
+
+-- A chunk's tokens, one behind the other: a byte for each number of each, of whose vector the direction alone counts.
+CREATE TABLE token_vectors (
+  chunk       INTEGER PRIMARY KEY REFERENCES chunks(number) ON DELETE CASCADE,
+  numbers     BLOB    NOT NULL
+) STRICT;

@@ -52,6 +52,12 @@ QUESTIONS = (
     ),
     Question(
         f"SELECT count(*) {LIVING} JOIN collections k ON k.number = d.collection"
+        " WHERE d.collection = :collection AND state = 'live' AND k.late <> ''"
+        " AND NOT EXISTS (SELECT 1 FROM token_vectors WHERE chunk = c.number)",
+        "searchable chunks without vectors of their tokens",
+    ),
+    Question(
+        f"SELECT count(*) {LIVING} JOIN collections k ON k.number = d.collection"
         " WHERE d.collection = :collection AND state = 'live' AND k.tokenisation IS NOT NULL"
         " AND NOT EXISTS (SELECT 1 FROM readings r WHERE r.chunk = c.number AND r.tokenisation = k.tokenisation)",
         "searchable chunks that the reranker's tokenizer has not read, though all are said to have been",

@@ -43,7 +43,8 @@ class _Inquiry:
 
     async def run(self, seed: int) -> tuple[Evaluation, list[Run]]:
         facts = await self._client.get(f"/collections/{quote(str(self._setup.collection), safe='')}")
-        self._setup = replace(self._setup, sparse=facts["sparse"] or "")
+        late = bool(facts["late"]) and self._setup.late
+        self._setup = replace(self._setup, sparse=facts["sparse"] or "", late=late)
         notes = [*await self._missing(), *_unlike(facts, self._dataset)]
         answers = await self._answers()
         return evaluation(self._dataset, self._setup, answers, _settings(facts, self._setup), notes, seed)

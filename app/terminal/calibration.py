@@ -86,6 +86,7 @@ async def _basis(client: Client, order: Order) -> Basis:
     known = await client.get(place(order.collection))
     facts = await client.get(f"/collections/{quote(order.collection, safe='')}")
     mode: Mode = order.mode or known["mode"]
+    kind = "dense" if mode == "dense" else "hybrid"
     return Basis(
         collection=order.collection,
         mode=mode,
@@ -93,7 +94,9 @@ async def _basis(client: Client, order: Order) -> Basis:
         reranker=known["reranker"],
         sparse=known["sparse"],
         reranker_name=facts["reranker"],
-        blend=Blend(**known["blends"]["dense" if mode == "dense" else "hybrid"]),
+        late=known["late"],
+        blend=Blend(**known["blends"][kind]),
+        unreranked=Blend(**known["late_blends"][kind]) if known["late"] and mode in ("dense", "hybrid") else None,
         fusion=Fusion(**known["fusion"]),
     )
 
@@ -131,7 +134,7 @@ async def _ask(client: Client, order: Order, basis: Basis, questions: Sequence[Q
             "include": ["stages"],
         }
         answer = read_json(await client.patiently("POST", "/search", say, json=body))
-        return asked(question, answer, basis.mode, judged_only=order.judged_only)
+        return asked(question, answer, basis, judged_only=order.judged_only)
 
     with track("ask", len(questions)) as advance:
         return await bounded(lambda question: _counted(one(question), advance), questions)

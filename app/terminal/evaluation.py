@@ -60,6 +60,7 @@ def base(
             language=chosen.get("language", "english"),
             rerank=rerank,
             sparse="" if collection else settings.sparse,
+            late=settings.late,
             fusing={} if collection else asdict(settings.usual_fusion),
             collection=collection,
         )

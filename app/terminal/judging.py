@@ -114,12 +114,12 @@ def _runs(
 
 def _announce(queries: Sequence[Query], documents: int, setups: Sequence[Setup], depth: int) -> None:
     first = sum(len(first_stages(sparse=bool(setup.sparse))) for setup in setups)
-    ways = first + len(setups) * len(RERANKED) * len(SECOND)
+    ways = first + len(RERANKED) * sum(len(SECOND) + setup.late for setup in setups)
     least = len(queries) * min(depth, documents)
     most = len(queries) * min(depth * ways, documents)
     stderr.print(
-        f"{len(queries):,} questions, {documents:,} documents, {ways} ways to search: the first {depth} of each are "
-        f"{least:,} to {most:,} rows to label.",
+        f"{len(queries):,} questions, {documents:,} documents, up to {ways} ways to search: the first {depth} of each "
+        f"are {least:,} to {most:,} rows to label.",
         soft_wrap=True,
     )
 

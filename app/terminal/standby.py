@@ -31,6 +31,9 @@ def begin(
         str | None, typer.Option(help="Chunks that get the title in front: first, every or never.")
     ] = None,
     language: Annotated[Language | None, typer.Option(help="Whose stems and stop words lexical search takes.")] = None,
+    late: Annotated[
+        bool | None, typer.Option("--late/--no-late", help="Whether to keep vectors of tokens with each chunk.")
+    ] = None,
     url: Url = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -44,7 +47,7 @@ def begin(
     winnow standby begin papers --encoder BAAI/bge-small-en-v1.5 --chunk-tokens 128 --url http://search:8000
     """
     recipe = _given(chunk_tokens=chunk_tokens, overlap_tokens=overlap_tokens, title=title)
-    body = {"recipe": recipe} | _given(encoder=encoder, reranker=reranker, sparse=sparse, language=language)
+    body = {"recipe": recipe} | _given(encoder=encoder, reranker=reranker, sparse=sparse, language=language, late=late)
     asyncio.run(_begin(Target(url, data_dir), name, body))
 
 

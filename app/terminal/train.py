@@ -24,6 +24,7 @@ from models.training.settings import (
     BlendSettings,
     EncoderSettings,
     HeadSettings,
+    LateSettings,
     MiningSettings,
     Prompted,
     RerankerSettings,
@@ -162,6 +163,37 @@ def train_blend(groups: Groups, output: Output, *, settings: BlendSettings) -> N
         f"To one logit: cosine {blends.dense.dense:.2f}, or cosine {both.dense:.2f} and BM25 share {both.lexical:.2f}."
     )
     _print(f"Written to {output}. Use it: winnow serve --reranker {output}")
+
+
+@taking(LateSettings)
+def train_late(
+    texts: Annotated[
+        Path,
+        typer.Argument(exists=True, help="A corpus or pairs: .jsonl, .jsonl.gz, a folder, or one in BEIR's layout."),
+    ],
+    output: Output,
+    *,
+    settings: LateSettings,
+) -> None:
+    """Copy an encoder so that it also compares token by token (late interaction).
+
+    Of each token some numbers are kept with the chunk, from an earlier layer of the pass that makes its vector. Before
+    the reranker reads any, candidates are then put in order by what of the query's tokens they have. Nothing is
+    trained: the texts show along which directions tokens differ most, and which tokens are rare.
+
+    \b
+    winnow train late corpus.jsonl --encoder my-encoder --output my-late-encoder
+    winnow evaluate DATASET --encoder my-late-encoder
+    """
+    with at_work() as screen:
+        from models.training.late import late_file
+
+        found = late_file(texts, output, settings, screen)
+    head = found.head
+    _print(
+        f"Layer {head.layer}, {head.width} numbers a token, which hold {found.kept:.0%} of the differences between "
+        f"{found.tokens:,} tokens. Written to {output}. Use it: winnow serve --encoder {output}"
+    )
 
 
 @taking(MiningSettings)

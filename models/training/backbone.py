@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from models.cards import known_as
 from models.catalog import locate
 from models.folder import Kind, check_folder, hash_folder, named_prompts
+from models.late_head import FOLDER
 from models.torch_body import positions
 from models.torch_runtime import completed, read_prompts
 from models.training.settings import RunSettings
@@ -91,6 +93,12 @@ def write_model(model: SentenceTransformer | CrossEncoder, output: Path) -> None
     _edit(output / "config.json", dtype="float32")
     _edit(output / "tokenizer.json", truncation=None, padding=None)
     _edit(output / "tokenizer_config.json", model_max_length=model.max_seq_length)
+
+
+def carry_late(base: Path, output: Path) -> None:
+    """Lets a trained encoder compare token by token as its base does: training moves states little."""
+    if (base / FOLDER).is_dir():
+        shutil.copytree(base / FOLDER, output / FOLDER)
 
 
 def _edit(path: Path, **changes: object) -> None:

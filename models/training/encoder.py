@@ -17,7 +17,7 @@ from sentence_transformers.base.sampler import BatchSamplers, MultiDatasetBatchS
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
 from torch import Tensor, nn
 
-from models.training.backbone import hold_steady, limit, prompted, step_back, write_model
+from models.training.backbone import carry_late, hold_steady, limit, prompted, step_back, write_model
 from models.training.bench import Bench
 from models.training.card import Account, Report
 from models.training.held_out import APART, hold_out
@@ -95,6 +95,7 @@ def train_encoder(pairs: Path, output: Path, settings: EncoderSettings, watch: W
     def write(folder: Path) -> Metrics:
         step_back(model, start, settings.share)
         write_model(model, folder)
+        carry_late(bench.base.folder, folder)
         return judge(_opened(folder, bench)) if judge else {}
 
     return bench.finish(write, data.account, before, fitted)

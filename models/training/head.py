@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import Tensor, nn
 
-from models.training.backbone import limit, prompted, write_model
+from models.training.backbone import carry_late, limit, prompted, write_model
 from models.training.bench import Bench
 from models.training.card import Report
 from models.training.encoder import prepare
@@ -86,6 +86,7 @@ def train_head(pairs: Path, output: Path, settings: HeadSettings, watch: Watch) 
         modules = [*whole, head.widen, head.narrow, Normalize()]
         prompts = {role: prompt or "" for role, prompt in model.prompts.items()}
         write_model(SentenceTransformer(modules=modules, prompts=prompts), folder)
+        carry_late(base.folder, folder)
         return judge(bench.machine.open_frozen(folder)) if judge else {}
 
     return bench.finish(write, data.account, before, fitted)

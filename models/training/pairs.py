@@ -77,6 +77,22 @@ def read_passages(path: Path) -> list[Passage]:
     return [_passage(row, place) for file in files for place, row in read_lines(file)]
 
 
+def read_texts(path: Path) -> dict[str, list[str]]:
+    """Texts of a corpus, or those that answer in pairs or groups, each once, by their sources."""
+    rows = (
+        ((place, row, path.resolve().name) for place, row in read_lines(beir_corpus(path)))
+        if is_beir(path)
+        else ((place, row, stem(file)) for file in files_of(path) for place, row in read_lines(file))
+    )
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for place, row, named in rows:
+        passage = _passage(row, place) if "text" in row else _pair(row, place, named).passage
+        found[passage.source or named][passage.titled] = None
+    if not found:
+        raise TrainingError(f"There are no texts in {path}: each line needs a `text`, or a `query` and a `positive`.")
+    return {source: list(texts) for source, texts in found.items()}
+
+
 def sample(examples: Iterable[Example], caps: Mapping[str, int], seed: int) -> dict[str, list[Example]]:
     """The examples by source: all, or of the named sources, in their order, at most so many drawn at random."""
     by_source: dict[str, list[Example]] = {source: [] for source in caps}

@@ -19,7 +19,8 @@ UNBINDING = frozenset({"minutes", "threads", "licence"})
 """Settings that an interrupted run may go on with under other values."""
 
 ABOVE_ZERO = frozenset(
-    {"hidden", "scale", "sharpness", "epochs", "batch", "width", "tokens", "rate", "checkpoint_every", "window"}
+    {"hidden", "scale", "sharpness", "epochs", "batch", "width", "tokens", "count", "read", "rate", "window"}
+    | {"checkpoint_every"}
 )
 BOUNDLESS = frozenset({"margin", "twin"})
 
@@ -132,6 +133,24 @@ class BlendSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LateSettings:
+    """What an encoder keeps of tokens."""
+
+    encoder: Annotated[str, "Encoder to start from: `embedded`, a folder, or a hub name."] = "embedded"
+    layer: Annotated[int, "Layer whose states the tokens are; 0: the last but one."] = 0
+    width: Annotated[int, "Numbers to keep of each token, a byte each: disk against quality."] = 48
+    count: Annotated[int, "Most texts of a source to count tokens in: what is rare."] = 3000
+    read: Annotated[int, "Most of them that are read: along what tokens differ."] = 300
+    tokens: Annotated[int, "Tokens of a text that are read."] = 256
+    dense: Annotated[float, "Weight of the cosine where candidates are put in order without a reranker."] = 33.0
+    lexical: Annotated[float, "Weight of the BM25 share, in hybrid searches."] = 16.5
+    weight: Annotated[float, "Weight of what comes of comparing token by token."] = 50.0
+    seed: Annotated[int, "Same seed, same texts, same machine: same numbers."] = 7
+    device: Annotated[str, "Where to compute: `auto`, `cpu`, `cuda` or `cuda:1`."] = "auto"
+    threads: Annotated[int, "CPU threads; 0: as torch chooses."] = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MiningSettings:
     """How hard, how many and how surely wrong the negatives are."""
 
@@ -156,7 +175,7 @@ class MiningSettings:
     threads: Annotated[int, "CPU threads; 0: as torch chooses."] = 0
 
 
-Settings = RunSettings | BlendSettings | MiningSettings
+Settings = RunSettings | BlendSettings | LateSettings | MiningSettings
 
 Prompted = EncoderSettings | HeadSettings | BlendSettings | MiningSettings
 """Settings of what asks an encoder."""

@@ -58,7 +58,8 @@ def test_questions_become_a_dataset_that_evaluate_takes(folder: Path) -> None:
     pooled = pool("--html", "label.html")
     assert pooled.exit_code == 0, pooled.stderr
     assert (
-        "2 questions, 32 documents, 7 ways to search: the first 4 of each are 8 to 56 rows to label." in pooled.stderr
+        "2 questions, 32 documents, up to 9 ways to search: the first 4 of each are 8 to 64 rows to label."
+        in pooled.stderr
     )
     found = table(folder / "labels.csv")
     assert f"labels.csv: {len(found)} rows" in pooled.stdout

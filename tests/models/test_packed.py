@@ -24,7 +24,7 @@ from transformers import AttentionInterface, AutoConfig, AutoModel
 from models.catalog import open_encoder, open_reranker, open_sparse
 from models.packed_attention import Scope, at_once, one_by_one
 from models.packed_batch import PART, Shape, parts
-from models.packed_graphs import MOST_GRAPHS, Forward, Graphs, Recording
+from models.packed_graphs import MOST_GRAPHS, Forward, Graphs, Made, Recording
 from models.packed_runtime import PackedEncoder, PackedReranker
 from models.torch_device import to_bfloat16
 from models.types import ModelError, ModelOptions, OutOfMemory, Role, Tokens
@@ -196,7 +196,7 @@ def test_a_forward_pass_can_be_told_to_a_gpu_in_advance(
     with FakeTensorMode(), torch.no_grad():
         for module in opened.body.modules:
             emptied(module)
-        rows = opened.packed.forward(torch.empty(shape.numbers, dtype=torch.int64), shape)
+        rows, *_ = opened.packed.forward(torch.empty(shape.numbers, dtype=torch.int64), shape)
     assert (len(rows), rows.dtype) == (shape.texts, torch.float32)
 
 
@@ -207,7 +207,7 @@ class Computed:
         self._forward, self._shape, self.replays = forward, shape, 0
         assert numbers.shape == (shape.numbers,)
 
-    def replay(self, numbers: Tensor) -> Tensor:
+    def replay(self, numbers: Tensor) -> Made:
         self.replays += 1
         return self._forward(numbers, self._shape)
 
@@ -256,13 +256,13 @@ def recorded_with(model: PackedEncoder | PackedReranker) -> list[Computed]:
     return made
 
 
-def doubled(numbers: Tensor, _: Shape) -> Tensor:
-    return 2.0 * numbers[:, None]
+def doubled(numbers: Tensor, _: Shape) -> Made:
+    return (2.0 * numbers[:, None],)
 
 
 def offer(graphs: Graphs, shape: Shape, rows: Tensor | None = None) -> None:
     numbers = torch.arange(shape.numbers)
-    graphs.offer(shape, lambda: numbers, doubled(numbers, shape) if rows is None else rows)
+    graphs.offer(shape, lambda: numbers, doubled(numbers, shape) if rows is None else (rows,))
 
 
 def test_a_shape_is_recorded_when_it_comes_again() -> None:

@@ -47,7 +47,7 @@ class LiftWatch:
 
 def change(mode: Mode, hits: Sequence[Hit]) -> Change:
     """The order of hits beside that of the first stage."""
-    stage = "fused" if mode == "hybrid" else mode
+    stage = "late" if "late" in hits[0].stages else "fused" if mode == "hybrid" else mode
     proposed = sorted(range(len(hits)), key=lambda place: hits[place].stages[stage].rank or len(hits))[:BEST]
     shared = [len(set(proposed[:depth]) & set(range(depth))) for depth in range(1, BEST + 1)]
     return Change(shared[-1] / BEST, overlap_by_rank(shared), proposed == list(range(BEST)))

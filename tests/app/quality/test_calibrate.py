@@ -17,7 +17,9 @@ BASIS = Basis(
     reranker="reranker's mark",
     reranker_name="acme/reranker",
     sparse="sparse encoder's mark",
+    late="",
     blend=Blend(),
+    unreranked=None,
     fusion=Fusion(),
 )
 
@@ -33,7 +35,7 @@ def answered(number: int, rerank: float, *, answer: bool = True, judged_only: bo
     hits = [{"document_id": f"d{place}", "stages": stages} for place, stages in enumerate(scores)]
     grades = {"d0": 1, "d1": 0} if answer else {}
     question = Question(Query(f"q{number}", "?"), grades, int(answer))
-    return asked(question, {"hits": hits}, "dense", judged_only=judged_only)
+    return asked(question, {"hits": hits}, BASIS, judged_only=judged_only)
 
 
 def test_a_reranker_that_helps_is_left_alone() -> None:

@@ -75,6 +75,36 @@ def test_a_sparse_encoder_is_measured_beside_the_others_and_fused_with_them(tmp_
     assert evaluation.settings["sparse"] == "fake"
 
 
+def test_an_encoder_that_compares_tokens_has_arms_of_its_own(tmp_path: Path) -> None:
+    """A reranker that weighs nothing leaves the order of the tokens; left out, all is as without."""
+    long = "the old green boat goes down a river with bread and wine for all who wait at the mill"
+    documents = {"short": "green river", "long": long, **{f"other{n}": f"some text about topic {n}" for n in range(30)}}
+    dataset = read(write(tmp_path, documents, {"q": "green boat river"}, {"q": {"long": 1}}))
+    blends = Blends(Blend(0, 1, 0, 4), Blend(0, 1, 1, 4))
+    made = bench(rerankers={"fake": FakeReranker(blends=blends)})
+    evaluation, runs = evaluate(dataset, replace(FAKES, encoder="fake:late"), made, 0)
+    assert [arm.name for arm in evaluation.arms] == [*ARMS[:3], "dense+late", "fused+late", *ARMS[3:]]
+    assert answers(runs, "dense", "q")[0] == "short"
+    assert answers(runs, "fused+late", "q")[0] == answers(runs, "dense+late", "q")[0] == "long"
+    assert answers(runs, "fused+late", "q") == answers(runs, "fused+blend", "q")
+    assert [each.stage for each in evaluation.latencies] == ["embed", "dense", "lexical", "fuse", "late", "rerank"]
+    assert evaluation.settings["fused_late"] == str(Blend(rerank=0, dense=1, lexical=1, late=4))
+    unread, _ = evaluate(dataset, replace(FAKES, encoder="fake:late", rerank=False), made, 0)
+    assert (unread.served, mean(unread, "fused+late")) == ("fused+late", 1)
+    without, _ = evaluate(dataset, replace(FAKES, encoder="fake:late", late=False), made, 0)
+    assert [arm.name for arm in without.arms] == ARMS
+
+
+def test_tokens_are_computed_once_for_good(tmp_path: Path) -> None:
+    encoder, dataset = FakeEncoder(late=True), read(write(tmp_path))
+    made, setup = bench(encoders={"fake:late": encoder}), replace(FAKES, encoder="fake:late")
+    first, _ = evaluate(dataset, setup, made, 0)
+    encoder.calls.clear()
+    again, _ = evaluate(dataset, setup, made, 0)
+    assert encoder.calls == [1] * (len(dataset.queries) + 1)
+    assert again.arm("fused+late").measures == first.arm("fused+late").measures
+
+
 def test_terms_are_computed_once_for_good(tmp_path: Path) -> None:
     encoder = FakeSparseEncoder()
     dataset, made = read(write(tmp_path)), bench(sparse_encoders={"fake": encoder})

@@ -61,7 +61,7 @@ def test_a_variant_that_says_nothing_is_refused_with_what_is_allowed(text: str, 
 
 
 def test_a_collection_has_its_own_models() -> None:
-    with pytest.raises(BadSetup, match="with one of collection, candidates, fusion, "):
+    with pytest.raises(BadSetup, match="with one of collection, candidates, late, fusion, "):
         vary(ASKED, "encoder=./mine")
 
 

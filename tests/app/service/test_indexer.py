@@ -91,7 +91,7 @@ async def bench(folder: Path, encoder: FakeEncoder) -> AsyncIterator[Bench]:
         stack.callback(device.close)
         batcher = Batcher("encoder", encoder.encode, device, metrics, 512, 512, 10_000, 60)
         sharer = Sharer(batcher, Memory(0), metrics)
-        embedder = Embedder(encoder, sharer, sharer, metrics)
+        embedder = Embedder(encoder, sharer, sharer, batcher, metrics)
         collection = await database.write(
             lambda db: collections.insert(
                 db, "default", "fake", "fake", Recipe(), encoder.dimensions, "print", "english"
