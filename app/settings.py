@@ -102,7 +102,8 @@ class Settings(BaseSettings):
         "hybrid", description="First stages of a search that does not say: `hybrid`, `dense`, `lexical` or `sparse`."
     )
     candidates: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        50, description="Candidates to rerank where a search does not say; `auto`: until more change the top no more."
+        "auto",
+        description="Candidates to rerank where a search does not say; `auto`: until more change the top no more.",
     )
     auto_candidates: int = Field(50, ge=1, description="Most candidates to rerank with `auto`, which stops before.")
     fusion: Fusing = Field("scores", description="How rankings become one: by `scores`, or by `ranks` alone.")

@@ -231,7 +231,7 @@ def main() -> None:
         parser.error(f"--documents: the first {AT_A_TIME} only warm the service up, so name more")
     machine = this_machine()
     print(f"{machine.processor}, {machine.cores} cores, commit {machine.commit}, load average {machine.load_average}\n")
-    peer, port = LINEUP["winnow-default"], free_port()
+    peer, port = LINEUP["winnow-all"], free_port()
     with TemporaryDirectory() as folder:
         commands = peer.commands(interpreter(peer, Path), Path(folder), port)
         with running(commands, Path(folder), Path(folder) / "winnow.log"):

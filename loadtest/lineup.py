@@ -71,7 +71,7 @@ class Txtai:
 class Winnow:
     """`options` are fields of the search that differ from what Winnow does by itself."""
 
-    options: Mapping[str, str]
+    options: Mapping[str, object]
 
     async def ingest(self, client: httpx.AsyncClient, passages: Sequence[Passage]) -> None:
         for documents in _together(passages):
@@ -157,8 +157,8 @@ def serve_winnow(python: Path, folder: Path, port: int) -> list[Command]:
 
 def _serve_winnow_without_blend(python: Path, folder: Path, port: int) -> list[Command]:
     (command,) = serve_winnow(python, folder, port)
-    reranker = decisive_reranker(folder / "reranker")
-    return [replace(command, words=(*command.words, "--reranker", reranker))]
+    reranker, environment = decisive_reranker(folder / "reranker"), {**command.environment, "WINNOW_LATE": "false"}
+    return [replace(command, words=(*command.words, "--reranker", reranker), environment=environment)]
 
 
 def _serve_winnow_in_int8(python: Path, folder: Path, port: int) -> list[Command]:
@@ -217,17 +217,25 @@ LINEUP = {
         ),
         Peer(
             "winnow-default",
-            "`winnow serve` as it comes: candidates by vectors and words, order by the blend",
+            "`winnow serve` as it comes: 50 candidates by vectors and words, compared token by token, of which the "
+            "cross-encoder reads until the ten best rest; order by the blend",
+            None,
+            serve_winnow,
+            Winnow({"candidates": "auto"}),
+        ),
+        Peer(
+            "winnow-all",
+            "the same with all 50 read",
             None,
             serve_winnow,
             Winnow({}),
         ),
         Peer(
-            "winnow-auto",
-            "the same with `candidates: auto`, which stops reading when more changes the ten best no more",
+            "winnow-unread",
+            "the same with none read: `rerank: false`",
             None,
             serve_winnow,
-            Winnow({"candidates": "auto"}),
+            Winnow({"rerank": False}),
         ),
     )
 }

@@ -220,7 +220,7 @@ def main() -> None:
 
 def filled(sizes: Sequence[int], compared: int, *, rounded: bool) -> tuple[list[Step], float]:
     """Every size, and how many seconds the service takes to be ready with the last one when it is started again."""
-    peer, port = LINEUP["winnow-default"], free_port()
+    peer, port = LINEUP["winnow-all"], free_port()
     with TemporaryDirectory() as name:
         folder = Path(name)
         (command,) = peer.commands(interpreter(peer, Path), folder, port)

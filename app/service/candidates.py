@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from app.service.shelf import Shelf
 from app.service.sieve import Sieve
+from app.stages.compare import blend_of, compare
 from app.stages.fuse import SAMPLE, found, fuse
 from app.stages.rerank import blended
 from app.stages.retrieve import retrieve_dense, retrieve_lexical, retrieve_sparse
@@ -21,14 +22,12 @@ from app.stores import documents
 from app.stores import log as changelog
 from app.stores.documents import Found
 from app.stores.filters import Filter
-from app.stores.rows import token_vectors
 from app.stores.sqlite import Database
 from app.stores.supersession import successors
 from app.stores.vectors import contains
 from app.telemetry import Stopwatch
 from app.types import Candidates, ChunkIds, Fusion, Mode, Vector
-from models.late_head import nearness
-from models.types import Blend, Scores, SparseVector, TokenQuery
+from models.types import Blend, LateHead, Scores, SparseVector, TokenQuery
 
 ATTEMPTS = 5
 """Each takes a millisecond or two, and only a candidate that is replaced within it calls for another."""
@@ -161,8 +160,7 @@ class FirstStage:
         if aim.tokens is None or (late := shelf.late) is None:
             return proposal
         with watch.stage("late"):
-            blend = late.blends.dense if aim.mode == "dense" else late.blends.hybrid
-            work = partial(_compared, proposal, aim.tokens, late.width, blend)
+            work = partial(_compared, proposal, aim.tokens, late, blend_of(late, aim.mode))
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def allowed(self, shelf: Shelf, condition: Filter | None) -> ChunkIds | None:
@@ -214,15 +212,15 @@ class FirstStage:
         return await asyncio.get_running_loop().run_in_executor(self._threads, look)
 
 
-def _compared(proposal: Proposal, query: TokenQuery, width: int, blend: Blend) -> Proposal:
+def _compared(proposal: Proposal, query: TokenQuery, late: LateHead, blend: Blend) -> Proposal:
     found, opinions = proposal.found, proposal.opinions
-    near = nearness(query, [token_vectors(each.numbers or b"", width) for each in found])
+    near = compare(query, [each.numbers for each in found], late)
     known = {stage: opinion.scores for stage, opinion in opinions.items()} | {"late": near}
     final = blended(blend, np.zeros(len(found), np.float32), known)
     order = np.argsort(-final, kind="stable")
-    sorted_opinions = {stage: opinion.at(order) for stage, opinion in opinions.items()}
-    late = Opinion(near[order], list(range(1, len(found) + 1)))
-    return Proposal([found[place] for place in order.tolist()], sorted_opinions | {"late": late}, final[order])
+    moved = {stage: opinion.at(order) for stage, opinion in opinions.items()}
+    moved["late"] = Opinion(near[order], list(range(1, len(found) + 1)))
+    return Proposal([found[place] for place in order.tolist()], moved, final[order])
 
 
 def _scores_of(chunks: ChunkIds, ranking: Candidates) -> Scores:

@@ -9,6 +9,7 @@ from time import time_ns
 
 import numpy as np
 
+from app.batcher import Permit
 from app.errors import Fault, Invalid
 from app.service.candidates import Aim, FirstStage, Proposal
 from app.service.explain import Explainer, Explanation
@@ -62,11 +63,10 @@ class Query:
     deadline: float | None = None
     """When the answer must be there, by the event loop's clock."""
 
-    @property
-    def depth(self) -> int:
-        """How many candidates the first stage is asked for."""
+    def depth(self, *, compares: bool) -> int:
+        """How many candidates the first stage is asked for: more than are answered, where their order may change."""
         least = LEVEL if self.calibration else 1
-        deep = self.candidates if self.rerank or self.mode == "hybrid" else self.top_k
+        deep = self.candidates if self.rerank or compares or self.mode == "hybrid" else self.top_k
         return max(deep, self.top_k, least)
 
     def finds_relevant(self, hit: Hit) -> bool:
@@ -78,7 +78,7 @@ class Query:
             self.text,
             vector,
             terms,
-            self.depth,
+            self.depth(compares=tokens is not None),
             self.mode,
             self.fusion,
             self.filter,
@@ -143,7 +143,7 @@ class Search:
     async def _answer(self, shelf: Shelf, query: Query) -> Answer:
         """All of it under one permit: a request that the reranker has no room for is refused before any work."""
         watch, sequence = Stopwatch(self._metrics, "search"), shelf.indexes.dense.index.sequence
-        with shelf.ranker.admit(query.depth) if query.rerank else nullcontext():
+        with _room(shelf, query):
             sought = await self._embed(shelf, query, watch)
             vector, embedded = (sought.vector, sought.seen) if sought else (None, None)
             terms, weighed = await self._weigh(shelf, query, watch)
@@ -193,6 +193,13 @@ class Search:
         if ranked.late:
             self._metrics.degraded.labels("rerank", "deadline").inc()
         return ranked
+
+
+def _room(shelf: Shelf, query: Query) -> Permit:
+    """What the reranker may be asked, if it is."""
+    if not query.rerank:
+        return nullcontext()
+    return shelf.ranker.admit(query.depth(compares=False), adaptive=query.adaptive)
 
 
 def _blend(shelf: Shelf, query: Query) -> Blend:

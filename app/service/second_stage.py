@@ -82,6 +82,8 @@ class SecondStage:
             best, before = _best(brief, scored, proposal), best
             if brief.adaptive and best == before:
                 break
+        if brief.adaptive and parts:
+            ranker.stopped(len(scored.seen) / len(parts))
         return scored, False
 
 

@@ -19,7 +19,7 @@ from app.types import Seen, Truncation
 from models.types import Blend, Ids, Reranker, Scores, Tokens
 
 SMOOTHING = 0.3
-"""Weight of the newest search in the running mean of tokens per pair."""
+"""Weight of the newest search in running means."""
 
 NARROWEST = 64
 """Tokens of a chunk that are read beside however long a query; what is left of the room is the query's."""
@@ -66,15 +66,19 @@ class Ranker:
         self._sharer = sharer
         self._metrics = metrics
         self._pair_tokens = pair_tokens
+        self._read_share = 1.0
+        """Of the candidates of searches that stop reading when their top rests."""
         self._local = threading.local()
 
     @property
     def batcher(self) -> Batcher:
         return self._sharer.batcher
 
-    def admit(self, pairs: int) -> Permit:
-        """Room for a whole request before any of its work is done, by what pairs have cost so far."""
-        return self.batcher.admit(round(pairs * self._pair_tokens))
+    def admit(self, pairs: int, *, adaptive: bool = False) -> Permit:
+        """Room for a whole request before any of its work is done, by what pairs have cost so far; where it may stop
+        before the last one, by how far such requests went."""
+        expected = pairs * (self._read_share if adaptive else 1.0)
+        return self.batcher.admit(round(expected * self._pair_tokens))
 
     async def read(
         self,
@@ -142,6 +146,10 @@ class Ranker:
             f"is too long beside {cut} of {len(pairs)} candidates, by up to {most} tokens: shorten it, or let "
             "on_truncation be window (reads chunks in parts) or report (reads less of the query)"
         )
+
+    def stopped(self, share: float) -> None:
+        """A search read so much of its candidates until its top rested."""
+        self._read_share += SMOOTHING * (share - self._read_share)
 
     def _learn(self, tokens: int, texts: int) -> None:
         """What a search's pairs cost, for those to come."""

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from app.types import Vector
-from models.types import Ids, SparseVector, TokenVectors
+from models.types import Ids, SparseVector
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 
@@ -52,11 +52,6 @@ def sparse_vector(raw: bytes) -> SparseVector:
 def sparse_bytes(vector: SparseVector) -> bytes:
     """The same as it is stored: weights with three digits, as much as an encoder's own arithmetic is worth."""
     return vector.terms.tobytes() + vector.weights.astype(np.float16).tobytes()
-
-
-def token_vectors(raw: bytes, width: int) -> TokenVectors:
-    """Stored vectors of tokens, of so many numbers each."""
-    return np.frombuffer(raw, np.int8).reshape(-1, width)
 
 
 def token_ids(raw: bytes, width: int) -> Ids:

@@ -59,9 +59,7 @@ def collection(found: Answer) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     flat = {name: value for name, value in found.items() if name not in NESTED and value is not None}
     for name, value in (flat | found["recipe"]).items():
-        shown = f"{value:,}" if isinstance(value, int) else str(value)
-        label = "titles" if name == "title" else name.replace("_", " ")
-        table.add_row(Text(label, "bold"), Text(shown, overflow="fold"))
+        table.add_row(Text(_label(name), "bold"), Text(_plain(value), overflow="fold"))
     if standby := found["standby"]:
         counts = ", ".join(f"{standby[name]:,} {name}" for name in ("behind", "pending", "failed"))
         table.add_row(Text("standby", "bold"), Text(f"{standby['name']}: {counts}", overflow="fold"))
@@ -69,6 +67,16 @@ def collection(found: Answer) -> RenderableType:
         told = each["trouble"] or each["advice"] or "calibrated"
         table.add_row(Text(f"{each['mode']} scores", "bold"), Text(told, overflow="fold"))
     return table
+
+
+def _label(name: str) -> str:
+    return {"title": "titles", "late": "token vectors"}.get(name, name.replace("_", " "))
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _where(hit: Answer) -> Text:

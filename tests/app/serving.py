@@ -72,9 +72,9 @@ class Service:
 
 
 def fakes(data_dir: Path, **more: Any) -> Settings:
-    """Settings for a service without weights, with room for whatever a test sends at once, and with nobody who looks at
-    a search once more while a test counts what the models do."""
-    chosen: Json = {"data_dir": data_dir, "encoder": "fake", "reranker": "fake", "observe_share": 0.0}
+    """Settings for a service without weights, with room for whatever a test sends at once, every candidate read, and
+    nobody who looks at a search once more while a test counts what the models do."""
+    chosen: Json = {"data_dir": data_dir, "encoder": "fake", "reranker": "fake", "candidates": 50, "observe_share": 0.0}
     return Settings(**(chosen | {"queue_tokens": 10**8, "queue_seconds": 3600.0} | more))
 
 

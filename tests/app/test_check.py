@@ -234,8 +234,8 @@ def test_what_is_wrong_with_the_truth_is_said_and_not_repaired(data: Path) -> No
 def test_a_damaged_database_is_said_to_be_damaged(data: Path) -> None:
     database = data / "winnow.db"
     content = bytearray(database.read_bytes())
-    middle = len(content) // 2 // 4096 * 4096
-    content[middle : middle + 3 * 4096] = bytes(3 * 4096)
+    page = content.rindex(b"of many words") // 4096 * 4096
+    content[page : page + 4096] = bytes(4096)
     database.write_bytes(content)
     assert "the database file is damaged" in winnow("check", "--data-dir", data, code=1)
     database.write_bytes(b"no database at all" * 1000)

@@ -84,7 +84,7 @@ def test_everything_goes_on_while_the_clock_jumps(tmp_path: Path, clock: Clock) 
             off = datetime.fromisoformat(stored["created_at"]) - datetime.now(UTC)
             assert abs(off.total_seconds() - jump) < YEAR / 2
             until_changed(lambda: snapshots(service), written)
-            answer = service.client.post("/search", json={"query": "words", "deadline_ms": 5000})
+            answer = service.client.post("/search", json={"query": "words", "candidates": 40, "deadline_ms": 5000})
             assert answer.json()["reranked"] == answer.json()["candidates"]
             assert service.client.get("/readyz").status_code == 200
             trial.check(random.Random(jump))

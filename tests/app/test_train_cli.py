@@ -51,6 +51,25 @@ def test_from_pairs_to_models_that_serve(place: Path, tmp_path: Path) -> None:
     assert open_reranker(str(blended)).blends != open_reranker(str(reranker)).blends
 
 
+def test_an_encoder_that_compares_tokens_and_one_trained_from_it(place: Path, tmp_path: Path) -> None:
+    compares, trained, headed = (tmp_path / name for name in ("late", "trained", "headed"))
+    first = _winnow("train", "late", place / "corpus.jsonl", "-o", compares, f"--encoder={place / 'base'}", "--width=8")
+    assert first.exit_code == 0, first.output
+    assert "Layer 1, 8 numbers a token, which hold" in _flat(first.stdout)
+    assert f"winnow serve --encoder {compares}" in _flat(first.stdout)
+
+    second = _winnow("train", "encoder", place / "groups.jsonl", "-o", trained, f"--base={compares}", *QUICK)
+    assert second.exit_code == 0, second.output
+    for folder in (compares, trained):
+        late = open_encoder(str(folder)).late
+        assert late is not None
+        assert late.width == 8
+
+    twice = _winnow("train", "late", place / "corpus.jsonl", "-o", headed, f"--encoder={compares}", "--width=4")
+    assert twice.exit_code == 0, twice.output
+    assert getattr(open_encoder(str(headed)).late, "width", 0) == 4
+
+
 def test_what_was_mined_and_what_was_left_out_is_told(place: Path, tmp_path: Path) -> None:
     result = _winnow("mine", place / "corpus.jsonl", place / "pairs.jsonl", "-o", tmp_path / "g.jsonl", *_by(place))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.serving import Service, fakes, pointers, problem, serving
+from tests.app.serving import Service, documents, fakes, pointers, problem, serving
 
 QUERY = "green river"
 AMPLE = 60_000
@@ -79,6 +79,22 @@ async def test_auto_goes_as_deep_as_the_setting_says_and_deep_enough_for_the_ans
         await service.ingest(*({"id": f"d{n}", "text": f"river {n}"} for n in range(60)))
         assert (await service.search("river", candidates="auto"))["candidates"] == 20
         assert (await service.search("river", candidates="auto", top_k=40))["candidates"] == 40
+
+
+async def test_room_is_asked_for_as_much_as_searches_that_stop_have_read(service: Service) -> None:
+    """Otherwise many would be refused for want of room that nobody takes."""
+    await service.ingest(*documents(60, "river {0}"))
+    ranker = service.engine.collections.shelf("default").ranker
+
+    def room(*, adaptive: bool) -> float:
+        with ranker.admit(50, adaptive=adaptive):
+            return service.sample("winnow_queue_tokens", model="reranker:fake", lane="search")
+
+    assert room(adaptive=True) == room(adaptive=False)
+    for number in range(12):
+        answer = await service.search(f"river {number}", candidates="auto")
+    expected = answer["reranked"] / 50 * room(adaptive=False)
+    assert room(adaptive=True) == pytest.approx(expected, rel=0.15)
 
 
 async def test_auto_may_be_what_searches_get_that_do_not_say(tmp_path: Path) -> None:

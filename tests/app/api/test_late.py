@@ -52,6 +52,13 @@ async def test_of_vectors_alone_the_words_say_nothing(compared: Service) -> None
     assert hit["score"] == pytest.approx(hit["stages"]["dense"]["score"] + 4 * hit["stages"]["late"]["score"], rel=1e-5)
 
 
+async def test_more_is_compared_than_is_answered(compared: Service) -> None:
+    """The best word by word need not be the best by its vector."""
+    assert await compared.found(QUERY, mode="dense", rerank=False, late=False, top_k=1) == ["short"]
+    found = await compared.search(QUERY, mode="dense", rerank=False, top_k=1)
+    assert ([hit["document_id"] for hit in found["hits"]], found["candidates"]) == (["long"], 3)
+
+
 async def test_it_is_left_out_on_request(compared: Service) -> None:
     found = await compared.search(QUERY, rerank=False, late=False)
     assert "late" not in found["timings"]

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.quality.observe.lift import Change, change
+from app.quality.observe.lift import Change, LiftWatch, change
 from app.types import Hit, Seen, StageScore
-from app.witness import BEST
+from app.witness import BEST, Sighting
 
 RANKS = list(range(1, 21))
 
@@ -49,6 +49,28 @@ def test_a_change_at_the_top_weighs_more_than_one_at_the_end() -> None:
     assert top.correlation < end.correlation < 1.0
     assert not top.unchanged
     assert not end.unchanged
+
+
+def test_where_tokens_are_compared_that_order_is_the_first_stage_s() -> None:
+    ranked = [hit(chunk, 20 - chunk) for chunk in range(20)]
+    for each in ranked:
+        each.stages["late"] = StageScore(0.5, each.chunk + 1)
+    assert change("dense", ranked).unchanged
+
+
+def sighting(reranked: int, *, late: bool = False) -> Sighting:
+    hits = [hit(chunk, rank) for chunk, rank in enumerate(RANKS)]
+    return Sighting("docs", 1, "dense", hits, 10, reranked, late, 3, None, None)
+
+
+def test_what_counts_was_reranked_beyond_the_ten_best_with_time_enough() -> None:
+    watch = LiftWatch()
+    watch.add(sighting(BEST))
+    watch.add(sighting(15, late=True))
+    assert watch.report() is None
+    watch.add(sighting(15))
+    watch.add(sighting(20))
+    assert watch.report() is not None
 
 
 @given(st.permutations(RANKS))
