@@ -97,16 +97,13 @@ class PackedBody:
         to_bfloat16(self._body.transformer.model)
         return "bfloat16"
 
-    def run(self, batch: Sequence[Tokens]) -> Mapping[str, Any]:
+    def run(self, batch: Sequence[Tokens]) -> Mapping[str, Tensor]:
         """Nothing here waits for a GPU: while it computes one part, the next one is packed."""
         # A text of no tokens would have no place of its own.
         texts = [text or self._blank for text in batch]
         with self._turn:
             rows, *states = (torch.cat(made) for made in zip(*map(self._made, parts(texts)), strict=True))
-        made: dict[str, Any] = {self._output: rows}
-        if states:
-            made[TOKENS] = torch.split(states[0], [len(text) for text in texts])
-        return made
+        return {self._output: rows} | ({TOKENS: states[0]} if states else {})
 
     def _made(self, batch: Sequence[Tokens]) -> Made:
         """What comes of a part, from a recording if there is one."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base import BaseModel
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -22,8 +23,9 @@ from models.torch_late import TOKENS, attach
 from models.torch_loading import check_head, load
 from models.types import NO_PROMPTS, Embedded, Ids, ModelError, ModelOptions, Prompts, Role, Scores, Tokens, Vectors
 
-Run = Callable[[Sequence[Tokens]], Mapping[str, Any]]
-"""A forward pass: of what a model says, a row for each text; of what it says of tokens, rows for each."""
+Run = Callable[[Sequence[Tokens]], Mapping[str, Tensor]]
+"""A forward pass: of what a model says, a row for each text; of what it says of tokens, a row for each of those, text by
+text or one behind the other."""
 
 _PROMPT_NAMES: Mapping[Role, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
@@ -78,13 +80,14 @@ class TorchEncoder:
             return []
         with torch.inference_mode():
             made = self.run(batch)
-            vectors, states = self._unit(made), [finite(self.name, each) for each in made[TOKENS]]
+            vectors, states = self._unit(made), finite(self.name, made[TOKENS])
+        each = _apart(states, [max(len(tokens), 1) for tokens in batch])
         return [
             Embedded(vector, rounded(own[self.inside(tokens)]))
-            for vector, own, tokens in zip(vectors, states, batch, strict=True)
+            for vector, own, tokens in zip(vectors, each, batch, strict=True)
         ]
 
-    def _unit(self, made: Mapping[str, Any]) -> Vectors:
+    def _unit(self, made: Mapping[str, Tensor]) -> Vectors:
         raw = made["sentence_embedding"][:, : self.dimensions]
         return finite(self.name, raw / raw.norm(dim=1, keepdim=True))
 
@@ -148,6 +151,11 @@ class TorchReranker:
             "activation": repr(self.activation),
             "blends": self.blends.facts,
         }
+
+
+def _apart(states: NDArray[np.float32], lengths: Sequence[int]) -> Sequence[NDArray[np.float32]]:
+    """Of each text the states of its tokens."""
+    return list(states) if states.ndim == 3 else np.split(states, np.cumsum(lengths)[:-1])
 
 
 def read_prompts(model: BaseModel) -> Prompts:
