@@ -24,8 +24,8 @@ from models.torch_loading import check_head, load
 from models.types import NO_PROMPTS, Embedded, Ids, ModelError, ModelOptions, Prompts, Role, Scores, Tokens, Vectors
 
 Run = Callable[[Sequence[Tokens]], Mapping[str, Tensor]]
-"""A forward pass: of what a model says, a row for each text; of what it says of tokens, a row for each of those, text by
-text or one behind the other."""
+"""A forward pass: of what a model says, a row for each text; of what it says of tokens, a row for each of those, text
+by text or one behind the other."""
 
 _PROMPT_NAMES: Mapping[Role, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
