@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="Where models run: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.")
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto",
-        description="Number format of model arithmetic; auto: bfloat16 if the hardware has it; int8: rerankers alone.",
+        description="Number format of model arithmetic; auto: bfloat16 where it is faster; int8: rerankers alone.",
     )
     threads: int = Field(0, ge=0, description="CPU threads of model work; 0 takes every core.")
     runtime: Literal["auto", "torch", "openvino", "packed"] = Field(

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from models.arithmetic import prefers_bfloat16
 from models.batch import Inputs, padded
 from models.eight_bits import GROUP, quantized
 from models.quiet_openvino import core, openvino
@@ -91,15 +92,10 @@ class Network:
         return padded(batch, self._padding, with_types=self._with_types)
 
 
-def computes_bfloat16() -> bool:
-    """Whether this CPU has instructions for it."""
-    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
 def _arithmetic(options: ModelOptions) -> str:
     """What is computed with where there are no whole numbers."""
     if options.precision in ("auto", "int8"):
-        return "bfloat16" if computes_bfloat16() else "float32"
+        return "bfloat16" if prefers_bfloat16() else "float32"
     return options.precision
 
 

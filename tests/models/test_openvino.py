@@ -20,10 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from models.arithmetic import computes_bfloat16
 from models.catalog import open_encoder, open_reranker, open_sparse
 from models.conversions import check, converted, home_of, key_of
 from models.converted import Source
-from models.network import MICRO_BATCH, Network, computes_bfloat16
+from models.network import MICRO_BATCH, Network
 from models.runtimes import Unavailable
 from models.types import NO_PROMPTS, BiEncoder, ModelError, ModelOptions, Role
 from tests.models import tiny
