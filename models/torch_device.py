@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import cache
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from models.types import ModelError, ModelOptions
 
 _NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16")
+_TRIES = 5
 
 
 def find_device(wanted: str) -> torch.device:
@@ -29,7 +32,12 @@ def find_device(wanted: str) -> torch.device:
 
 def wants_bfloat16(options: ModelOptions, device: torch.device) -> bool:
     """Whether it is asked for, or goes without saying."""
-    return has_bfloat16(device) if options.precision == "auto" else options.precision == "bfloat16"
+    return prefers_bfloat16(device) if options.precision == "auto" else options.precision == "bfloat16"
+
+
+def prefers_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware computes in it, and on a CPU whether it is faster so, which is tried once in a process."""
+    return has_bfloat16(device) and (device.type != "cpu" or _seconds(torch.bfloat16) < _seconds(torch.float32))
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -39,6 +47,18 @@ def has_bfloat16(device: torch.device) -> bool:
     # Newer than the oldest torch we take; without it we can't know and stay exact.
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return device.type == "cpu" and any(capabilities.get(one) for one in _NATIVE_BFLOAT16)
+
+
+@cache
+def _seconds(kind: torch.dtype) -> float:
+    """What a product of matrices takes, like those of a small transformer; the fastest of a few tries."""
+    rows, weights = torch.ones(512, 384, dtype=kind), torch.ones(1536, 384, dtype=kind)
+    times = []
+    for _ in range(_TRIES):
+        began = perf_counter()
+        nn.functional.linear(rows, weights)
+        times.append(perf_counter() - began)
+    return min(times)
 
 
 def to_bfloat16(model: Any) -> None:

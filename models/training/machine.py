@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 
-from models.torch_device import find_device, has_bfloat16
+from models.torch_device import find_device, prefers_bfloat16
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Machine:
             torch.set_num_threads(threads)
         wanted = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         found = find_device(wanted)
-        return cls(str(found), has_bfloat16(found))
+        return cls(str(found), prefers_bfloat16(found))
 
     @property
     def on_cpu(self) -> bool:

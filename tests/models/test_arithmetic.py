@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
+import torch
 
-from models import arithmetic
+from models import arithmetic, torch_device
 from models.arithmetic import computes_bfloat16, prefers_bfloat16, seconds
 from models.catalog import open_reranker
 from models.network import Network
@@ -44,3 +46,14 @@ def test_models_are_opened_in_what_is_faster(monkeypatch: pytest.MonkeyPatch, fa
 def test_products_take_time_in_either() -> None:
     assert seconds("f32") > 0
     assert seconds("bf16") > 0
+
+
+@pytest.mark.parametrize(("faster", "chosen"), [(torch.bfloat16, True), (torch.float32, False)])
+def test_torch_chooses_likewise_on_a_cpu(monkeypatch: pytest.MonkeyPatch, faster: torch.dtype, chosen: bool) -> None:
+    monkeypatch.setattr(torch_device, "has_bfloat16", lambda _: True)
+    monkeypatch.setattr(torch_device, "_seconds", lambda kind: 1.0 if kind is faster else 2.0)
+    cpu, options = torch.device("cpu"), ModelOptions(runtime="torch")
+    assert torch_device.wants_bfloat16(options, cpu) is chosen
+    assert torch_device.wants_bfloat16(replace(options, precision="bfloat16"), cpu)
+    assert not torch_device.wants_bfloat16(replace(options, precision="float32"), cpu)
+    assert torch_device.prefers_bfloat16(torch.device("cuda"))
