@@ -89,10 +89,8 @@ STANDBY = "~standby"
 
 @dataclass(slots=True, eq=False)
 class Collection:
-    """Documents that share one encoder, one recipe and one set of indexes.
-
-    A switch gives an open collection another name, and changes what it follows; all else of it never changes.
-    """
+    """Documents that share one encoder, one recipe and one set of indexes. A switch gives an open one another name, and
+    changes what it follows; all else of it never changes."""
 
     number: int
     name: str
@@ -352,9 +350,7 @@ class VectorIndex(Protocol):
 
 class LexicalIndex(Protocol):
     """A view of the truth that finds the chunks with the weightiest words of a query. Safe to call from many threads.
-
-    Scores are shares: of the most that any text could score for the query, 0 to 1.
-    """
+    Scores are shares: of the most that any text could score for the query, 0 to 1."""
 
     @property
     def sequence(self) -> int:

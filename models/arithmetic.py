@@ -25,7 +25,7 @@ def computes_bfloat16() -> bool:
 
 @cache
 def prefers_bfloat16() -> bool:
-    """Whether it is faster with them, as tried once in a process; that takes a tenth of a second."""
+    """Whether it is faster with them, as tried once in a process; that takes a fifth of a second."""
     return computes_bfloat16() and seconds("bf16") < seconds("f32")
 
 

@@ -90,12 +90,12 @@ def user_folder() -> Path:
 def check(network: Network, facts: Facts) -> None:
     """Refuses a network that says something else than torch did."""
     got, expected = network.run(facts.tokens())[:, : facts.dimensions], np.asarray(facts.expected, np.float32)
-    far, most = distance(got, expected), TOLERANCES[network.precision]
+    far, most = [distance(got, expected)], TOLERANCES[network.precision]
     if facts.near:
         wholes = [rounded(states) for _, states in network.run_whole(facts.tokens())]
-        far = max(far, float(np.abs(nearness_to_first(wholes) - facts.near).max()))
-    if not far <= most:
-        raise Unavailable(f"converted, it differs from torch by {far:.2g}, where {most:.2g} is allowed")
+        far.append(float(np.abs(nearness_to_first(wholes) - facts.near).max()))
+    if not all(each <= most for each in far):
+        raise Unavailable(f"converted, it differs from torch by {max(far):.2g}, where {most:.2g} is allowed")
 
 
 def _make(source: Source, entry: Path) -> Converted:

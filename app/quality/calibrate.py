@@ -11,6 +11,7 @@ import orjson
 from numpy.typing import NDArray
 
 from app.errors import WinnowError
+from app.quality.blend import weights_of
 from app.quality.measures import NDCG, measure
 from app.quality.monotone import Labelled, fit
 from app.quality.reblend import Listed, fit_blend
@@ -203,15 +204,11 @@ def _first(hit: Mapping[str, Any], basis: Basis) -> float:
     """The score that it has without reranking."""
     if basis.unreranked is None:
         return _score(hit, FIRST[basis.mode])
-    return float(np.dot(_row(hit), _weights(basis.unreranked)))
+    return float(np.dot(_row(hit), weights_of(basis.unreranked)))
 
 
 def _row(hit: Mapping[str, Any]) -> list[float]:
     return [_score(hit, stage) for stage in STAGES]
-
-
-def _weights(blend: Blend) -> list[float]:
-    return [blend.rerank, blend.dense, blend.lexical, blend.late]
 
 
 def _score(hit: Mapping[str, Any], stage: str) -> float:
@@ -253,7 +250,7 @@ def _lists(fitting: Sequence[Asked], basis: Basis) -> list[Listed]:
 
 def _weighed(each: Asked, blend: Blend | None) -> Numbers:
     """Final scores; without a blend those of a search that is not reranked."""
-    return each.first if blend is None else each.scores @ _weights(blend)
+    return each.first if blend is None else each.scores @ weights_of(blend)
 
 
 def _best(each: Asked, final: Numbers) -> list[int]:

@@ -11,7 +11,6 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import log
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from models.catalog import locate
 from models.folder import check_folder, hash_folder
 from models.late_head import BLEND, CONFIG, FOLDER, WEIGHTS
 from models.training.errors import TrainingError
+from models.training.lexicon import rarity
 from models.training.machine import Machine
 from models.training.pairs import read_texts
 from models.training.run import Plan, Run
@@ -80,18 +80,18 @@ def fit(encoder: SentenceTransformer, texts: Texts, settings: LateSettings, watc
     share = float(values.flip(0)[: settings.width].sum() / values.sum())
     both = {"dense": settings.dense, "late": settings.weight}
     blends = Blends(Blend(rerank=0.0, **both), Blend(rerank=0.0, lexical=settings.lexical, **both))
-    rare = rarity(encoder, [text for own in texts.values() for text in own])
+    rare = rarities(encoder, [text for own in texts.values() for text in own])
     return Fitted(LateHead(layer, _single(mean), _single(kept), rare, blends), tokens, share)
 
 
-def rarity(encoder: SentenceTransformer, texts: Sequence[str]) -> NDArray[np.float32]:
+def rarities(encoder: SentenceTransformer, texts: Sequence[str]) -> NDArray[np.float32]:
     """Of each token of the vocabulary, as BM25 counts it."""
     tokenizer = encoder.tokenizer
     having: Counter[int] = Counter()
     for text in texts:
         having.update(set(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]))
-    counts = [having[token] for token in range(len(tokenizer))]
-    return np.array([log(1 + (len(texts) - count + 0.5) / (count + 0.5)) for count in counts], np.float32)
+    held = np.array([having[token] for token in range(len(tokenizer))], np.float64)
+    return rarity(held, len(texts)).astype(np.float32)
 
 
 def write_late(head: LateHead, path: Path) -> None:

@@ -25,8 +25,8 @@ class Lexicon:
         with np.errstate(invalid="ignore"):  # where no text has a word, their mean length is 0
             words = [list(text_words(text, language)) for text in texts]
             self._index.index(words, create_empty_token=False, show_progress=False)
-        self._weights = _weights(np.diff(self._index.scores["indptr"]), len(texts))
-        self._absent = float(_weights(np.zeros(1), len(texts))[0])
+        self._weights = rarity(np.diff(self._index.scores["indptr"]), len(texts))
+        self._absent = float(rarity(np.zeros(1), len(texts))[0])
         self._size = len(texts)
 
     def shares(self, query: str) -> Floats:
@@ -41,6 +41,6 @@ class Lexicon:
         return scores / np.float32(bound)
 
 
-def _weights(held: NDArray[np.float64], texts: int) -> NDArray[np.float64]:
-    """What a word weighs that so many of the texts have."""
+def rarity(held: NDArray[np.float64], texts: int) -> NDArray[np.float64]:
+    """What a word, or a token, weighs that so many of the texts have."""
     return np.log1p((texts - held + 0.5) / (held + 0.5))

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import log
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from models.training.errors import TrainingError
 from models.training.groups import Group
+from models.training.lexicon import rarity
 from models.training.watch import Watch
 
 BATCH = 32
@@ -64,10 +64,9 @@ class Teacher:
         seen = Counter(token for read in passages.values() for token in set(read.ids))
         for group in groups:
             query = queries[group.query]
-            rarity = torch.tensor(
-                [log(1 + (len(passages) - seen[each] + 0.5) / (seen[each] + 0.5)) for each in query.ids]
-            )
-            yield [nearness(query.vectors, passages[text].vectors, rarity) for text in group.passages]
+            held = np.array([seen[each] for each in query.ids], np.float64)
+            weights = torch.from_numpy(rarity(held, len(passages)).astype(np.float32))
+            yield [nearness(query.vectors, passages[text].vectors, weights) for text in group.passages]
 
     @torch.inference_mode()
     def _read(self, texts: set[str], role: str, told: str) -> Mapping[str, Read]:
@@ -94,11 +93,6 @@ class Teacher:
         states = torch.nn.functional.normalize(states.float(), dim=-1).half().cpu()
         for ids, kept, vectors in zip(taken["input_ids"], words.cpu(), states, strict=True):
             yield Read(tuple(ids[kept].tolist()), vectors[kept].clone())
-
-
-def _rarity(having: int, of: int) -> float:
-    """As BM25 counts it."""
-    return log(1 + (of - having + 0.5) / (having + 0.5))
 
 
 def nearness(query: Tensor, passage: Tensor, rarity: Tensor) -> float:
