@@ -162,7 +162,7 @@ def search(
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", help="Hits to show.", show_default="10")] = None,
     candidates: Annotated[
         str | None,
-        typer.Option(help="Candidates to rerank; auto: until more change the top no more.", show_default="50"),
+        typer.Option(help="Candidates to rerank; auto: as long as more could be among the best.", show_default="50"),
     ] = None,
     deadline: Annotated[
         int | None, typer.Option(min=1, metavar="MS", help="Answer after so long, however much is reranked by then.")

@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     )
     candidates: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
-        description="Candidates to rerank where a search does not say; `auto`: until more change the top no more.",
+        description="Candidates to rerank where a search does not say; `auto`: while more could be among the best.",
     )
     auto_candidates: int = Field(50, ge=1, description="Most candidates to rerank with `auto`, which stops before.")
     fusion: Fusing = Field("scores", description="How rankings become one: by `scores`, or by `ranks` alone.")

@@ -218,7 +218,7 @@ LINEUP = {
         Peer(
             "winnow-default",
             "`winnow serve` as it comes: 50 candidates by vectors and words, compared token by token, of which the "
-            "cross-encoder reads until the ten best rest; order by the blend",
+            "cross-encoder reads as long as more could be among the ten best; order by the blend",
             None,
             serve_winnow,
             Winnow({"candidates": "auto"}),

@@ -48,7 +48,8 @@ class SearchBody(Body):
     collection: str = "default"
     top_k: int = Field(10, ge=1, description="Hits to return.")
     candidates: Depth | None = Field(
-        None, description="Candidates to rerank, never fewer than top_k; auto stops when more change the top no more."
+        None,
+        description="Candidates to rerank, never fewer than top_k; auto stops where no more could be among the best.",
     )
     deadline_ms: int | None = Field(
         None, ge=1, description="Answer after so long, with as many candidates reranked as there was time for."

@@ -218,11 +218,13 @@ def _partly(
 
 
 def _enough(stand: Stand, judged: Judged, first: str) -> list[int]:
-    """How many candidates of each query are read by a search that stops when its top rests."""
+    """How many candidates of each query are read by a search that stops where no more could come among the best."""
     weighed, found = weights(stand.reranker, first, "blend"), []
     for proposal, pairs in zip(stand.proposals, judged.pairs, strict=True):
         places = proposal.places(first, stand.setup.depth)
-        found.append(enough(proposal.known(places, pairs.scores[places]).weighed(weighed), TOP))
+        unread = proposal.known(places).weighed(weighed)
+        read = proposal.known(places, pairs.scores[places]).weighed(weighed)
+        found.append(enough(unread, read - unread, TOP))
     return found
 
 

@@ -136,7 +136,7 @@ class Curve:
     rule: str
     """How the knee was found, in one sentence."""
     auto: Point
-    """Up to the deepest, and for each query only until more reading changes the top ten no more."""
+    """Up to the deepest, and for each query only as far as more could come among the ten best."""
 
 
 @dataclass(frozen=True, slots=True)

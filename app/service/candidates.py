@@ -16,7 +16,7 @@ from app.service.shelf import Shelf
 from app.service.sieve import Sieve
 from app.stages.compare import blend_of, compare
 from app.stages.fuse import SAMPLE, found, fuse
-from app.stages.rerank import blended
+from app.stages.rerank import weighed
 from app.stages.retrieve import retrieve_dense, retrieve_lexical, retrieve_sparse
 from app.stores import documents
 from app.stores import log as changelog
@@ -216,7 +216,7 @@ def _compared(proposal: Proposal, query: TokenQuery, late: LateHead, blend: Blen
     found, opinions = proposal.found, proposal.opinions
     near = compare(query, [each.numbers for each in found], late)
     known = {stage: opinion.scores for stage, opinion in opinions.items()} | {"late": near}
-    final = blended(blend, np.zeros(len(found), np.float32), known)
+    final = weighed(blend, known, len(found))
     order = np.argsort(-final, kind="stable")
     moved = {stage: opinion.at(order) for stage, opinion in opinions.items()}
     moved["late"] = Opinion(near[order], list(range(1, len(found) + 1)))

@@ -59,7 +59,7 @@ class Query:
     late: bool = True
     """Whether candidates are compared token by token, in a collection that has what it takes."""
     adaptive: bool = False
-    """Whether reranking may stop before the last candidate, when more of it changes the top no more."""
+    """Whether reranking may stop before the last candidate, where no more of them could be among the best."""
     deadline: float | None = None
     """When the answer must be there, by the event loop's clock."""
 

@@ -13,7 +13,7 @@ from app.service.candidates import Aim, FirstStage, Proposal
 from app.service.collections import Collections
 from app.service.shelf import Shelf
 from app.service.sieve import Sieve
-from app.stages.rerank import Parts, Ranker, blended
+from app.stages.rerank import Parts, Ranker, weighed
 from app.stores.sqlite import Database
 from app.telemetry import Lap, Metrics, Stopwatch
 from app.types import Candidates, ChunkIds, Truncation, Vector, VectorIndex
@@ -71,7 +71,7 @@ class Plunge:
 
     def places(self) -> tuple[int, ...]:
         known = {stage: opinion.scores for stage, opinion in self._proposal.opinions.items()}
-        final = blended(self._blend, self._scores, known)
+        final = self._blend.rerank * self._scores + weighed(self._blend, known, len(self._scores))
         return tuple((np.argsort(-final, kind="stable")[:BEST] + 1).tolist())
 
 

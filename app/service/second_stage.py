@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.service.candidates import Proposal
-from app.stages.pace import stride, top, wave
-from app.stages.rerank import NOTHING, Parts, Ranker, Scored, Span, blended, cost, joined
+from app.stages.pace import onward, wave
+from app.stages.rerank import NOTHING, Parts, Ranker, Scored, Span, cost, joined, weighed
 from app.stores.documents import Found
 from app.telemetry import Lap, Stopwatch
 from app.types import Hit, Seen, StageScore, Truncation
@@ -26,7 +26,7 @@ class Brief:
     blend: Blend
     top_k: int
     adaptive: bool
-    """Whether to stop when more reading changes the top no more."""
+    """Whether to stop where no more of them could come among the best."""
     deadline: float | None
     """By the event loop's clock."""
 
@@ -47,7 +47,7 @@ class Ranked:
 
 
 class SecondStage:
-    """Reranks: everything at once, unless a deadline or the top's coming to rest may end it before."""
+    """Reranks: everything at once, unless a deadline may end it before, or the rest's having no chance."""
 
     def __init__(self, threads: Executor) -> None:
         self._threads = threads
@@ -57,48 +57,45 @@ class SecondStage:
             texts = [found.reads for found in proposal.found]
             kept = [found.ids for found in proposal.found]
             parts = await ranker.read(brief.text, texts, brief.policy, self._threads, kept)
-            scored, late = await self._read(ranker, brief, parts, proposal, lap)
+            known = {stage: opinion.scores for stage, opinion in proposal.opinions.items()}
+            first = weighed(brief.blend, known, len(texts))
+            scored, late = await self._read(ranker, brief, parts, first, lap)
         if not scored.seen:
             return Ranked(unread(proposal), 0, late=late and bool(texts))
-        known = {stage: opinion.scores for stage, opinion in proposal.opinions.items()}
-        final = blended(brief.blend, _supposed(scored.scores, len(texts)), known)
+        final = first + brief.blend.rerank * _supposed(scored.scores, len(texts))
         return Ranked(_ordered(proposal, final, scored), len(scored.seen), scored.truncated, late)
 
     async def _read(
-        self, ranker: Ranker, brief: Brief, parts: list[Parts], proposal: Proposal, lap: Lap
+        self, ranker: Ranker, brief: Brief, parts: list[Parts], first: Scores, lap: Lap
     ) -> tuple[Scored, bool]:
         """As many of the candidates, best first, as there is time for and need of; and whether time ran out."""
-        scored, best = NOTHING, None
-        while read := len(parts) - len(scored.seen):
-            amount = _next(ranker, brief, parts[-read:])
+        scored = NOTHING
+        while wanted := _wanted(brief, first, scored):
+            begin = len(scored.seen)
+            amount = _in_time(ranker, brief, parts[begin : begin + wanted])
             if not amount:
                 return scored, True
-            begin = len(scored.seen)
             try:
                 async with asyncio.timeout_at(brief.deadline):
                     scored = joined(scored, await ranker.score(parts[begin : begin + amount], lap))
             except TimeoutError:
                 return scored, True
-            best, before = _best(brief, scored, proposal), best
-            if brief.adaptive and best == before:
-                break
         if brief.adaptive and parts:
             ranker.stopped(len(scored.seen) / len(parts))
         return scored, False
 
 
-def _next(ranker: Ranker, brief: Brief, parts: list[Parts]) -> int:
-    """How many candidates the next wave takes."""
-    most, left = stride(brief.top_k) if brief.adaptive else len(parts), brief.left()
-    if left is None:
-        return most
-    return wave([cost(each) for each in parts[:most]], left, ranker.batcher.takes)
+def _wanted(brief: Brief, first: Scores, scored: Scored) -> int:
+    """How many of the candidates that are left would better be read."""
+    if not brief.adaptive:
+        return len(first) - len(scored.seen)
+    return onward(first, brief.blend.rerank * scored.scores, brief.top_k)
 
 
-def _best(brief: Brief, scored: Scored, proposal: Proposal) -> set[int]:
-    """The answer if nothing else were read."""
-    known = {stage: opinion.scores[: len(scored.seen)] for stage, opinion in proposal.opinions.items()}
-    return top(blended(brief.blend, scored.scores, known), brief.top_k)
+def _in_time(ranker: Ranker, brief: Brief, parts: list[Parts]) -> int:
+    """How many of them the next wave takes."""
+    left = brief.left()
+    return len(parts) if left is None else wave([cost(each) for each in parts], left, ranker.batcher.takes)
 
 
 def _supposed(read: Scores, texts: int) -> Scores:

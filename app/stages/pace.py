@@ -1,4 +1,4 @@
-"""Pace: how many candidates to read next, so that a deadline is kept and none is read that changes nothing."""
+"""Pace: how many candidates to read next, so that a deadline is kept and none is read that has no chance."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from models.types import Scores
 
 LEAST = 4
 """Texts of a wave: fewer would cost a device about as much."""
+
+HOPE = 0.9
+"""A text may gain by being read what this share of those read did not exceed."""
 
 SHARE = 0.7
 """Of the time that is left, what a wave is given: how long it takes is a guess, and the next one can make up for it."""
@@ -27,22 +30,22 @@ def wave(costs: Sequence[int], seconds: float, takes: Callable[[int], float]) ->
     return least if least and takes(totals[least - 1]) <= seconds else 0
 
 
-def stride(top_k: int) -> int:
-    """How many texts to read before looking whether they changed the top."""
-    return max(LEAST, -(-top_k // 2))
+def onward(first: Scores, gains: Scores, top_k: int) -> int:
+    """How many texts to read next where reading may end before the last: to begin with as many as are wanted, then only
+    as far as one could still come among them. `first` is what is known of each text unread, `gains` what reading added
+    to those read so far.
+    """
+    read = len(gains)
+    if read < top_k:
+        return min(max(top_k, LEAST), len(first)) - read
+    needed = np.partition(first[:read] + gains, -top_k)[-top_k]
+    hopeful = np.flatnonzero(first[read:] + np.quantile(gains, HOPE) > needed)
+    return min(int(hopeful[-1]) + 1, max(LEAST, -(-top_k // 2))) if len(hopeful) else 0
 
 
-def top(final: Scores, top_k: int) -> set[int]:
-    """Those that would be the answer if nothing else were read."""
-    return set(np.argsort(-final, kind="stable")[:top_k].tolist())
-
-
-def enough(final: Scores, top_k: int) -> int:
-    """How many are read, in their order, until reading on changes the top no more."""
-    before: set[int] | None = None
-    for read in range(stride(top_k), len(final), stride(top_k)):
-        now = top(final[:read], top_k)
-        if now == before:
-            return read
-        before = now
-    return len(final)
+def enough(first: Scores, gains: Scores, top_k: int) -> int:
+    """How many are read in the end, were these the gains of all."""
+    read = 0
+    while wanted := onward(first, gains[:read], top_k):
+        read += wanted
+    return read

@@ -67,7 +67,7 @@ class Ranker:
         self._metrics = metrics
         self._pair_tokens = pair_tokens
         self._read_share = 1.0
-        """Of the candidates of searches that stop reading when their top rests."""
+        """Of the candidates of searches that stop reading where no more could be among the best."""
         self._local = threading.local()
 
     @property
@@ -148,7 +148,7 @@ class Ranker:
         )
 
     def stopped(self, share: float) -> None:
-        """A search read so much of its candidates until its top rested."""
+        """A search read so much of its candidates until no more could be among the best."""
         self._read_share += SMOOTHING * (share - self._read_share)
 
     def _learn(self, tokens: int, texts: int) -> None:
@@ -157,13 +157,13 @@ class Ranker:
             self._pair_tokens += SMOOTHING * (tokens / texts - self._pair_tokens)
 
 
-def blended(blend: Blend, reranked: Scores, first: Mapping[str, Scores]) -> Scores:
-    """The final score: the reranker's, and the first stages' as far as training found that they add to it."""
-    final = blend.rerank * reranked
+def weighed(blend: Blend, first: Mapping[str, Scores], texts: int) -> Scores:
+    """What the first stages' scores come to, as far as training found that they add to the reranker's."""
+    total = np.zeros(texts, np.float32)
     for stage, weight in (("dense", blend.dense), ("lexical", blend.lexical), ("late", blend.late)):
         if stage in first:
-            final = final + weight * first[stage]
-    return final
+            total += weight * first[stage]
+    return total
 
 
 def cost(parts: Parts) -> int:

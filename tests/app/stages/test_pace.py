@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.stages.pace import LEAST, SHARE, enough, stride, top, wave
+from app.stages.pace import LEAST, SHARE, enough, onward, wave
+from models.types import Scores
 
 costs = st.lists(st.integers(1, 400), max_size=80)
 seconds = st.floats(0, 5)
@@ -38,24 +39,53 @@ def test_who_waits_in_front_makes_a_wave_smaller() -> None:
     assert takes(0) > takes(1000) > takes(10_000) == 0
 
 
-def test_reading_stops_when_half_of_the_top_brings_nothing_new() -> None:
-    falling = np.arange(100, 0, -1, dtype=np.float32)
-    assert enough(falling, 10) == 15
-    late = falling.copy()
-    late[12] = 1000
-    assert enough(late, 10) == 20
-    assert top(late, 3) == {12, 0, 1}
+def falling(step: float, texts: int = 100) -> Scores:
+    return np.arange(texts, 0, -1, dtype=np.float32) * np.float32(step)
 
 
-@given(st.lists(st.integers(0, 50), max_size=120), st.integers(1, 30))
-def test_what_is_read_is_a_part_of_it_and_more_than_the_top(marks: list[int], top_k: int) -> None:
-    final = np.array(marks, np.float32)
-    read = enough(final, top_k)
-    assert read <= len(marks)
-    assert read == len(marks) or (read > top_k and read % stride(top_k) == 0)
+def test_where_the_first_stage_leaves_a_gap_no_more_is_read_than_is_wanted() -> None:
+    gains = np.zeros(100, np.float32)
+    assert enough(falling(1), gains, 10) == 10
+    assert enough(falling(1), gains, 1) == LEAST, "a device does four in the time of one"
 
 
-@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60), st.integers(1, 20))
-def test_a_query_whose_first_stage_was_right_loses_nothing_by_stopping(marks: list[float], top_k: int) -> None:
-    final = np.sort(np.array(marks, np.float32))[::-1]
-    assert top(final[: enough(final, top_k)], top_k) == top(final, top_k)
+def test_reading_goes_as_far_as_a_text_could_gain_what_most_of_those_read_did_not() -> None:
+    gains = np.zeros(100, np.float32)
+    gains[[0, 1, 2]] = 5
+    assert onward(falling(1), gains[:10], 10) == 4, "it stands behind the tenth by less than five"
+    assert enough(falling(1), gains, 10) == 14
+    assert enough(falling(0.1), gains, 10) == 30, "fewer of those read have gained so much by then"
+
+
+def test_one_that_gained_more_than_all_others_does_not_keep_reading_going() -> None:
+    gains = np.zeros(100, np.float32)
+    gains[0] = 1000
+    assert enough(falling(1), gains, 20) == 20
+
+
+def test_where_the_first_stage_counts_for_nothing_all_is_read_that_may_be_the_best() -> None:
+    assert enough(np.zeros(50, np.float32), falling(1, 50), 10) == 50
+
+
+def test_steps_are_as_large_as_half_of_the_answer_and_one_never_goes_past_the_last() -> None:
+    flat, rising = np.zeros(33, np.float32), np.arange(33, dtype=np.float32)
+    steps = [onward(flat, rising[:read], 10) for read in (0, 6, 10, 15, 30, 33)]
+    assert steps == [10, 4, 5, 5, 3, 0]
+
+
+marks = st.lists(st.tuples(st.floats(-9, 9, width=32), st.floats(-9, 9, width=32)), max_size=120)
+
+
+@given(marks, st.integers(1, 30))
+def test_what_is_read_is_a_part_of_it_and_no_less_than_the_answer(texts: list[tuple[float, float]], top_k: int) -> None:
+    first, gains = np.array(texts, np.float32).reshape(-1, 2).T
+    assert min(top_k, len(texts)) <= enough(first, gains, top_k) <= len(texts)
+
+
+@given(marks, st.integers(1, 20))
+def test_nothing_is_lost_by_stopping_where_no_gain_exceeds_what_most_had(
+    texts: list[tuple[float, float]], top_k: int
+) -> None:
+    first = np.sort(np.array(texts, np.float32).reshape(-1, 2)[:, 0])[::-1]
+    final, read = first + 1, enough(first, np.ones(len(first), np.float32), top_k)
+    assert np.array_equal(np.sort(final[:read])[::-1][:top_k], np.sort(final)[::-1][:top_k])
