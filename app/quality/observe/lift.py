@@ -32,8 +32,8 @@ class LiftWatch:
         self._changes: deque[Change] = deque(maxlen=WINDOW)
 
     def add(self, sighting: Sighting) -> None:
-        """If more was reranked than is compared, and no deadline ended it."""
-        if sighting.reranked > BEST and not sighting.late:
+        """If more could have come among those that are compared, and no deadline forbade it."""
+        if sighting.reranked and len(sighting.hits) > BEST and not sighting.late:
             self._changes.append(change(sighting.mode, sighting.hits))
 
     def report(self) -> Lift | None:

@@ -58,17 +58,18 @@ def test_where_tokens_are_compared_that_order_is_the_first_stage_s() -> None:
     assert change("dense", ranked).unchanged
 
 
-def sighting(reranked: int, *, late: bool = False) -> Sighting:
-    hits = [hit(chunk, rank) for chunk, rank in enumerate(RANKS)]
+def sighting(reranked: int, *, late: bool = False, candidates: int = 20) -> Sighting:
+    hits = [hit(chunk, rank) for chunk, rank in enumerate(RANKS[:candidates])]
     return Sighting("docs", 1, "dense", hits, 10, reranked, late, 3, None, None)
 
 
-def test_what_counts_was_reranked_beyond_the_ten_best_with_time_enough() -> None:
+def test_what_counts_had_more_than_ten_to_choose_from_and_time_enough() -> None:
     watch = LiftWatch()
-    watch.add(sighting(BEST))
+    watch.add(sighting(BEST, candidates=BEST))
+    watch.add(sighting(0))
     watch.add(sighting(15, late=True))
     assert watch.report() is None
-    watch.add(sighting(15))
+    watch.add(sighting(5))
     watch.add(sighting(20))
     assert watch.report() is not None
 
