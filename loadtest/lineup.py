@@ -161,9 +161,12 @@ def _serve_winnow_without_blend(python: Path, folder: Path, port: int) -> list[C
     return [replace(command, words=(*command.words, "--reranker", reranker), environment=environment)]
 
 
-def _serve_winnow_in_int8(python: Path, folder: Path, port: int) -> list[Command]:
-    (command,) = _serve_winnow_without_blend(python, folder, port)
-    return [replace(command, environment={**command.environment, "WINNOW_PRECISION": "int8"})]
+def _in_int8(commands: Commands) -> Commands:
+    def quantized(python: Path, folder: Path, port: int) -> list[Command]:
+        given = commands(python, folder, port)
+        return [replace(each, environment={**each.environment, "WINNOW_PRECISION": "int8"}) for each in given]
+
+    return quantized
 
 
 def _url(port: int, path: str) -> str:
@@ -212,7 +215,7 @@ LINEUP = {
             "winnow-int8",
             "the same with WINNOW_PRECISION=int8",
             None,
-            _serve_winnow_in_int8,
+            _in_int8(_serve_winnow_without_blend),
             Winnow({"mode": "dense"}),
         ),
         Peer(
@@ -224,15 +227,22 @@ LINEUP = {
             Winnow({"candidates": "auto"}),
         ),
         Peer(
+            "winnow-default-int8",
+            "the same with WINNOW_PRECISION=int8",
+            None,
+            _in_int8(serve_winnow),
+            Winnow({"candidates": "auto"}),
+        ),
+        Peer(
             "winnow-all",
-            "the same with all 50 read",
+            "`winnow-default` with all 50 read",
             None,
             serve_winnow,
             Winnow({}),
         ),
         Peer(
             "winnow-unread",
-            "the same with none read: `rerank: false`",
+            "`winnow-default` with none read: `rerank: false`",
             None,
             serve_winnow,
             Winnow({"rerank": False}),
