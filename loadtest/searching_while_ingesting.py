@@ -1,11 +1,10 @@
 """Do searches suffer while documents stream in, and is anything lost, torn or answered with an error?
 
-    winnow serve &
-    python loadtest/searching_while_ingesting.py --clients 200 --documents 20000
+    python -m loadtest.searching_while_ingesting --clients 200 --documents 20000
 
-Two phases against a running service, the same clients in both: searches alone, then searches while documents stream in
-as NDJSON. Prints both phases' latencies and their ratio, and checks each hit against the document that it came from. It
-works in a collection of its own, which it drops at the end.
+Two phases, the same clients in both: searches alone, then searches while documents stream in as NDJSON. Prints both
+phases' latencies and their ratio, and checks each hit against the document that it came from. It starts a service with
+default settings, or asks a running one (`--url`), in a collection that it makes and drops at the end.
 """
 
 from __future__ import annotations
@@ -17,10 +16,15 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import httpx
 import numpy as np
+
+from loadtest.lineup import LINEUP, interpreter
+from loadtest.service import free_port, running
 
 COLLECTION = "loadtest"
 WORDS = 4000
@@ -112,11 +116,10 @@ async def count_lost(client: httpx.AsyncClient, total: int) -> int:
     return abs(total - int(held["documents"])) + abs(int(held["chunks"]) - int(held["index_chunks"]))
 
 
-async def main() -> None:
-    given = arguments()
+async def measure(url: str, given: argparse.Namespace) -> None:
     corpus = Corpus(given.words)
     limits = httpx.Limits(max_connections=given.clients + 10)
-    async with httpx.AsyncClient(base_url=given.url, timeout=None, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits) as client:
         await client.delete(f"/collections/{COLLECTION}")
         (await client.post("/collections", json={"name": COLLECTION})).raise_for_status()
         total = given.before + given.documents
@@ -142,7 +145,7 @@ def report(given: argparse.Namespace, alone: Phase, during: Phase, lost: int) ->
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--url", help="a service that runs already; by default one is started")
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument(
         "--documents", type=int, default=20_000, help="documents that stream in during the second phase"
@@ -153,5 +156,17 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def main() -> None:
+    given = arguments()
+    if given.url:
+        asyncio.run(measure(given.url, given))
+        return
+    peer, port = LINEUP["winnow-default"], free_port()
+    with TemporaryDirectory() as folder:
+        commands = peer.commands(interpreter(peer, Path), Path(folder), port)
+        with running(commands, Path(folder), Path(folder) / "winnow.log"):
+            asyncio.run(measure(f"http://127.0.0.1:{port}", given))
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()
