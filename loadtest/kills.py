@@ -7,6 +7,7 @@ and then once more while it starts. After each start:
     every acknowledged job ends well
     each index holds exactly the living chunks, and finds documents by words that nothing else has
     an exact search ranks as SQLite's vectors do
+    each chunk has the numbers of its own tokens
 
 The service is started by the script, with fake models. Where a promise is broken it says which, keeps the data, and
 ends with 1. What is done depends on the seed; how far it has come when the process is killed does not.
@@ -48,7 +49,7 @@ from models.fake import FakeEncoder
 
 DIMENSIONS = 512
 SETTINGS: dict[str, object] = {
-    "ENCODER": f"fake:{DIMENSIONS}",
+    "ENCODER": f"fake:late:{DIMENSIONS}",
     "SPARSE": "fake:lookup",  # a query's words alone: by the first letters too, a longer document could come first
     "SNAPSHOT_CHANGES": 40,
     "SNAPSHOT_SECONDS": 0.3,
@@ -67,6 +68,8 @@ STARTING = 0.1
 INDEXES = ("index_chunks", "lexical_chunks", "sparse_chunks")
 SETTLING = 60.0
 QUERIES, SAMPLE, TOP_K = 3, 8, 10
+UNCOMPARED: dict[str, object] = {"rerank": False, "late": False}
+"""What an index finds, in its own order."""
 FEW = 5
 """A telling word must find its document among so many: some other may share its term, of which a fake has 2**20."""
 
@@ -125,6 +128,7 @@ class Trial:
             self._check_documents(truth.read(self.data_dir, "default~standby"))
         self._check_jobs()
         self._check_indexes(stored)
+        check_tokens(stored)
         for _ in range(QUERIES):
             self._check_ranking(stored, chance)
         for ledger in self.ledgers:
@@ -135,7 +139,7 @@ class Trial:
 
     def check_found(self, document: str, version: int) -> None:
         """By its telling word, in every index, whole, and in this version."""
-        question = {"query": telling(document, version), "top_k": FEW, "rerank": False, "exact": True}
+        question = {"query": telling(document, version), "top_k": FEW, **UNCOMPARED, "exact": True}
         for mode in ("dense", "lexical", "sparse"):
             found = hits(self.client, {**question, "mode": mode})
             check_hits(found)
@@ -157,7 +161,7 @@ class Trial:
 
     def _check_indexes(self, stored: Truth) -> None:
         """The words that all texts share bring out all that an index has."""
-        question: dict[str, Any] = {"query": "words", "rerank": False, "include": []}
+        question: dict[str, Any] = {"query": "words", **UNCOMPARED, "include": []}
         living = set(stored.chunks.tolist())
         question |= {"top_k": len(living) + 10, "candidates": len(living) + 10}
         for mode in ("dense", "lexical", "sparse"):
@@ -166,10 +170,19 @@ class Trial:
 
     def _check_ranking(self, stored: Truth, chance: random.Random) -> None:
         text, encoder = _question(self.ledgers, chance), FakeEncoder(DIMENSIONS)
-        question = {"query": text, "top_k": TOP_K, "mode": "dense", "exact": True, "rerank": False}
+        question = {"query": text, "top_k": TOP_K, "mode": "dense", "exact": True, **UNCOMPARED}
         (vector,) = encoder.encode(encoder.tokenize([text], "query"))
         deviation = stored.deviation(vector, TOP_K, hits(self.client, question))
         require(deviation is None, f"exact search for '{text}' differs from SQLite: {deviation}")
+
+
+def check_tokens(stored: Truth) -> None:
+    """Whatever became of the texts before."""
+    encoder = FakeEncoder(DIMENSIONS, late=True)
+    due = encoder.encode_whole(encoder.tokenize(stored.texts, "document"))
+    rows = zip(stored.chunks.tolist(), due, stored.tokens, strict=True)
+    wrong = [chunk for chunk, made, kept in rows if kept != made.tokens.tobytes()]
+    require(not wrong, f"{len(wrong)} chunks have not the numbers of their tokens: {wrong[:5]}")
 
 
 def run(

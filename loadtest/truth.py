@@ -26,6 +26,9 @@ class Truth:
     """State, text, and the version in the metadata, of the newest that was acknowledged."""
     chunks: NDArray[np.int64]
     vectors: Vectors
+    texts: list[str]
+    tokens: list[bytes | None]
+    """Numbers of their tokens, where there are any."""
 
     def versions(self) -> dict[str, int]:
         return {document: version for document, (_, _, version) in self.documents.items()}
@@ -47,8 +50,7 @@ def read(data_dir: Path, collection: str = "default") -> Truth:
     """All of it from one state of the database."""
     with closing(apsw.Connection(str(data_dir / "winnow.db"), flags=apsw.SQLITE_OPEN_READONLY)) as db:
         db.execute("BEGIN")
-        chunks, vectors = _living(db, collection)
-        return Truth(_documents(db, collection), chunks, vectors)
+        return Truth(_documents(db, collection), *_living(db, collection))
 
 
 def _documents(db: apsw.Connection, collection: str) -> dict[str, tuple[str, str, int]]:
@@ -60,12 +62,13 @@ def _documents(db: apsw.Connection, collection: str) -> dict[str, tuple[str, str
     return {document: (state, text, json.loads(metadata)["version"]) for document, state, text, metadata in found}
 
 
-def _living(db: apsw.Connection, collection: str) -> tuple[NDArray[np.int64], Vectors]:
+def _living(db: apsw.Connection, collection: str) -> tuple[NDArray[np.int64], Vectors, list[str], list[bytes | None]]:
     sql = (
-        "SELECT h.number, v.vector FROM collections c JOIN documents d ON d.collection = c.number"
+        "SELECT h.number, v.vector, h.text, t.numbers FROM collections c JOIN documents d ON d.collection = c.number"
         " JOIN chunks h ON h.document = d.number JOIN vectors v ON v.chunk = h.number"
-        " WHERE c.name = ? AND d.state = 'live' ORDER BY h.number"
+        " LEFT JOIN token_vectors t ON t.chunk = h.number WHERE c.name = ? AND d.state = 'live' ORDER BY h.number"
     )
     found = list(db.execute(sql, (collection,)))
-    vectors = [np.frombuffer(raw, np.float32) for _, raw in found]
-    return np.array([chunk for chunk, _ in found], np.int64), np.array(vectors, np.float32).reshape(len(found), -1)
+    vectors = np.array([np.frombuffer(raw, np.float32) for _, raw, _, _ in found], np.float32).reshape(len(found), -1)
+    chunks = np.array([chunk for chunk, _, _, _ in found], np.int64)
+    return chunks, vectors, [text for _, _, text, _ in found], [numbers for _, _, _, numbers in found]

@@ -17,6 +17,7 @@ from models.types import NO_PROMPTS, BiEncoder, ModelError, ModelOptions, Rerank
 _WEIGHTS = Path(__file__).parent / "weights"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FAKE = re.compile(r"fake(?::([1-9]\d*))?")
+_FAKE_ENCODER = re.compile(r"fake(:late)?(?::([1-9]\d*))?")
 _WANTED_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "artifact.metadata"]
 _UNWANTED_FILES = ["onnx/*", "openvino/*"]
 
@@ -24,15 +25,13 @@ _UNWANTED_FILES = ["onnx/*", "openvino/*"]
 def open_encoder(name: str, options: ModelOptions | None = None) -> BiEncoder:
     """An encoder: `embedded`, a folder, a hub name, or, in tests alone, `fake` (or `fake:32` for other dimensions).
 
-    `fake:late` compares word by word, too; `fake:frail` hangs on the word `hangs`, its thread dies of `dies`, and it
-    complains of `quotes` and `fails`.
+    `fake:late` (or `fake:late:32`) compares word by word, too; `fake:frail` hangs on the word `hangs`, its thread dies
+    of `dies`, and it complains of `quotes` and `fails`.
     """
     if name == "fake:frail":
         return FakeEncoder(frail=True)
-    if fake := _FAKE.fullmatch(name):
-        return FakeEncoder(int(fake[1] or 64))
-    if name == "fake:late":
-        return FakeEncoder(late=True)
+    if fake := _FAKE_ENCODER.fullmatch(name):
+        return FakeEncoder(int(fake[2] or 64), late=bool(fake[1]))
     options = (options or ModelOptions()).unrounded
     path = _known(name, "encoder", options)
     card = known_as(name, path)

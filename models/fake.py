@@ -76,7 +76,7 @@ class FakeEncoder:
         frail: bool = False,
         late: bool = False,
     ) -> None:
-        self.name = "fake:late" if late else "fake:frail" if frail else f"fake:{dimensions}"
+        self.name = "fake:frail" if frail else f"fake:{'late:' if late else ''}{dimensions}"
         self.fingerprint = _fingerprint(self.name, max_tokens)
         self.late = _LATE if late else None
         self.dimensions = dimensions

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from loadtest.kills import SETTINGS
+from loadtest.kills import SETTINGS, check_tokens
 from loadtest.ledger import BrokenPromise, Ledger, check_hits, telling, text_of
 from loadtest.truth import Truth
 from models.catalog import open_sparse
+from models.fake import FakeEncoder
 
 VECTORS = np.eye(3, dtype=np.float32)
 QUERY = np.array([0.1, 0.9, 0.5], np.float32)
-TRUTH = Truth({}, np.array([10, 11, 12]), VECTORS)
+TEXTS = ["salt water", "water", ""]
+ENCODER = FakeEncoder(late=True)
+TOKENS: list[bytes | None] = [
+    made.tokens.tobytes() for made in ENCODER.encode_whole(ENCODER.tokenize(TEXTS, "document"))
+]
+TRUTH = Truth({}, np.array([10, 11, 12]), VECTORS, TEXTS, TOKENS)
 
 
 def hit(chunk: int, score: float) -> dict[str, Any]:
@@ -63,6 +70,13 @@ def test_the_ranking_of_sqlite_is_no_deviation() -> None:
 )
 def test_any_other_ranking_is_a_deviation(found: list[dict[str, Any]]) -> None:
     assert TRUTH.deviation(QUERY, 2, found)
+
+
+def test_tokens_that_are_missing_or_another_text_s_are_noticed() -> None:
+    check_tokens(TRUTH)
+    for wrong in ([None, *TOKENS[1:]], [TOKENS[1], *TOKENS[1:]]):
+        with pytest.raises(BrokenPromise, match="1 chunks"):
+            check_tokens(replace(TRUTH, tokens=wrong))
 
 
 @pytest.mark.parametrize(
