@@ -177,7 +177,7 @@ class Trial:
 
 
 def check_tokens(stored: Truth) -> None:
-    """Whatever became of the texts before."""
+    """They are those of the text that it has now, whatever it replaced."""
     encoder = FakeEncoder(DIMENSIONS, late=True)
     due = encoder.encode_whole(encoder.tokenize(stored.texts, "document"))
     rows = zip(stored.chunks.tolist(), due, stored.tokens, strict=True)
