@@ -169,4 +169,5 @@ def _threads(stack: AsyncExitStack, amount: int, name: str) -> Executor:
 def _tell(metrics: Metrics, embedder: Embedder, ranker: Ranker) -> None:
     encoder, reranker = embedder.encoder, ranker.reranker
     runtimes = ", ".join(dict.fromkeys([encoder.runtime, reranker.runtime]))
-    metrics.info.labels(VERSION, encoder.name, reranker.name, encoder.device, runtimes).set(1)
+    precisions = ", ".join(dict.fromkeys([encoder.precision, reranker.precision]))
+    metrics.info.labels(VERSION, encoder.name, reranker.name, encoder.device, runtimes, precisions).set(1)

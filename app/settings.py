@@ -12,7 +12,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from app.types import Fusing, Fusion, Mode
-from models.types import Prompts, Role
+from models.types import AskedPrecision, Prompts, Role
 from models.words import Language
 
 CONFIG_VARIABLE = "WINNOW_CONFIG"
@@ -70,9 +70,10 @@ class Settings(BaseSettings):
     )
     offline: bool = Field(False, description="Never ask a model hub: take models from disk or fail.")
     device: str = Field("auto", description="Where models run: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.")
-    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+    precision: AskedPrecision = Field(
         "auto",
-        description="Number format of model arithmetic; auto: bfloat16 where it is faster; int8: rerankers alone.",
+        description="Number format of model arithmetic; auto: bfloat16 where it is faster, and for rerankers whose "
+        "folder says that it costs them nothing, int8; int8: rerankers alone.",
     )
     threads: int = Field(0, ge=0, description="CPU threads of model work; 0 takes every core.")
     runtime: Literal["auto", "torch", "openvino", "packed"] = Field(

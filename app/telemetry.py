@@ -332,7 +332,7 @@ class Metrics:
         self.info = Gauge(
             "winnow_info",
             "Always 1; its labels say what is running",
-            ["version", "encoder", "reranker", "device", "runtime"],
+            ["version", "encoder", "reranker", "device", "runtime", "precision"],
             registry=r,
         )
 

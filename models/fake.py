@@ -28,6 +28,7 @@ from models.types import (
     Ids,
     LateHead,
     ModelError,
+    Precision,
     Role,
     Scores,
     SparseVector,
@@ -64,6 +65,7 @@ class FakeEncoder:
 
     device = "cpu"
     runtime = "fake"
+    precision: Precision = "float32"
     prompts = NO_PROMPTS
 
     def __init__(
@@ -123,6 +125,7 @@ class FakeSparseEncoder:
 
     device = "cpu"
     runtime = "fake"
+    precision: Precision = "float32"
     prompts = NO_PROMPTS
 
     def __init__(
@@ -175,6 +178,7 @@ class FakeReranker:
 
     device = "cpu"
     runtime = "fake"
+    precision: Precision = "float32"
     prompts = NO_PROMPTS
     unit: Unit = "logit"
     tokenisation = b"ourwords"

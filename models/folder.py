@@ -37,6 +37,9 @@ _CONFIGS = (
 _VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "*.model", "added_tokens.json", "special_tokens_map.json")
 _UNITS: Mapping[str, Unit] = {"Identity": "logit", "Sigmoid": "probability"}
 _BLENDS = {"dense": {"rerank", "dense"}, "hybrid": {"rerank", "dense", "lexical"}}
+_BEARABLE = 0.005
+"""Of nDCG@10: what 8 bits may cost a reranker, at the worse end of the interval, to be taken unasked."""
+
 # They tell where and with what a model was saved, not what it computes.
 _VOLATILE = {"_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype"}
 
@@ -107,6 +110,21 @@ def read_blends(path: Path) -> Blends:
             'may have a weight for "late", too.'
         )
     return Blends(**{stage: Blend(**weights) for stage, weights in content.items()})
+
+
+def bears_eight_bits(path: Path) -> bool:
+    """Whether it was measured what 8 bits cost a reranker, and that is next to nothing."""
+    file = path / "int8.json"
+    if not file.exists():
+        return False
+    low: Any = _read(file).get("low")
+    if not _is_number(low):
+        raise ModelError(
+            f'{file} must look like {{"measure": "nDCG@10", "queries": 900, "difference": -0.0005, "low": -0.0019, '
+            '"high": 0.0008}}: what int8 changes, and the interval of that, as `winnow evaluate SETS --compare '
+            "precision=int8` says it."
+        )
+    return bool(low >= -_BEARABLE)
 
 
 def read_unit(path: Path) -> Unit:
@@ -253,4 +271,8 @@ def _terms(weights: Any) -> set[str]:
 
 
 def _is_weight(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return _is_number(value) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -61,7 +61,7 @@ class LateReranker:
         self._expansion = _expansion(module)
         self._query = self._body.text(_query_limit(module))
         self._text = self._body.text(module.document_length)
-        self.device = self._body.device
+        self.device, self.precision = self._body.device, self._body.precision
         # The query has room of its own, so this is what is left to the text, whatever the query.
         self.capacity = self._text.text_room - self._text.count(self.prompts["document"])
         if self.capacity < 1:

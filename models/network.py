@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.arithmetic import prefers_bfloat16
+from models.arithmetic import properties, whole_precision
 from models.batch import Inputs, padded
-from models.eight_bits import GROUP, quantized
+from models.eight_bits import quantized
 from models.quiet_openvino import core, openvino
 from models.runtimes import Unavailable
-from models.types import ModelOptions, Tokens
+from models.types import ModelOptions, Precision, Tokens
 
 MICRO_BATCH = 512
 """Tokens, padding included. Small enough to stay in a core's cache, where a batch of fifty chunks takes half as long
@@ -26,8 +26,6 @@ again, and for a core to find work until its neighbours end theirs; one text at 
 MOST_STREAMS = 4
 """Batches at once, each on its share of the threads. On two cores one for each is a fifth faster for many pairs; but
 the more there are, the fewer threads has a lone query."""
-
-_HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 Rows = NDArray[np.intp]
 
@@ -44,16 +42,13 @@ class Network:
     """A network that is compiled for this CPU. Threads that use it take turns, but for what is one micro-batch."""
 
     def __init__(self, model: Any, padding: int, options: ModelOptions) -> None:
-        arithmetic = _arithmetic(options)
-        self.precision = "int8" if options.precision == "int8" else arithmetic
+        self.precision: Precision = whole_precision() if options.precision == "auto" else options.precision
         self._padding = padding
         self._with_types = any(each.any_name == "token_type_ids" for each in model.inputs)
         self._streams = _streams(options.threads)
-        properties = _properties(arithmetic, options.threads, self._streams)
-        if self.precision == "int8":
-            model, properties = quantized(model), properties | GROUP
-        compiled = core().compile_model(model, "CPU", properties)
-        if arithmetic == "bfloat16" and compiled.get_property("INFERENCE_PRECISION_HINT") != openvino.Type.bf16:
+        told = properties(self.precision) | _threading(options.threads, self._streams)
+        compiled = core().compile_model(quantized(model) if self.precision == "int8" else model, "CPU", told)
+        if self.precision == "bfloat16" and compiled.get_property("INFERENCE_PRECISION_HINT") != openvino.Type.bf16:
             raise Unavailable("this CPU does not compute in bfloat16")
         self._queue = openvino.AsyncInferQueue(compiled, self._streams)
         self._queue.set_callback(_collect)
@@ -92,13 +87,6 @@ class Network:
         return padded(batch, self._padding, with_types=self._with_types)
 
 
-def _arithmetic(options: ModelOptions) -> str:
-    """What is computed with where there are no whole numbers."""
-    if options.precision in ("auto", "int8"):
-        return "bfloat16" if prefers_bfloat16() else "float32"
-    return options.precision
-
-
 def _streams(threads: int) -> int:
     return min(threads or _cores(), MOST_STREAMS)
 
@@ -107,10 +95,10 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _properties(arithmetic: str, threads: int, streams: int) -> dict[str, Any]:
+def _threading(threads: int, streams: int) -> dict[str, Any]:
     # Pinned threads stay where they are, however busy other processes keep that core.
-    properties = {"INFERENCE_PRECISION_HINT": _HINTS[arithmetic], "NUM_STREAMS": streams}
-    return properties | {"ENABLE_CPU_PINNING": False} | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
+    told = {"NUM_STREAMS": streams, "ENABLE_CPU_PINNING": False}
+    return told | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
 
 
 def _micro_batches(batch: Sequence[Tokens], streams: int) -> Iterator[Rows]:

@@ -28,7 +28,7 @@ from models.torch_body import Body
 from models.torch_device import find_device, has_bfloat16, to_bfloat16, wants_bfloat16
 from models.torch_late import TOKENS
 from models.torch_runtime import TorchEncoder, TorchReranker
-from models.types import NO_PROMPTS, ModelOptions, Prompts, Tokens
+from models.types import NO_PROMPTS, ModelOptions, Precision, Prompts, Tokens
 
 _SAMPLES = (*TEXTS, TEXTS[-1] * 6)
 """The last has a thousand tokens, or as many as the model reads: more than most windows of attention."""
@@ -52,7 +52,7 @@ class PackedEncoder(TorchEncoder):
         with _reasons():
             self.packed = PackedBody(name, self.body, "sentence_embedding")
             self.run = self.packed.run
-            prove(self.packed, options, expected, lambda: self.encode(samples))
+            self.precision = prove(self.packed, options, expected, lambda: self.encode(samples))
 
 
 class PackedReranker(TorchReranker):
@@ -68,7 +68,7 @@ class PackedReranker(TorchReranker):
         with _reasons():
             self.packed = PackedBody(name, self.body, "scores")
             self.run = self.packed.run
-            prove(self.packed, options, expected, lambda: self.score(samples)[:, None])
+            self.precision = prove(self.packed, options, expected, lambda: self.score(samples)[:, None])
 
 
 class PackedBody:
@@ -88,7 +88,7 @@ class PackedBody:
         """From now on, batches of shapes that come again are replayed."""
         self._graphs = Graphs(self._name, self.forward, record)
 
-    def speed_up(self, options: ModelOptions) -> str:
+    def speed_up(self, options: ModelOptions) -> Precision:
         """To recordings, where the device has them, and to the precision that is asked for; returns that."""
         if self._device.type == "cuda":
             self.record(Recorder(self._device))
@@ -142,16 +142,18 @@ def check_device(options: ModelOptions) -> None:
         raise Unavailable("on a GPU it computes in bfloat16, and the precision is float32")
 
 
-def prove(packed: PackedBody, options: ModelOptions, expected: Rows, compute: Callable[[], Rows]) -> None:
-    """Refuses what says something else than torch did with padding. Single precision comes first: half of it would
-    hide a small fault in how texts lie."""
+def prove(packed: PackedBody, options: ModelOptions, expected: Rows, compute: Callable[[], Rows]) -> Precision:
+    """Refuses what says something else than torch did with padding; returns what it computes in from now on. Single
+    precision comes first: half of it would hide a small fault in how texts lie."""
     _compare(compute(), expected, "float32")
-    if packed.speed_up(options) == "bfloat16":
+    precision = packed.speed_up(options)
+    if precision == "bfloat16":
         for _ in range(_COMINGS):
-            _compare(compute(), expected, "bfloat16")
+            _compare(compute(), expected, precision)
+    return precision
 
 
-def _compare(got: Rows, expected: Rows, precision: str) -> None:
+def _compare(got: Rows, expected: Rows, precision: Precision) -> None:
     far, most = distance(got, expected), TOLERANCES[precision]
     if not far <= most:
         raise Unavailable(f"without padding it differs by {far:.2g}, where {most:.2g} is allowed in {precision}")

@@ -21,7 +21,7 @@ from models.tokens import TOKENISATION, TextTokenizer
 from models.torch_body import Body, finite
 from models.torch_loading import load, stored_tensors
 from models.torch_runtime import completed, read_prompts
-from models.types import NO_PROMPTS, ModelError, ModelOptions, Prompts, Role, SparseVector, Tokens
+from models.types import NO_PROMPTS, ModelError, ModelOptions, Precision, Prompts, Role, SparseVector, Tokens
 
 MOST_TERMS = 256
 """What a text weighs beyond so many terms is let go, the lightest first: otherwise one odd text could fill an index
@@ -38,6 +38,7 @@ class _Side(Protocol):
     """How texts of one side of the search are read."""
 
     text: TextTokenizer
+    precision: Precision
 
     def encode(self, batch: Sequence[Tokens], most: int) -> list[SparseVector]: ...
 
@@ -57,7 +58,7 @@ class TorchSparseEncoder:
         self.most_terms = min(model.max_active_dims or MOST_TERMS, MOST_TERMS)
         self._sides = _sides(name, path, model, options)
         self.reads_queries = isinstance(self._sides["query"], _Reading)
-        self.device = str(model.device)
+        self.device, self.precision = str(model.device), self._sides["document"].precision
         self._text = self._sides["document"].text
         self.capacity = self._text.text_room - self._text.count(self.prompts["document"])
         if self.capacity < 1:
@@ -93,7 +94,7 @@ class _Reading:
         self._body = Body(name, model, options, modules)
         _check_head(name, path, self._body.transformer.model)
         modules[-1].chunk_size = POSITIONS_AT_ONCE
-        self.text = self._body.plain_text()
+        self.text, self.precision = self._body.plain_text(), self._body.precision
 
     def encode(self, batch: Sequence[Tokens], most: int) -> list[SparseVector]:
         with torch.inference_mode():
@@ -105,6 +106,8 @@ class _Reading:
 
 class _Looking:
     """A table that says what each token weighs, wherever it stands."""
+
+    precision: Precision = "float32"
 
     def __init__(self, name: str, module: SparseStaticEmbedding) -> None:
         self._table = finite(name, module.weight.detach())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.batch import check_finite, padded
 from models.tokens import TextTokenizer
 from models.torch_device import to_bfloat16, wants_bfloat16
-from models.types import ModelError, ModelOptions, OutOfMemory, Role, Tokens
+from models.types import ModelError, ModelOptions, OutOfMemory, Precision, Role, Tokens
 
 # Tokenizers without a limit of their own say 10**30.
 _LONGEST = 10**6
@@ -35,7 +35,8 @@ class Body:
         self.device = str(model.device)
         if options.threads:
             torch.set_num_threads(options.threads)
-        if wants_bfloat16(options, self._device):
+        self.precision: Precision = "bfloat16" if wants_bfloat16(options, self._device) else "float32"
+        if self.precision == "bfloat16":
             to_bfloat16(self.transformer.model)
         self.tokenizer: Any = self.transformer.tokenizer
         self.padding: int = self.tokenizer.pad_token_id or 0

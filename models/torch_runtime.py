@@ -52,7 +52,7 @@ class TorchEncoder:
         self.text = self.body.plain_text()
         if wants_end(path) and not self.text.ends:
             _check_last(name, model)
-        self.device = self.body.device
+        self.device, self.precision = self.body.device, self.body.precision
         self.capacity = self.text.text_room - self.text.count(self.prompts["document"])
         self.fingerprint = hash_folder(path, self._facts())
 
@@ -117,7 +117,7 @@ class TorchReranker:
         self.body = Body(name, model, options)
         self.run: Run = self.body.run
         self.text = self.body.plain_text()
-        self.device = self.body.device
+        self.device, self.precision = self.body.device, self.body.precision
         self.capacity = self.text.pair_room - self.text.count(self.prompts["query"])
         self.tokenisation = self.text.mark()
         self.fingerprint = hash_folder(path, self._facts())

@@ -34,6 +34,12 @@ Prompts = Mapping[Role, str]
 
 NO_PROMPTS: Prompts = {"query": "", "document": ""}
 
+Precision = Literal["float32", "bfloat16", "int8"]
+"""The numbers that a model computes in."""
+
+AskedPrecision = Literal["auto"] | Precision
+"""Those that it is to compute in: `auto` leaves the choice to what is faster."""
+
 Unit = Literal["logit", "probability", "similarity"]
 """What a reranker's scores are: logits, their sigmoid, or numbers of another kind, whose order alone says something."""
 
@@ -93,7 +99,7 @@ class ModelOptions:
     """Where and how models run, whichever they are."""
 
     device: str = "auto"
-    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    precision: AskedPrecision = "auto"
     """int8 is for rerankers; see `unrounded`."""
     threads: int = 0
     """CPU threads of model work; 0 leaves the choice to what computes."""
@@ -212,6 +218,9 @@ class BiEncoder(Protocol):
         """What computes it."""
 
     @property
+    def precision(self) -> Precision: ...
+
+    @property
     def prompts(self) -> Prompts: ...
 
     @property
@@ -255,6 +264,9 @@ class SparseEncoder(Protocol):
         """What computes it."""
 
     @property
+    def precision(self) -> Precision: ...
+
+    @property
     def prompts(self) -> Prompts: ...
 
     @property
@@ -294,6 +306,9 @@ class Reranker(Protocol):
     @property
     def runtime(self) -> str:
         """What computes it."""
+
+    @property
+    def precision(self) -> Precision: ...
 
     @property
     def unit(self) -> Unit: ...

@@ -21,7 +21,7 @@ class Comparer:
         self._encoder = encoder
         self._late = late
         self._bench = bench
-        self._numbers = *numbers(encoder, bench.options.unrounded), late.fingerprint
+        self._numbers = *numbers(encoder), late.fingerprint
 
     def compare(self, query: str, texts: Sequence[str]) -> Scores:
         return nearness(self._query(query), self._tokens(texts, "document"))

@@ -56,7 +56,7 @@ def _windows(
     with bench.track(what, len(texts)) as advance:
         for start in range(0, len(texts), WINDOW):
             window = texts[start : start + WINDOW]
-            keys = [key(label, *numbers(encoder, bench.options.unrounded), role, text) for text in window]
+            keys = [key(label, *numbers(encoder), role, text) for text in window]
             found = bench.cache.get(keys)
             advance(sum(each in found for each in keys))
             missing = {each: text for each, text in zip(keys, window, strict=True) if each not in found}

@@ -72,6 +72,7 @@ class Judged:
 
 def evaluate(dataset: Dataset, setup: Setup, bench: Workbench, seed: int) -> tuple[Evaluation, list[Run]]:
     """Everything there is to measure, and the runs that it was measured on."""
+    bench = bench.computing_in(setup.precision)
     stand = _prepare(dataset, setup, bench)
     judged = _judge(stand, bench) if setup.rerank else None
     runs = _runs(stand, judged)
@@ -96,6 +97,7 @@ def evaluate(dataset: Dataset, setup: Setup, bench: Workbench, seed: int) -> tup
 
 def runs(dataset: Dataset, setup: Setup, bench: Workbench) -> list[Run]:
     """What every way through the stages finds, for questions that nobody has judged yet."""
+    bench = bench.computing_in(setup.precision)
     stand = _prepare(dataset, setup, bench)
     return _runs(stand, _judge(stand, bench) if setup.rerank else None)
 
@@ -326,7 +328,8 @@ def _settings(stand: Stand, bench: Workbench) -> Mapping[str, Option]:
         **asdict(setup.recipe),
         **blends,
         "device": stand.encoder.device,
-        "precision": options.precision,
+        "precision": stand.encoder.precision,
+        "reranker_precision": stand.reranker.precision,
         "runtime": stand.encoder.runtime,
         "threads": options.threads,
         "dims": min(setup.dims or stand.encoder.dimensions, stand.encoder.dimensions),

@@ -45,7 +45,7 @@ class Scorer:
     def __init__(self, reranker: Reranker, bench: Workbench) -> None:
         self._reranker = reranker
         self._bench = bench
-        self._numbers = numbers(reranker, bench.options)
+        self._numbers = numbers(reranker)
 
     def score(self, query: str, texts: Sequence[str]) -> Pairs:
         keys = self._keys(query, texts)

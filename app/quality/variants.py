@@ -10,17 +10,19 @@ from typing import Any, get_args
 from app.errors import WinnowError
 from app.quality.types import BASE
 from app.types import Fusing, Fusion, Recipe
+from models.types import AskedPrecision, Precision
 from models.words import LANGUAGES, Language
 
 TITLES = ("first", "every", "never")
 FUSINGS = get_args(Fusing)
+PRECISIONS = ("auto", *get_args(Precision))
 
 SHORTEST = 16
 """Tokens of a chunk, as the settings have it."""
 
 KEYS = (
     "encoder", "reranker", "sparse", "dims", "chunk_tokens", "overlap_tokens", "title", "candidates", "language",
-    "late", "collection", "fusion", "dense_weight", "lexical_weight", "sparse_weight", "fusion_k",
+    "late", "precision", "collection", "fusion", "dense_weight", "lexical_weight", "sparse_weight", "fusion_k",
 )  # fmt: skip
 WHOLE = ("dims", "chunk_tokens", "overlap_tokens", "fusion_k")
 WEIGHTS = ("dense_weight", "lexical_weight", "sparse_weight")
@@ -54,6 +56,8 @@ class Setup:
     """A sparse encoder, if there is to be any."""
     late: bool = True
     """Whether candidates are compared token by token, where the encoder does that."""
+    precision: AskedPrecision | None = None
+    """The numbers that models compute in, if not those of the settings."""
     collection: str | None = None
     """A collection of a running service, which then has the models and the recipe."""
     name: str = BASE
@@ -81,6 +85,8 @@ def checked(setup: Setup) -> Setup:
     """Refuse what no model has to be asked for."""
     if setup.language not in LANGUAGES:
         raise BadSetup(f"There is no language '{setup.language}': choose one of {', '.join(LANGUAGES)}.")
+    if setup.precision and setup.precision not in PRECISIONS:
+        raise BadSetup(f"precision={setup.precision} is not possible: choose one of {', '.join(PRECISIONS)}.")
     if setup.recipe.title not in TITLES:
         raise BadSetup(f"title={setup.recipe.title} is not possible: choose one of {', '.join(TITLES)}.")
     if setup.depth < 1 or min(setup.candidates) < 1 or (setup.dims is not None and setup.dims < 1):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from app.quality.cache import Cache
 from models.catalog import open_encoder, open_reranker, open_sparse
-from models.types import BiEncoder, ModelOptions, Reranker, SparseEncoder
+from models.types import AskedPrecision, BiEncoder, ModelOptions, Reranker, SparseEncoder
 
 Advance = Callable[[int], object]
 
@@ -29,6 +29,16 @@ class Workbench:
     encoders: dict[str, BiEncoder] = field(default_factory=dict)
     rerankers: dict[str, Reranker] = field(default_factory=dict)
     sparse_encoders: dict[str, SparseEncoder] = field(default_factory=dict)
+    others: dict[AskedPrecision, Workbench] = field(default_factory=dict)
+
+    def computing_in(self, precision: AskedPrecision | None) -> Workbench:
+        """One whose models compute in those numbers, with the same cache; without a word, this one."""
+        if precision is None:
+            return self
+        if precision not in self.others:
+            options = replace(self.options, precision=precision)
+            self.others[precision] = Workbench(options, self.cache, self.track, self.batch_tokens, self.query_reserve)
+        return self.others[precision]
 
     def encoder(self, name: str) -> BiEncoder:
         if name not in self.encoders:
@@ -46,9 +56,9 @@ class Workbench:
         return self.sparse_encoders[name]
 
 
-def numbers(model: BiEncoder | Reranker | SparseEncoder, options: ModelOptions) -> tuple[str, str, str]:
+def numbers(model: BiEncoder | Reranker | SparseEncoder) -> tuple[str, str, str]:
     """All that a model's numbers depend on beside its input: what computes them rounds in its own way."""
-    return model.fingerprint, options.precision, f"{model.device} {model.runtime}"
+    return model.fingerprint, model.precision, f"{model.device} {model.runtime}"
 
 
 def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

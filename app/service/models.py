@@ -113,8 +113,8 @@ class Models:
             opened = await asyncio.get_running_loop().run_in_executor(self._threads, opens, name, self._options)
         except ModelError as error:
             raise Invalid(str(error)) from error
-        facts = {"device": opened.device, "runtime": opened.runtime, "fingerprint": opened.fingerprint[:12]}
-        log.info("model opened", model=name, **facts)
+        facts = {"device": opened.device, "runtime": opened.runtime, "precision": opened.precision}
+        log.info("model opened", model=name, **facts, fingerprint=opened.fingerprint[:12])
         return opened
 
     def _memory(self) -> Memory:

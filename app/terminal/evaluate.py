@@ -74,9 +74,9 @@ def evaluate(
     kept, so that a second run takes seconds and an interrupted one goes on where it was. With --collection the
     searches of a running service are measured instead; its documents must have the dataset's ids.
 
-    Keys of --compare: encoder, reranker, sparse, late, dims, chunk_tokens, overlap_tokens, title, candidates,
-    language, fusion, dense_weight, lexical_weight, sparse_weight, fusion_k; with --collection: collection, candidates,
-    late and those of the fusion.
+    Keys of --compare: encoder, reranker, sparse, late, precision, dims, chunk_tokens, overlap_tokens, title,
+    candidates, language, fusion, dense_weight, lexical_weight, sparse_weight, fusion_k; with --collection: collection,
+    candidates, late and those of the fusion.
 
     \b
     winnow evaluate datasets/scifact

@@ -9,17 +9,18 @@ import pytest
 import torch
 
 from models import arithmetic, torch_device
-from models.arithmetic import computes_bfloat16, prefers_bfloat16, seconds
-from models.catalog import open_reranker
-from models.network import Network
-from models.types import ModelOptions
+from models.arithmetic import computes_bfloat16, prefers_bfloat16, prefers_eight_bits, seconds
+from models.catalog import open_encoder
+from models.types import ModelOptions, Precision
 
 
 @pytest.fixture(autouse=True)
 def anew() -> Iterator[None]:
-    prefers_bfloat16.cache_clear()
+    for each in (prefers_bfloat16, prefers_eight_bits):
+        each.cache_clear()
     yield
-    prefers_bfloat16.cache_clear()
+    for each in (prefers_bfloat16, prefers_eight_bits):
+        each.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -30,22 +31,29 @@ def test_bfloat16_is_taken_where_it_is_there_and_faster(
     monkeypatch: pytest.MonkeyPatch, has_it: bool, bf16: float, f32: float, chosen: bool
 ) -> None:
     monkeypatch.setattr(arithmetic, "computes_bfloat16", lambda: has_it)
-    monkeypatch.setattr(arithmetic, "seconds", {"bf16": bf16, "f32": f32}.__getitem__)
+    monkeypatch.setattr(arithmetic, "seconds", {"bfloat16": bf16, "float32": f32}.__getitem__)
     assert prefers_bfloat16() is chosen
 
 
 @pytest.mark.skipif(not computes_bfloat16(), reason="this CPU does not compute in bfloat16")
-@pytest.mark.parametrize(("faster", "precision"), [("bf16", "bfloat16"), ("f32", "float32")])
-def test_models_are_opened_in_what_is_faster(monkeypatch: pytest.MonkeyPatch, faster: str, precision: str) -> None:
-    monkeypatch.setattr(arithmetic, "seconds", lambda hint: 1.0 if hint == faster else 2.0)
-    opened = open_reranker("embedded", ModelOptions(device="cpu", runtime="openvino"))
-    network: Network = vars(opened)["_network"]
-    assert network.precision == precision
+@pytest.mark.parametrize("faster", ["bfloat16", "float32"])
+def test_models_are_opened_in_what_is_faster(monkeypatch: pytest.MonkeyPatch, faster: Precision) -> None:
+    monkeypatch.setattr(arithmetic, "seconds", lambda precision: 1.0 if precision == faster else 2.0)
+    assert open_encoder("embedded", ModelOptions(device="cpu", runtime="openvino")).precision == faster
 
 
-def test_products_take_time_in_either() -> None:
-    assert seconds("f32") > 0
-    assert seconds("bf16") > 0
+@pytest.mark.parametrize(("int8", "chosen"), [(0.7, True), (0.9, False)])
+def test_eight_bits_are_taken_where_they_save_a_good_deal_over_the_better_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, int8: float, chosen: bool
+) -> None:
+    monkeypatch.setattr(arithmetic, "computes_bfloat16", lambda: True)
+    monkeypatch.setattr(arithmetic, "seconds", {"bfloat16": 1.0, "float32": 3.0, "int8": int8}.__getitem__)
+    assert prefers_eight_bits() is chosen
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_products_take_time_in_each(precision: Precision) -> None:
+    assert seconds(precision) > 0
 
 
 @pytest.mark.parametrize(("faster", "chosen"), [(torch.bfloat16, True), (torch.float32, False)])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models.catalog import open_encoder, open_reranker
+from models import openvino_runtime
+from models.catalog import locate, open_encoder, open_reranker
 from models.types import ModelError, ModelOptions, Reranker
 from tests.models import tiny
 
@@ -41,11 +45,49 @@ def test_a_text_has_the_same_score_whatever_is_beside_it(short: Reranker) -> Non
     np.testing.assert_allclose(short.score(pairs), alone, atol=0.02)
 
 
+def _with_price(folder: Path, **told: object) -> str:
+    """A copy of the embedded reranker that says so of 8 bits, or nothing."""
+    copy = shutil.copytree(locate("embedded", "reranker", ModelOptions()), folder / "reranker")
+    (copy / "int8.json").unlink(missing_ok=True)
+    if told:
+        (copy / "int8.json").write_text(json.dumps(told))
+    return str(copy)
+
+
+@pytest.mark.parametrize(
+    ("told", "faster", "rounded"),
+    [
+        ({"difference": -0.001, "low": -0.003}, True, True),
+        ({"difference": -0.001, "low": -0.003}, False, False),
+        ({"difference": -0.001, "low": -0.03}, True, False),
+        ({}, True, False),
+    ],
+    ids=["costs nothing", "saves nothing", "may cost something", "nobody knows"],
+)
+def test_unasked_a_reranker_is_rounded_where_it_says_that_it_costs_nothing_and_it_saves_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: dict[str, object], faster: bool, rounded: bool
+) -> None:
+    monkeypatch.setattr(openvino_runtime, "prefers_eight_bits", lambda: faster)
+    opened = open_reranker(_with_price(tmp_path, **told), replace(EXACT, precision="auto"))
+    assert (opened.precision == "int8") is rounded
+
+
+def test_what_is_asked_for_comes_before_what_a_folder_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(openvino_runtime, "prefers_eight_bits", lambda: True)
+    assert open_reranker(_with_price(tmp_path, low=0), EXACT).precision == "float32"
+
+
+@pytest.mark.parametrize("low", ["-0.001", None, True, float("nan")])
+def test_a_price_that_is_no_number_is_refused_with_what_it_should_look_like(tmp_path: Path, low: object) -> None:
+    with pytest.raises(ModelError, match=r'int8\.json must look like \{"measure"'):
+        open_reranker(_with_price(tmp_path, low=low), replace(EXACT, precision="auto"))
+
+
 def test_vectors_are_not_rounded() -> None:
     usual, asked = (open_encoder("embedded", replace(EXACT, precision=each)) for each in ("auto", "int8"))
     batch = usual.tokenize(TEXTS, "document")
     np.testing.assert_array_equal(asked.encode(batch), usual.encode(batch))
-    assert asked.fingerprint == usual.fingerprint
+    assert (asked.fingerprint, asked.precision) == (usual.fingerprint, usual.precision)
 
 
 @pytest.mark.parametrize("options", [replace(SHORT, runtime="torch"), replace(SHORT, runtime="auto", device="meta")])

@@ -352,7 +352,7 @@ PROCESS = Row(
             "Versions and models",
             "One line for each instance: the release, the models of new collections, and where they run.",
             Ask("winnow_info{}"),
-            columns=["instance", "version", "encoder", "reranker", "device", "runtime"],
+            columns=["instance", "version", "encoder", "reranker", "device", "runtime", "precision"],
             hidden=["__name__", "job"],
             width=24,
         ),

@@ -54,7 +54,7 @@ async def test_every_metric_is_there_and_every_stage_of_both_pipelines_is_timed(
     assert queued == {("search", "embed"), ("search", "rerank"), ("ingest", "embed")}
     assert families["winnow_ready"].samples[0].value == 1
     told = families["winnow_info"].samples[0].labels
-    assert (told["encoder"], told["runtime"]) == ("fake:64", "fake")
+    assert (told["encoder"], told["runtime"], told["precision"]) == ("fake:64", "fake", "float32")
 
 
 async def test_the_gauges_of_an_index_follow_what_it_holds(service: Service) -> None:

@@ -273,3 +273,17 @@ def test_the_embedded_models_rank_sensibly(tmp_path: Path) -> None:
     assert answers(runs, evaluation.served, "q")[0] == "bee"
     assert answers(runs, evaluation.served, "p")[0] == "camel"
     assert np.isfinite([measure.estimate.mean for arm in evaluation.arms for measure in arm.measures]).all()
+
+
+def test_in_8_bits_the_reranker_says_nearly_the_same_and_nothing_is_taken_for_the_others(tmp_path: Path) -> None:
+    dataset, made = read(write(tmp_path, queries={"q": "ship of the desert"}, answers={"q": {"camel": 1}})), bench()
+    made.rerankers.clear()
+    exact, rough = (
+        evaluate(dataset, Setup("embedded", "embedded", precision=precision), made, 0)
+        for precision in ("float32", "int8")
+    )
+    assert [each.settings["reranker_precision"] for each, _ in (exact, rough)] == ["float32", "int8"]
+    ours, theirs = (next(run for run in runs if run.arm == "dense+rerank").scores["q"] for _, runs in (exact, rough))
+    assert ours != theirs
+    assert ours == pytest.approx(theirs, abs=1)
+    assert exact[1][0].scores["q"] == pytest.approx(rough[1][0].scores["q"], abs=0.01), "vectors are not rounded"

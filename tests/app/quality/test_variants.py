@@ -22,6 +22,7 @@ def test_a_variant_changes_what_it_names_and_nothing_else() -> None:
         name="encoder=./mine, dims=128,chunk_tokens=64,title=never",
     )
     assert vary(PLAIN, "candidates=20").candidates == (20,)
+    assert vary(PLAIN, "precision=int8").precision == "int8"
     assert vary(ASKED, "collection=other").collection == "other"
     assert PLAIN.name == BASE
 
@@ -40,6 +41,7 @@ def test_a_variant_may_fuse_in_another_way() -> None:
             "with one of encoder, reranker, sparse, dims, chunk_tokens, overlap_tokens, title, candidates, language, ",
         ),
         ("collection=papers", "with one of encoder"),
+        ("precision=int4", "precision=int4 is not possible: choose one of auto, float32, bfloat16, int8"),
         ("dims", "write key=value"),
         ("dims=", "write key=value"),
         ("dims=many", "dims is 'many', which is not a whole number"),
