@@ -131,6 +131,10 @@ class Batcher:
             ahead = sum(call.tokens for call in self._lines["search"])
             return (ahead + tokens) * self._spent / self._computed
 
+    def waves(self) -> AbstractContextManager[None]:
+        """For a search that asks again as soon as it is answered: between two of its waves no ingest begins."""
+        return self._device.waves()
+
     @contextmanager
     def _hold(self, who: Caller, tokens: int) -> Iterator[None]:
         try:

@@ -7,6 +7,8 @@ whoever comes is told too; if it comes back after all, the device goes on.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -24,6 +26,9 @@ log = structlog.get_logger()
 
 SLOWER = 10.0
 """So many times what its model's rate lets one expect a batch may take: a busy machine, one that swaps."""
+
+PAUSE = 0.02
+"""Seconds that a search between two of its waves is waited for; it takes a tenth of that to come back."""
 
 LOST = Event()
 """Set once an extension has ended a thread, which Python takes to live on: asked where its threads are, it would read a
@@ -90,6 +95,8 @@ class Device:
         self._gain = bulk_share / (1 - bulk_share)
         self._saved = self._price = 0.0
         """Model time that searches owe to ingest, and what an ingest batch costs."""
+        self._returning, self._free = 0, 0.0
+        """Searches that ask in waves, and since when there might have been one of them."""
         self._thread = self._begin()
 
     def add(self, lines: Lines) -> None:
@@ -104,6 +111,18 @@ class Device:
             self.changed.notify()
         work = self.work
         self._thread.join(max(-work.overdue, 0.0) if work else self._patience)
+
+    @contextmanager
+    def waves(self) -> Iterator[None]:
+        """While a search comes back again and again, no batch of ingest slips in before its next wave."""
+        with self.changed:
+            self._returning, self._free = self._returning + 1, perf_counter()
+        try:
+            yield
+        finally:
+            with self.changed:
+                self._returning -= 1
+                self.changed.notify()
 
     def check_open(self) -> None:
         if self.closed:
@@ -167,13 +186,13 @@ class Device:
             while (choice := self._choose()) is None:
                 if self.closed:
                     return False
-                self.changed.wait()
+                self.changed.wait(PAUSE if self._returning else None)
             lines, lane, contended = choice
             batch = lines.next_batch(lane)
             self.work = Work(lines, batch, self._allowed(lines, batch))
         began = perf_counter()
         lines.compute(batch)
-        self.work = None
+        self.work, self._free = None, perf_counter()
         self._charge(lane, perf_counter() - began, contended)
         return True
 
@@ -190,8 +209,9 @@ class Device:
     def _choose(self) -> tuple[Lines, Lane, bool] | None:
         """Whose batch is next, in which lane, and whether the other lane waits for it."""
         search, ingest = self._oldest("search"), self._oldest("ingest")
-        if ingest and (search is None or 0 < self._saved >= self._price):
-            return ingest, "ingest", search is not None
+        wanted = search is not None or (self._returning > 0 and perf_counter() < self._free + PAUSE)
+        if ingest and (not wanted or 0 < self._saved >= self._price):
+            return ingest, "ingest", wanted
         return (search, "search", ingest is not None) if search else None
 
     def _oldest(self, lane: Lane) -> Lines | None:

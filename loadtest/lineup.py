@@ -161,12 +161,12 @@ def _serve_winnow_without_blend(python: Path, folder: Path, port: int) -> list[C
     return [replace(command, words=(*command.words, "--reranker", reranker), environment=environment)]
 
 
-def _in_int8(commands: Commands) -> Commands:
-    def quantized(python: Path, folder: Path, port: int) -> list[Command]:
+def _in_float32(commands: Commands) -> Commands:
+    def exact(python: Path, folder: Path, port: int) -> list[Command]:
         given = commands(python, folder, port)
-        return [replace(each, environment={**each.environment, "WINNOW_PRECISION": "int8"}) for each in given]
+        return [replace(each, environment={**each.environment, "WINNOW_PRECISION": "float32"}) for each in given]
 
-    return quantized
+    return exact
 
 
 def _url(port: int, path: str) -> str:
@@ -212,10 +212,10 @@ LINEUP = {
             Winnow({"mode": "dense"}),
         ),
         Peer(
-            "winnow-int8",
-            "the same with WINNOW_PRECISION=int8",
+            "winnow-float32",
+            "the same with WINNOW_PRECISION=float32",
             None,
-            _in_int8(_serve_winnow_without_blend),
+            _in_float32(_serve_winnow_without_blend),
             Winnow({"mode": "dense"}),
         ),
         Peer(
@@ -227,10 +227,10 @@ LINEUP = {
             Winnow({"candidates": "auto"}),
         ),
         Peer(
-            "winnow-default-int8",
-            "the same with WINNOW_PRECISION=int8",
+            "winnow-default-float32",
+            "the same with WINNOW_PRECISION=float32",
             None,
-            _in_int8(serve_winnow),
+            _in_float32(serve_winnow),
             Winnow({"candidates": "auto"}),
         ),
         Peer(

@@ -69,17 +69,31 @@ class Corpus:
             yield json.dumps({"id": str(number), "text": self.text(number)}).encode() + b"\n"
 
 
-async def search_until(stop: asyncio.Event, client: httpx.AsyncClient, corpus: Corpus, phase: Phase, seed: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What all clients do."""
+
+    client: httpx.AsyncClient
+    corpus: Corpus
+    clients: int
+    candidates: int | str
+
+    def body(self, chance: random.Random) -> dict[str, object]:
+        query = self.corpus.query(chance)
+        return {"query": query, "collection": COLLECTION, "top_k": 10, "candidates": self.candidates}
+
+
+async def search_until(stop: asyncio.Event, asking: Asking, phase: Phase, seed: int) -> None:
     """One client: asks, checks the answer, asks again; backs off when told to."""
     chance = random.Random(seed)
     while not stop.is_set():
-        body = {"query": corpus.query(chance), "collection": COLLECTION, "top_k": 10, "candidates": 50}
+        body = asking.body(chance)
         began = perf_counter()
-        answer = await client.post("/search", json=body)
+        answer = await asking.client.post("/search", json=body)
         phase.statuses[answer.status_code] += 1
         if answer.status_code == 200:
             phase.seconds.append(perf_counter() - began)
-            phase.torn += sum(is_torn(hit, corpus) for hit in answer.json()["hits"])
+            phase.torn += sum(is_torn(hit, asking.corpus) for hit in answer.json()["hits"])
         else:
             await asyncio.sleep(float(answer.headers.get("retry-after", BACKOFF_SECONDS)) * chance.uniform(0.5, 1))
 
@@ -89,9 +103,9 @@ def is_torn(hit: dict[str, str | int], corpus: Corpus) -> bool:
     return text[int(hit["start"]) : int(hit["end"])] != hit["text"]
 
 
-async def run_phase(client: httpx.AsyncClient, corpus: Corpus, clients: int, until: asyncio.Future[None]) -> Phase:
+async def run_phase(asking: Asking, until: asyncio.Future[None]) -> Phase:
     phase, stop, began = Phase(), asyncio.Event(), perf_counter()
-    searches = [asyncio.create_task(search_until(stop, client, corpus, phase, seed)) for seed in range(clients)]
+    searches = [asyncio.create_task(search_until(stop, asking, phase, seed)) for seed in range(asking.clients)]
     await until
     phase.lasted = perf_counter() - began
     stop.set()
@@ -123,10 +137,11 @@ async def measure(url: str, given: argparse.Namespace) -> None:
         await client.delete(f"/collections/{COLLECTION}")
         (await client.post("/collections", json={"name": COLLECTION})).raise_for_status()
         total = given.before + given.documents
+        asking = Asking(client, corpus, given.clients, given.candidates)
         await ingest(client, corpus, 0, given.before)
-        alone = await run_phase(client, corpus, given.clients, asyncio.ensure_future(asyncio.sleep(given.seconds)))
+        alone = await run_phase(asking, asyncio.ensure_future(asyncio.sleep(given.seconds)))
         streaming = asyncio.ensure_future(ingest(client, corpus, given.before, total))
-        during = await run_phase(client, corpus, given.clients, streaming)
+        during = await run_phase(asking, streaming)
         lost = await count_lost(client, total)
         await client.delete(f"/collections/{COLLECTION}")
     report(given, alone, during, lost)
@@ -134,7 +149,7 @@ async def measure(url: str, given: argparse.Namespace) -> None:
 
 def report(given: argparse.Namespace, alone: Phase, during: Phase, lost: int) -> None:
     ratio = np.percentile(during.seconds, 99) / np.percentile(alone.seconds, 99)
-    print(f"{given.clients} clients, 50 candidates, about {given.words} words a document\n")
+    print(f"{given.clients} clients, candidates: {given.candidates}, about {given.words} words a document\n")
     print("| phase | searches | per s | p50 ms | p95 ms | p99 ms | 429 | other errors | torn hits |")
     print("|---|---|---|---|---|---|---|---|---|")
     print(alone.row(f"searches alone, {given.before} documents"))
@@ -152,6 +167,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--before", type=int, default=2000, help="documents there in the first phase")
     parser.add_argument("--words", type=int, default=40, help="mean words per document")
+    parser.add_argument(
+        "--candidates", type=lambda text: int(text) if text.isdecimal() else text, default="auto", help="to rerank"
+    )
     parser.add_argument("--seconds", type=float, default=60, help="length of the first phase")
     return parser.parse_args()
 

@@ -257,6 +257,48 @@ async def test_a_share_of_nothing_leaves_ingest_the_pauses_only() -> None:
     assert await share_of_ingest(0) < 0.1
 
 
+async def test_between_the_waves_of_a_search_no_ingest_begins(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.device.PAUSE", 60.0)
+    model = Model()
+    with open_device(bulk_share=0) as device:
+        batcher = serve(model, device, metrics)
+        with batcher.waves():
+            await batcher.run([text(1, 1)], "search")
+            (taken,) = await begin(batcher.run([text(1, 3)], "ingest"))
+            await batcher.run([text(1, 2)], "search")
+            await asyncio.sleep(0.05)
+            assert model.seen == [1, 2]
+        await taken
+    assert model.seen == [1, 2, 3]
+
+
+async def test_a_search_that_does_not_come_back_for_its_next_wave_is_not_waited_for_long(
+    device: Device, metrics: Metrics
+) -> None:
+    batcher = serve(Model(), device, metrics)
+    with batcher.waves():
+        await batcher.run([text(1)], "search")
+        assert (await asyncio.wait_for(batcher.run([text(1, 7)], "ingest"), 10)).values == [7]
+
+
+async def test_between_waves_ingest_keeps_its_share(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.device.PAUSE", 60.0)
+    model, stop = Model(seconds=0.004), asyncio.Event()
+    with open_device(0.25) as device:
+        batcher = serve(model, device, metrics, budget=300, bulk_budget=300)
+        with batcher.waves():
+            taking = [asyncio.create_task(keep_busy(batcher, "ingest", stop)) for _ in range(3)]
+            searches = 0
+            while searches < 100:
+                await batcher.run([text(300)], "search")
+                searches += 1
+            stop.set()
+        taken = sum(await asyncio.gather(*taking))
+    assert 0.1 < taken / (taken + searches) < 0.4
+
+
 async def test_overload_is_refused_before_any_work_and_says_when_to_come_back(device: Device, metrics: Metrics) -> None:
     model = Model(seconds=0.2)
     batcher = serve(model, device, metrics, queue=1000)
