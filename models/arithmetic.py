@@ -42,7 +42,10 @@ def prefers_bfloat16() -> bool:
 @cache
 def prefers_eight_bits() -> bool:
     """Whether layers in 8 bits are a good deal faster than without; that takes as long."""
-    return seconds("int8") < _WORTH * seconds(whole_precision())
+    try:
+        return seconds("int8") < _WORTH * seconds(whole_precision())
+    except RuntimeError:  # OpenVINO knows no such layers for this CPU
+        return False
 
 
 def whole_precision() -> Precision:

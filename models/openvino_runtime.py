@@ -7,18 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from models.arithmetic import prefers_eight_bits
 from models.batch import check_finite
 from models.conversions import check, converted
-from models.converted import Source
+from models.converted import Converted, Source
 from models.folder import bears_eight_bits, check_folder, read_blends, read_unit
 from models.late_head import read_late, rounded
 from models.network import Network
+from models.runtimes import Unavailable
 from models.tokens import TextTokenizer
 from models.types import NO_PROMPTS, Embedded, Ids, ModelOptions, Prompts, Role, Scores, Tokens, Vectors
+
+log = structlog.get_logger()
 
 
 class OpenvinoEncoder:
@@ -36,9 +40,8 @@ class OpenvinoEncoder:
         self._text = TextTokenizer(model.tokenizer, facts.limit)
         self.capacity = self._text.text_room - self._text.count(self.prompts["document"])
         self.late = read_late(path)
-        self._network = Network(model.network, facts.padding, options)
+        self._network = _checked(model, options)
         self.precision = self._network.precision
-        check(self._network, facts)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -84,15 +87,14 @@ class OpenvinoReranker:
         check_folder(name, path, "reranker")
         self.blends, self.unit = read_blends(path), read_unit(path)
         model = converted(Source(name, path, "reranker", options, NO_PROMPTS))
-        facts, options = model.facts, _settled(options, path)
+        facts = model.facts
         self.name = name
         self.prompts, self.fingerprint = facts.prompts, facts.fingerprint
         self._text = TextTokenizer(model.tokenizer, facts.limit)
         self.capacity = self._text.pair_room - self._text.count(self.prompts["query"])
         self.tokenisation = self._text.mark()
-        self._network = Network(model.network, facts.padding, options)
+        self._network = _perhaps_rounded(model, options, name, path)
         self.precision = self._network.precision
-        check(self._network, facts)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -116,7 +118,17 @@ class OpenvinoReranker:
         return scores
 
 
-def _settled(options: ModelOptions, path: Path) -> ModelOptions:
-    """Unasked, a reranker is rounded to 8 bits where that is known to cost it next to nothing and saves a good deal."""
-    gains = options.precision == "auto" and bears_eight_bits(path) and prefers_eight_bits()
-    return replace(options, precision="int8") if gains else options
+def _perhaps_rounded(model: Converted, options: ModelOptions, name: str, path: Path) -> Network:
+    """Unasked, a reranker computes in 8 bits where that is known to cost it next to nothing and saves a good deal."""
+    if options.precision == "auto" and bears_eight_bits(path) and prefers_eight_bits():
+        try:
+            return _checked(model, replace(options, precision="int8"))
+        except Unavailable as error:
+            log.warning("reranker is not rounded to 8 bits", model=name, reason=str(error))
+    return _checked(model, options)
+
+
+def _checked(model: Converted, options: ModelOptions) -> Network:
+    network = Network(model.network, model.facts.padding, options)
+    check(network, model.facts)
+    return network

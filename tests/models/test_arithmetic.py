@@ -51,6 +51,16 @@ def test_eight_bits_are_taken_where_they_save_a_good_deal_over_the_better_of_the
     assert prefers_eight_bits() is chosen
 
 
+def test_eight_bits_are_left_alone_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(precision: Precision) -> float:
+        if precision == "int8":
+            raise RuntimeError("no such property")
+        return 1.0
+
+    monkeypatch.setattr(arithmetic, "seconds", refuse)
+    assert not prefers_eight_bits()
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 def test_products_take_time_in_each(precision: Precision) -> None:
     assert seconds(precision) > 0

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from models import openvino_runtime
 from models.catalog import locate, open_encoder, open_reranker
+from models.proof import TOLERANCES
 from models.types import ModelError, ModelOptions, Reranker
 from tests.models import tiny
 
@@ -70,6 +72,17 @@ def test_unasked_a_reranker_is_rounded_where_it_says_that_it_costs_nothing_and_i
     monkeypatch.setattr(openvino_runtime, "prefers_eight_bits", lambda: faster)
     opened = open_reranker(_with_price(tmp_path, **told), replace(EXACT, precision="auto"))
     assert (opened.precision == "int8") is rounded
+
+
+def test_one_that_says_something_else_when_rounded_stays_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(openvino_runtime, "prefers_eight_bits", lambda: True)
+    monkeypatch.setitem(TOLERANCES, "int8", 1e-9)
+    with capture_logs() as lines:
+        opened = open_reranker(_with_price(tmp_path, low=0), replace(EXACT, precision="auto"))
+    assert opened.precision != "int8"
+    assert "reranker is not rounded to 8 bits" in {line["event"] for line in lines}
 
 
 def test_what_is_asked_for_comes_before_what_a_folder_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
