@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from models.fake import FakeEncoder, FakeReranker
+from models.types import Tokens
 from tests.app.serving import Service, documents, fakes, pointers, problem, serving
 
 QUERY = "green river"
@@ -80,6 +82,34 @@ async def test_auto_reads_all_where_nothing_tells_which_of_them_could_be_the_bes
     await service.ingest(*({"id": f"d{n}", "text": " ".join(words[: n + 1])} for n in range(60)))
     auto = await service.search(" ".join(words), candidates="auto")
     assert auto["reranked"] == auto["candidates"] == 50
+
+
+async def test_no_ingest_begins_between_the_waves_of_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def record(kind: type[FakeEncoder | FakeReranker], method: str) -> None:
+        plain = getattr(kind, method)
+
+        def recorded(model: object, batch: Sequence[Tokens]) -> object:
+            done.append(method)
+            return plain(model, batch)
+
+        monkeypatch.setattr(kind, method, recorded)
+
+    record(FakeEncoder, "encode")
+    record(FakeReranker, "score")
+    monkeypatch.setattr("app.device.PAUSE", 60.0)
+    async with serving(fakes(tmp_path, reranker="fake:slow", bulk_share=0, bulk_batch_tokens=256)) as service:
+        words = [f"word{n}" for n in range(60)]
+        await service.ingest(*({"id": f"d{n}", "text": " ".join(words[: n + 1])} for n in range(60)))
+        done.clear()
+        more = [{"id": f"lake{number}", "text": f"lake {number}"} for number in range(600)]
+        await service.client.post("/ingest", json={"documents": more, "wait": False})
+        assert (await service.search(" ".join(words), candidates="auto"))["reranked"] == 50
+        assert service.sample("winnow_index_lag_documents", collection="default"), "there was ingest to wait"
+    waves = [number for number, method in enumerate(done) if method == "score"]
+    assert waves == list(range(waves[0], waves[0] + len(waves)))
+    assert len(waves) > 1
 
 
 async def test_auto_goes_as_deep_as_the_setting_says_and_deep_enough_for_the_answer(tmp_path: Path) -> None:
