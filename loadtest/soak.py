@@ -40,7 +40,7 @@ MEASURES = (
 SAMPLES, SHORTEST = 240, 0.25
 """Of a run, and seconds between two."""
 MODELS: Mapping[str, dict[str, object]] = {
-    "fake": {"ENCODER": "fake:384", "RERANKER": "fake", "SPARSE": "fake"},
+    "fake": {"ENCODER": "fake:late:384", "RERANKER": "fake", "SPARSE": "fake"},
     "embedded": {"ENCODER": "embedded", "RERANKER": "embedded"},
 }
 SETTINGS: dict[str, object] = {

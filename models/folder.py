@@ -37,6 +37,9 @@ _CONFIGS = (
 _VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "*.model", "added_tokens.json", "special_tokens_map.json")
 _UNITS: Mapping[str, Unit] = {"Identity": "logit", "Sigmoid": "probability"}
 _BLENDS = {"dense": {"rerank", "dense"}, "hybrid": {"rerank", "dense", "lexical"}}
+PRICE_FILE = "int8.json"
+"""Beside a reranker's weights: what 8 bits were measured to cost it."""
+
 _BEARABLE = 0.005
 """Of nDCG@10: what 8 bits may cost a reranker, at the worse end of the interval, to be taken unasked."""
 
@@ -114,7 +117,7 @@ def read_blends(path: Path) -> Blends:
 
 def bears_eight_bits(path: Path) -> bool:
     """Whether it was measured what 8 bits cost a reranker, and that is next to nothing."""
-    file = path / "int8.json"
+    file = path / PRICE_FILE
     if not file.exists():
         return False
     low: Any = _read(file).get("low")

@@ -24,6 +24,7 @@ from models.training.groups import Group, read_groups
 from models.training.held_out import APART
 from models.training.judge import Metrics, RerankerJudge, Weights
 from models.training.pairs import described, sample
+from models.training.price import write_price
 from models.training.settings import RerankerSettings, caps
 from models.training.teacher import Teacher
 from models.training.trainer import RerankerTrainer, on_one_device
@@ -248,4 +249,5 @@ def _write(model: CrossEncoder, to_fit_on: Sequence[Group], bench: Bench[Reranke
     if not bench.settings.held_out:
         return {}
     bench.watch.say("Judging the trained model.")
+    bench.watch.say(write_price(folder, to_fit_on, beside(blends.hybrid), bench.settings.threads))
     return RerankerJudge(to_fit_on, lambda: beside(blends.hybrid), bench.machine)(stored)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from dataclasses import replace
@@ -13,17 +14,18 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder
 
-from models.catalog import open_reranker
-from models.folder import read_blends
+from models.catalog import locate, open_reranker
+from models.folder import PRICE_FILE, read_blends
 from models.training.blend import blend_file, fit_blend
 from models.training.card import Report
 from models.training.errors import Interrupted, TrainingError
-from models.training.groups import Group
+from models.training.groups import Group, read_groups
 from models.training.judge import RerankerJudge
 from models.training.machine import Machine
+from models.training.price import compared, price, write_price
 from models.training.reranker import ResidualBinaryLoss, ResidualListLoss, ResidualLoss, train_reranker
 from models.training.settings import BlendSettings, RerankerSettings
-from models.types import Blends
+from models.types import Blends, ModelOptions
 from tests.models.training.conftest import ANIMALS, ONE_CORE, Witness
 
 QUICK = {"steps": 4, "batch": 4, "held_out": 4, "apart": "queries"} | ONE_CORE
@@ -68,6 +70,39 @@ def test_a_service_can_open_it(trained: Path) -> None:
 
     assert np.isfinite(scores).all()
     assert reranker.blends == read_blends(trained)
+
+
+def test_it_says_what_8_bits_would_cost_it(trained: Path) -> None:
+    told = json.loads((trained / PRICE_FILE).read_text())
+
+    assert (told["measure"], told["queries"]) == ("nDCG@10", 3)
+    assert -1 <= told["low"] <= told["difference"] <= told["high"] <= 1
+
+
+def test_what_8_bits_cost_is_the_mean_difference_and_an_interval_around_it() -> None:
+    exact = np.tile([1.0, 0.5], 200)
+    rounded = exact - np.tile([0.0, 0.1, 0.0, 0.0], 100)
+
+    found = compared(rounded, exact)
+
+    assert found.difference == pytest.approx(-0.025)
+    assert found.low == pytest.approx(-0.025 - 1.96 * 0.0433 / 20, abs=3e-4)
+    assert found.high == pytest.approx(-0.025 + 1.96 * 0.0433 / 20, abs=3e-4)
+    assert compared(exact, exact).told() == "8 bits change nDCG@10 by +0.0000 (95 % +0.0000 to +0.0000)."
+
+
+def test_the_price_of_8_bits_is_that_of_the_order_with_the_first_stage(groups: Path) -> None:
+    """Where the first stage alone decides, rounding changes nothing."""
+    embedded, found = locate("embedded", "reranker", ModelOptions()), read_groups(groups)
+
+    told = price(embedded, found, (1e6, 0.0), 1)
+
+    assert (told.queries, told.difference, told.low, told.high) == (len(found), 0, 0, 0)
+
+
+def test_what_can_not_be_opened_has_no_price(groups: Path, tmp_path: Path) -> None:
+    assert "not measured" in write_price(tmp_path, read_groups(groups), (1.0, 0.0), 1)
+    assert not (tmp_path / PRICE_FILE).exists()
 
 
 def test_interrupted_and_run_again_it_ends_with_the_weights_of_an_uninterrupted_run(
