@@ -1,4 +1,4 @@
-"""What the README says is what the code does: its session runs, and its tables are those of the code."""
+"""What the README says is what the code does: its session runs, its tables are those of the code, its links lead on."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
 from app.settings import Settings
 from app.telemetry import Metrics
 from loadtest.process import Process
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 ADDRESS = "localhost:8000"
 
 
@@ -91,3 +93,26 @@ def test_the_metrics_table_is_that_of_the_code() -> None:
 
 def metrics() -> list[MetricWrapperBase]:
     return [each for each in vars(Metrics()).values() if isinstance(each, MetricWrapperBase)]
+
+
+DOCUMENTS = [
+    file for file in ROOT.rglob("*.md") if not {part[:1] for part in file.relative_to(ROOT).parts} & {".", "_"}
+]
+LINK = re.compile(r"\]\((?!https?:)([^)\s#]*)(?:#([^)\s]+))?\)")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    for path, place in LINK.findall(document.read_text("utf-8")):
+        target = document.parent / path if path else document
+        assert target.exists(), path
+        assert not place or place in places(target), f"{path}#{place}"
+
+
+def places(document: Path) -> set[str]:
+    """What can be pointed at: headings as the web shows them, and places that were given a name."""
+    text = document.read_text("utf-8")
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings} | set(
+        re.findall(r'<a name="([^"]+)">', text)
+    )
