@@ -12,9 +12,10 @@ from models.types import ModelError, Tokens
 Inputs = dict[str, NDArray[np.int64]]
 
 
-def padded(batch: Sequence[Tokens], padding: int, *, with_types: bool) -> Inputs:
-    """A network's inputs, filled up at the end, so that a text's positions don't depend on its neighbours."""
-    shape = len(batch), max(len(tokens) for tokens in batch)
+def padded(batch: Sequence[Tokens], padding: int, *, with_types: bool, width: int = 0) -> Inputs:
+    """A network's inputs, filled up at the end, so that a text's positions don't depend on its neighbours; as wide as
+    the longest of them, or wider."""
+    shape = len(batch), max(width, *(len(tokens) for tokens in batch))
     ids, types, mask = np.full(shape, padding, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     for row, tokens in enumerate(batch):
         ids[row, : len(tokens)] = tokens.ids

@@ -106,7 +106,10 @@ def _make(source: Source, entry: Path) -> Converted:
             _write(fresh, convert(source))
             (fresh / _MANIFEST).write_text(json.dumps(_manifest(fresh, entry.name)), encoding="utf-8")
             made = _read(fresh, entry.name)
-            check(Network(made.network, made.facts.padding, ModelOptions(precision="float32")), made.facts)
+            check(
+                Network(made.network, made.facts.padding, made.facts.limit, ModelOptions(precision="float32")),
+                made.facts,
+            )
             if fresh.parent == entry.parent:
                 _keep(fresh, entry)
             return made

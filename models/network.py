@@ -23,6 +23,10 @@ MICRO_BATCH = 512
 """Tokens, padding included. Small enough to stay in a core's cache, where a batch of fifty chunks takes half as long
 again, and for a core to find work until its neighbours end theirs; one text at a time takes a tenth more."""
 
+STEP = 8
+"""Widths of batches are its multiples. What was compiled for a shape is kept for when it comes again, half a megabyte
+for a small model in 8 bits: with a width for every length, a process would grow for days."""
+
 MOST_STREAMS = 4
 """Batches at once, each on its share of the threads. On two cores one for each is a fifth faster for many pairs; but
 the more there are, the fewer threads has a lone query."""
@@ -41,9 +45,10 @@ Read = Callable[[Any, Sequence[Tokens]], list[Made]]
 class Network:
     """A network that is compiled for this CPU. Threads that use it take turns, but for what is one micro-batch."""
 
-    def __init__(self, model: Any, padding: int, options: ModelOptions) -> None:
+    def __init__(self, model: Any, padding: int, limit: int, options: ModelOptions) -> None:
+        """Of a text it reads no more tokens than the limit."""
         self.precision: Precision = whole_precision() if options.precision == "auto" else options.precision
-        self._padding = padding
+        self._padding, self._limit = padding, limit
         self._with_types = any(each.any_name == "token_type_ids" for each in model.inputs)
         self._streams = _streams(options.threads)
         told = properties(self.precision) | _threading(options.threads, self._streams)
@@ -84,7 +89,13 @@ class Network:
         return [found[row] for row in range(len(batch))]
 
     def _inputs(self, batch: Sequence[Tokens]) -> Inputs:
-        return padded(batch, self._padding, with_types=self._with_types)
+        width = width_of(max(map(len, batch)), self._limit)
+        return padded(batch, self._padding, with_types=self._with_types, width=width)
+
+
+def width_of(longest: int, limit: int) -> int:
+    """What texts are filled up to; a model has no positions behind its limit."""
+    return min(-(-longest // STEP) * STEP, limit)
 
 
 def _streams(threads: int) -> int:

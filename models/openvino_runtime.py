@@ -129,6 +129,6 @@ def _perhaps_rounded(model: Converted, options: ModelOptions, name: str, path: P
 
 
 def _checked(model: Converted, options: ModelOptions) -> Network:
-    network = Network(model.network, model.facts.padding, options)
+    network = Network(model.network, model.facts.padding, model.facts.limit, options)
     check(network, model.facts)
     return network

@@ -80,7 +80,7 @@ def test_an_encoder_that_reads_all_tokens_computes_them_all(
 
 
 def _answers(model: Converted) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return Network(model.network, model.facts.padding, EXACT).run(model.facts.tokens())
+    return Network(model.network, model.facts.padding, model.facts.limit, EXACT).run(model.facts.tokens())
 
 
 WIDTH = 6

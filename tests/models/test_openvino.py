@@ -24,7 +24,7 @@ from models.arithmetic import computes_bfloat16
 from models.catalog import open_encoder, open_reranker, open_sparse
 from models.conversions import check, converted, home_of, key_of
 from models.converted import Source
-from models.network import MICRO_BATCH, Network
+from models.network import MICRO_BATCH, STEP, Network, width_of
 from models.runtimes import Unavailable
 from models.types import NO_PROMPTS, BiEncoder, ModelError, ModelOptions, Role
 from tests.models import tiny
@@ -331,7 +331,7 @@ def source(folder: Path, options: ModelOptions = EXACT) -> Source:
 
 def test_a_conversion_that_differs_from_torch_is_refused(encoder_folder: Path) -> None:
     model = converted(source(encoder_folder))
-    network = Network(model.network, model.facts.padding, EXACT)
+    network = Network(model.network, model.facts.padding, model.facts.limit, EXACT)
     check(network, model.facts)
     turned = [row[::-1] for row in model.facts.expected]
     with pytest.raises(Unavailable, match=r"differs from torch by .+, where 0\.0001 is allowed"):
@@ -397,3 +397,24 @@ def test_it_is_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert home_of(source(Path("anywhere"))) == tmp_path / ".cache" / "winnow" / "openvino"
+
+
+@given(st.integers(1, 600), st.integers(1, 600))
+def test_texts_of_nearly_the_same_length_make_batches_of_the_same_width(longest: int, limit: int) -> None:
+    """Each width is compiled for, and stays in memory."""
+    longest = min(longest, limit)
+    width = width_of(longest, limit)
+    assert longest <= width <= min(longest + STEP - 1, limit)
+    assert width % STEP == 0 or width == limit
+
+
+def test_a_text_as_long_as_the_limit_is_read_where_that_is_no_multiple_of_a_step(
+    encoder_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(encoder_folder, tmp_path / "odd")
+    settings = next(folder.glob("sentence_*_config.json"))
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"max_seq_length": 2 * STEP + 3}))
+    ours, torchs = (open_encoder(str(folder), options) for options in (EXACT, TORCH))
+    batch = ours.tokenize(["red fox " * 50, "red fox"], "document")
+    assert max(map(len, batch)) == 2 * STEP + 3
+    np.testing.assert_allclose(ours.encode(batch), torchs.encode(batch), atol=1e-4)
