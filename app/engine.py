@@ -45,9 +45,10 @@ from app.witness import Traffic
 
 VERSION = version("winnow")
 
-THREADS = {"search": 4, "ingest": 2, "scoring": 2, "observe": 1}
+THREADS = {"search": 4, "ingest": 2, "index": 2, "scoring": 2, "observe": 1}
 """For work that would hold up the event loop. Each use has its own, so that splitting a long document, or ranking the
-texts that a caller brings along, never delays a search."""
+texts that a caller brings along, never delays a search, and the models need not wait until all is split that comes
+in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ async def open_engine(settings: Settings, metrics: Metrics, *, private: bool = F
         stack.callback(watchdog.close)
         embedder, ranker, weigher = await _open_models(models, settings)
         _tell(metrics, embedder, ranker)
-        collections = Collections(database, models, settings.data_dir / INDEXES, settings, metrics, threads["ingest"])
+        collections = Collections(database, models, settings.data_dir / INDEXES, settings, metrics, threads["index"])
         stack.push_async_callback(collections.close)
         readiness = Readiness(
             collections, database.room, embedder, ranker, weigher, watchdog, metrics, threads["search"]

@@ -3,10 +3,15 @@ from __future__ import annotations
 import asyncio
 import random
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 
 from app.api.schemas import IngestReply, JobReply
+from app.engine import THREADS
+from app.service import ingest
+from app.types import Chunk
 from tests.app.serving import Json, Service, body, documents, fakes, pointers, problem, serving, until
 
 LONG = " ".join(f"word{i}" for i in range(2000))
@@ -21,6 +26,24 @@ async def test_what_was_ingested_is_found_in_a_sensible_order(service: Service) 
     assert IngestReply.model_validate(reply, strict=True).searchable
     assert [each["status"] for each in reply["documents"]] == ["created"] * 3
     assert await service.found("cat sat on mat") == ["cat", "dog", "law"]
+
+
+async def test_what_is_split_is_embedded_while_others_are_being_split(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others, split = Event(), ingest._split_new
+
+    def split_before_others(*given: Any) -> dict[int, list[Chunk]]:
+        for _ in range(THREADS["ingest"]):
+            service.engine.ingest._threads.submit(others.wait)
+        return split(*given)
+
+    monkeypatch.setattr(ingest, "_split_new", split_before_others)
+    try:
+        await service.ingest({"id": "quick", "text": "in and done"})
+        assert await service.found("in and done") == ["quick"]
+    finally:
+        others.set()
 
 
 async def test_one_bad_document_keeps_all_out_and_every_bad_one_is_named(service: Service) -> None:
