@@ -85,11 +85,12 @@ class Batcher:
 
     def __init__(
         self, name: str, compute: Compute, device: Device, metrics: Metrics,
-        batch_tokens: int, bulk_batch_tokens: int, queue_tokens: int, queue_seconds: float,
+        batch_tokens: int, bulk_batch_tokens: int, queue_tokens: int, queue_seconds: float, abreast: int = 1,
     ) -> None:  # fmt: skip
         self.name = name
         self._queue_seconds = queue_seconds
         self._compute, self._device, self._metrics = compute, device, metrics
+        self._abreast = abreast
         self._budgets: dict[Lane, int] = {"search": batch_tokens, "ingest": bulk_batch_tokens}
         self._lines: dict[Lane, dict[Call, None]] = {"search": {}, "ingest": {}}
         self._rooms = {lane: _Room(queue_tokens, metrics.queue_tokens.labels(name, lane)) for lane in self._lines}
@@ -204,7 +205,7 @@ class Batcher:
     def next_batch(self, lane: Lane) -> Batch:
         """The oldest call's longest texts, then what goes well with them from the others, oldest first."""
         line = self._lines[lane]
-        batch = Batch(lane, self._budgets[lane])
+        batch = Batch(lane, self._budgets[lane], self._abreast)
         for call in line:
             batch.fill(call)
             if batch.full:

@@ -66,6 +66,7 @@ class FakeEncoder:
     device = "cpu"
     runtime = "fake"
     precision: Precision = "float32"
+    abreast = 1
     prompts = NO_PROMPTS
 
     def __init__(

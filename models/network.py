@@ -50,12 +50,12 @@ class Network:
         self.precision: Precision = whole_precision() if options.precision == "auto" else options.precision
         self._padding, self._limit = padding, limit
         self._with_types = any(each.any_name == "token_type_ids" for each in model.inputs)
-        self._streams = _streams(options.threads)
-        told = properties(self.precision) | _threading(options.threads, self._streams)
+        self.streams = _streams(options.threads)
+        told = properties(self.precision) | _threading(options.threads, self.streams)
         compiled = core().compile_model(quantized(model) if self.precision == "int8" else model, "CPU", told)
         if self.precision == "bfloat16" and compiled.get_property("INFERENCE_PRECISION_HINT") != openvino.Type.bf16:
             raise Unavailable("this CPU does not compute in bfloat16")
-        self._queue = openvino.AsyncInferQueue(compiled, self._streams)
+        self._queue = openvino.AsyncInferQueue(compiled, self.streams)
         self._queue.set_callback(_collect)
         self._turn = Lock()
         self._single, self._single_turn = compiled.create_infer_request(), Lock()
@@ -70,7 +70,7 @@ class Network:
         return self._run(batch, _wholes)
 
     def _run(self, batch: Sequence[Tokens], read: Read[Made]) -> list[Made]:
-        parts = list(_micro_batches(batch, self._streams))
+        parts = list(_micro_batches(batch, self.streams))
         return self._overtake(batch, read) if len(parts) == 1 else self._share_out(batch, parts, read)
 
     def _overtake(self, batch: Sequence[Tokens], read: Read[Made]) -> list[Made]:

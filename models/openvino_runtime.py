@@ -41,7 +41,7 @@ class OpenvinoEncoder:
         self.capacity = self._text.text_room - self._text.count(self.prompts["document"])
         self.late = read_late(path)
         self._network = _checked(model, options)
-        self.precision = self._network.precision
+        self.precision, self.abreast = self._network.precision, self._network.streams
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -34,6 +34,7 @@ class TorchEncoder:
     """A SentenceTransformer: the same vectors as its `encode_query` and `encode_document`, always of unit length."""
 
     runtime = "torch"
+    abreast = 1
 
     def __init__(self, name: str, path: Path, options: ModelOptions, prompts: Prompts = NO_PROMPTS) -> None:
         """With what its authors put in front of texts, for a folder that says nothing of it; the options come first."""

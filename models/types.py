@@ -221,6 +221,10 @@ class BiEncoder(Protocol):
     def precision(self) -> Precision: ...
 
     @property
+    def abreast(self) -> int:
+        """Texts that it computes side by side, each on cores of its own."""
+
+    @property
     def prompts(self) -> Prompts: ...
 
     @property

@@ -75,8 +75,8 @@ class Models:
                 memory = self._memory()
                 asking = Sharer(self._batcher(label, whole, QUERIES if on == "cpu" else on), memory, self._metrics)
                 alike = self._memory() if encoder.late else memory
-                sharer = Sharer(self._batcher(label, encoder.encode, on), alike, self._metrics)
-                taking = self._batcher(label, whole, on) if encoder.late else sharer.batcher
+                sharer = Sharer(self._batcher(label, encoder.encode, on, abreast=encoder.abreast), alike, self._metrics)
+                taking = self._batcher(label, whole, on, abreast=encoder.abreast) if encoder.late else sharer.batcher
                 self._encoders[name] = Embedder(encoder, asking, sharer, taking, self._metrics)
             return self._encoders[name]
 
@@ -133,6 +133,7 @@ class Models:
         compute: Compute,
         on: str,
         accelerated: int = ACCELERATOR_BATCH,
+        abreast: int = 1,
     ) -> Batcher:
         settings = self._settings
         if on not in self._devices:
@@ -141,8 +142,9 @@ class Models:
         batch = settings.batch_tokens or (CPU_BATCH if cpu else accelerated)
         bulk = settings.bulk_batch_tokens or min(CPU_BULK if cpu else ACCELERATOR_BULK, batch)
         return Batcher(
-            name, compute, self._devices[on], self._metrics, batch, bulk, settings.queue_tokens, settings.queue_seconds
-        )
+            name, compute, self._devices[on], self._metrics, batch, bulk, settings.queue_tokens, settings.queue_seconds,
+            abreast,
+        )  # fmt: skip
 
 
 def _whole(encoder: BiEncoder) -> Compute:

@@ -85,8 +85,9 @@ def serve(
     bulk_budget: int = 400,
     queue: int = 5000,
     patience: float = 60.0,
+    abreast: int = 1,
 ) -> Batcher:
-    return Batcher(name, model, device, metrics, budget, bulk_budget, queue, patience)
+    return Batcher(name, model, device, metrics, budget, bulk_budget, queue, patience, abreast)
 
 
 def sample(metrics: Metrics, name: str, **labels: str) -> float:

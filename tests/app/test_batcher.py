@@ -199,6 +199,17 @@ async def test_a_text_longer_than_the_budget_goes_alone(device: Device, metrics:
     assert sorted(len(batch) for batch in model.batches if max(map(len, batch)) > 100) == [1, 1]
 
 
+@pytest.mark.parametrize(("length", "sizes"), [(80, [4, 4, 1]), (45, [8, 1]), (130, [2, 2, 2, 2, 1]), (300, [1] * 9)])
+async def test_a_model_that_computes_two_side_by_side_has_none_left_over_until_the_last(
+    length: int, sizes: list[int], device: Device, metrics: Metrics
+) -> None:
+    model = Model()
+    batcher = serve(model, device, metrics, bulk_budget=400, abreast=2)
+    ran = await batcher.run([text(length, mark) for mark in range(9)], "ingest")
+    assert [len(batch) for batch in model.batches] == sizes
+    assert ran.values.tolist() == list(range(9))
+
+
 async def test_an_empty_text_has_a_value_too(device: Device, metrics: Metrics) -> None:
     batcher = serve(lambda batch: np.array([len(item) for item in batch]), device, metrics)
     assert (await batcher.run([text(0), text(2)], "search")).values.tolist() == [0, 2]
