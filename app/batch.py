@@ -70,9 +70,8 @@ class Batch:
 
     lane: Lane
     budget: int
-    abreast: int = 1
-    """Texts that the model computes side by side: it is given a multiple, so that none of its cores waits for another
-    at the end."""
+    most: int
+    """Texts; fewer than the budget has room for where the rest is for those that compute beside."""
     parts: list[tuple[Call, list[int]]] = field(default_factory=list)
     longest: int = 0
     count: int = 0
@@ -85,7 +84,7 @@ class Batch:
 
     @property
     def full(self) -> bool:
-        return self.longest * (self.count + 1) > self.budget
+        return self.count >= self.most or self.longest * (self.count + 1) > self.budget
 
     def fill(self, call: Call) -> None:
         """Take the call's longest texts that go well with those already here; the first call sets the length."""
@@ -95,18 +94,13 @@ class Batch:
             limit = min(self.longest + slack // self.count, self.budget // (self.count + 1))
         end = bisect_right(call.waiting, limit, key=length)
         longest = max(self.longest, length(call.waiting[end - 1])) if end else self.longest
-        room = self._most(longest) - self.count
+        room = min(max(self.budget // max(longest, 1), 1), self.most) - self.count
         start = max(bisect_left(call.waiting, longest - slack, key=length), end - room)
         if start < end:
             self.parts.append((call, call.waiting[start:end]))
             self.longest, self.count = longest, self.count + end - start
             self.tokens += sum(map(length, call.waiting[start:end]))
             del call.waiting[start:end]
-
-    def _most(self, longest: int) -> int:
-        """Texts of this length that the budget is for, one at the least."""
-        fitting = max(self.budget // max(longest, 1), 1)
-        return fitting - fitting % self.abreast if fitting > self.abreast else fitting
 
     def texts(self) -> list[Tokens]:
         return [call.items[item] for call, items in self.parts for item in items]

@@ -1,8 +1,8 @@
-"""All model work goes through here: callers' texts share batches, and one thread per device computes them.
+"""All model work goes through here: callers' texts share batches, and the threads of a device compute them.
 
     Batcher.admit   refuses a whole request before any work, or promises it room
     Batcher.run     puts texts in line and waits for their values
-    Device          whenever it is free, takes the next batch of whichever of its models has waited longest
+    Device          whenever a thread of it is free, takes the next batch of whichever of its models has waited longest
 
 The books change only under the device's lock and for microseconds: no event loop ever waits for a model.
 """
@@ -90,7 +90,8 @@ class Batcher:
         self.name = name
         self._queue_seconds = queue_seconds
         self._compute, self._device, self._metrics = compute, device, metrics
-        self._abreast = abreast
+        self.abreast = abreast
+        """Batches that the model may compute at once."""
         self._budgets: dict[Lane, int] = {"search": batch_tokens, "ingest": bulk_batch_tokens}
         self._lines: dict[Lane, dict[Call, None]] = {"search": {}, "ingest": {}}
         self._rooms = {lane: _Room(queue_tokens, metrics.queue_tokens.labels(name, lane)) for lane in self._lines}
@@ -116,7 +117,7 @@ class Batcher:
     def _let_in(self, who: Caller, tokens: int) -> None:
         with self._device.changed:
             self._device.check_open()
-            room, rate = self._rooms["search"], self._computed / self._spent
+            room, rate = self._rooms["search"], self._rate
             most = self._queue_seconds * rate
             excess = max(room.excess(tokens, most), room.unfair(who.name, tokens, most) if who.has_key else 0)
             if not excess:
@@ -130,7 +131,12 @@ class Batcher:
         """Seconds until a search that comes now will have so many tokens computed, by the measured rate."""
         with self._device.changed:
             ahead = sum(call.tokens for call in self._lines["search"])
-            return (ahead + tokens) * self._spent / self._computed
+            return (ahead + tokens) / self._rate
+
+    @property
+    def _rate(self) -> float:
+        """Tokens a second, where there is enough for all that compute at once."""
+        return self.abreast * self._computed / self._spent
 
     def waves(self) -> AbstractContextManager[None]:
         """For a search that asks again as soon as it is answered: between two of its waves no ingest begins."""
@@ -205,7 +211,8 @@ class Batcher:
     def next_batch(self, lane: Lane) -> Batch:
         """The oldest call's longest texts, then what goes well with them from the others, oldest first."""
         line = self._lines[lane]
-        batch = Batch(lane, self._budgets[lane], self._abreast)
+        waiting = sum(len(call.waiting) for call in line)
+        batch = Batch(lane, self._budgets[lane], -(-waiting // self.abreast))
         for call in line:
             batch.fill(call)
             if batch.full:
@@ -236,7 +243,8 @@ class Batcher:
         values = self._fitting(batch.texts(), batch.lane)
         spent = perf_counter() - began
         if TELLING * batch.tokens >= batch.budget and not self._device.trouble:
-            self._computed, self._spent = 0.9 * self._computed + batch.tokens, 0.9 * self._spent + spent
+            with self._device.changed:
+                self._computed, self._spent = 0.9 * self._computed + batch.tokens, 0.9 * self._spent + spent
         self.warm = True
         self._metrics.batch_tokens.labels(self.name, batch.lane).observe(batch.cost)
         self._metrics.batch_seconds.labels(self.name, batch.lane).observe(spent)

@@ -1,4 +1,4 @@
-"""One thread for all models of a device, and what is done when it hangs or ends.
+"""The threads for all models of a device, and what is done when one hangs or ends.
 
 A thread that hangs can't be ended from outside. Those who wait for it are told, so that nobody waits for ever, and
 whoever comes is told too; if it comes back after all, the device goes on.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from threading import Condition, Event, Thread
@@ -45,6 +45,8 @@ class Lines(Protocol):
     """What waits for one model, as its device sees it."""
 
     name: str
+    abreast: int
+    """Batches that it may compute at once."""
     warm: bool
     """Whether it has computed a batch."""
 
@@ -82,14 +84,22 @@ class Work:
         return f"{model} has worked for {self.age or 0:.0f} s on a batch of {batch.count} texts, {batch.tokens} tokens"
 
 
+@dataclass(slots=True, eq=False)
+class Worker:
+    """A thread that computes one batch after the other."""
+
+    thread: Thread = field(init=False)
+    work: Work | None = None
+
+
 class Device:
-    """Two models that compute at once would fight for the same cores."""
+    """Has as many threads as one of its models computes batches at once: most have one, since two that compute at once
+    would fight for the same cores."""
 
     def __init__(self, name: str, bulk_share: float, patience: float) -> None:
         self.name = name
         self.changed = Condition()
         self.closed = False
-        self.work: Work | None = None
         self._patience = patience
         self._models: list[Lines] = []
         self._gain = bulk_share / (1 - bulk_share)
@@ -97,20 +107,23 @@ class Device:
         """Model time that searches owe to ingest, and what an ingest batch costs."""
         self._returning, self._free = 0, 0.0
         """Searches that ask in waves, and since when there might have been one of them."""
-        self._thread = self._begin()
+        self._workers: list[Worker] = []
 
     def add(self, lines: Lines) -> None:
         with self.changed:
             self._models.append(lines)
+            while len(self._workers) < lines.abreast:
+                self._workers.append(self._begin())
 
     def close(self) -> None:
         """Let the running batch end, turn away all who wait, and stop; a thread that hangs is left behind."""
         with self.changed:
             self.closed = True
             self._turn_away(Unavailable("The service is stopping."))
-            self.changed.notify()
-        work = self.work
-        self._thread.join(max(-work.overdue, 0.0) if work else self._patience)
+            self.changed.notify_all()
+        for worker in self._workers:
+            work = worker.work
+            worker.thread.join(max(-work.overdue, 0.0) if work else self._patience)
 
     @contextmanager
     def waves(self) -> Iterator[None]:
@@ -131,56 +144,64 @@ class Device:
             raise Unavailable(f"The model does not answer: {trouble}.")
 
     @property
+    def work(self) -> Work | None:
+        """The batch that is the most overdue, or the least far from it."""
+        under_way = [work for worker in self._workers if (work := worker.work)]
+        return max(under_way, key=lambda work: work.overdue, default=None)
+
+    @property
     def trouble(self) -> str | None:
         """What hangs, if something does."""
         work = self.work
         return str(work) if work and work.overdue > 0 else None
 
-    def watch(self, seconds: float) -> bool:
-        """Take note that so much time has passed, and of what came of it; says whether the thread was replaced."""
+    def watch(self, seconds: float) -> int:
+        """Take note that so much time has passed, and of what came of it; says how many threads were replaced."""
         with self.changed:
             if self.closed:
-                return False
-            if not _lives(self._thread):
-                self._replace()
-                return True
-            if work := self.work:
-                self._wait_for(work, seconds)
-            return False
+                return 0
+            ended = [worker for worker in self._workers if not _lives(worker.thread)]
+            for worker in ended:
+                self._replace(worker)
+            for worker in self._workers:
+                if worker.work:
+                    self._wait_for(worker.work, worker.thread, seconds)
+            return len(ended)
 
-    def _wait_for(self, work: Work, seconds: float) -> None:
+    def _wait_for(self, work: Work, thread: Thread, seconds: float) -> None:
         hung, work.age = work.overdue > 0, 0.0 if work.age is None else work.age + seconds
         if work.overdue > 0 and not hung:
-            log.error("a model hangs", device=self.name, what=str(work), stack=stack_of(self._thread.ident))
+            log.error("a model hangs", device=self.name, what=str(work), stack=stack_of(thread.ident))
             error = Unavailable(f"The model does not answer: {work}.")
             work.lines.settle(work.batch, error)
             self._turn_away(error)
 
-    def _replace(self) -> None:
+    def _replace(self, worker: Worker) -> None:
         """The thread has ended, by an error of ours or by an extension; nobody will finish its batch."""
-        work, self.work = self.work, None
-        if self._thread.is_alive():
+        work = worker.work
+        if worker.thread.is_alive():
             LOST.set()
         log.error("a compute thread ended and is replaced", device=self.name, what=str(work) if work else None)
         if work:
             work.lines.settle(work.batch, Unavailable(f"The thread of the model has ended: {work}."))
-        self._thread = self._begin()
+        self._workers[self._workers.index(worker)] = self._begin()
 
     def _turn_away(self, error: Exception) -> None:
         """Tell all who wait for a batch."""
         for call in [call for lines in self._models for call in lines.strand()]:
             call.wake(error)
 
-    def _begin(self) -> Thread:
-        thread = Thread(target=self._run, name=f"device-{self.name}", daemon=True)
-        thread.start()
-        return thread
+    def _begin(self) -> Worker:
+        worker = Worker()
+        worker.thread = Thread(target=self._run, args=(worker,), name=f"device-{self.name}", daemon=True)
+        worker.thread.start()
+        return worker
 
-    def _run(self) -> None:
-        while self._run_once():
+    def _run(self, worker: Worker) -> None:
+        while self._run_once(worker):
             pass
 
-    def _run_once(self) -> bool:
+    def _run_once(self, worker: Worker) -> bool:
         """A function of its own, so that a device at rest holds on to no caller's texts."""
         with self.changed:
             while (choice := self._choose()) is None:
@@ -189,11 +210,13 @@ class Device:
                 self.changed.wait(PAUSE if self._returning else None)
             lines, lane, contended = choice
             batch = lines.next_batch(lane)
-            self.work = Work(lines, batch, self._allowed(lines, batch))
+            worker.work = Work(lines, batch, self._allowed(lines, batch))
+            self.changed.notify()  # there may be more for the next thread
         began = perf_counter()
         lines.compute(batch)
-        self.work, self._free = None, perf_counter()
-        self._charge(lane, perf_counter() - began, contended)
+        with self.changed:
+            worker.work, self._free = None, perf_counter()
+            self._charge(lane, self._free - began, contended)
         return True
 
     def _allowed(self, lines: Lines, batch: Batch) -> float:
@@ -209,14 +232,26 @@ class Device:
     def _choose(self) -> tuple[Lines, Lane, bool] | None:
         """Whose batch is next, in which lane, and whether the other lane waits for it."""
         search, ingest = self._oldest("search"), self._oldest("ingest")
-        wanted = search is not None or (self._returning > 0 and perf_counter() < self._free + PAUSE)
-        if ingest and (not wanted or 0 < self._saved >= self._price):
+        wanted = search is not None or (self._returning > 0 and self._may_return())
+        if ingest and (not wanted or 0 < self._saved >= self._price * (1 + self._under_way("ingest"))):
             return ingest, "ingest", wanted
         return (search, "search", ingest is not None) if search else None
 
+    def _may_return(self) -> bool:
+        """Whether some of a wave is under way, or was a moment ago."""
+        return self._under_way("search") > 0 or perf_counter() < self._free + PAUSE
+
+    def _under_way(self, lane: Lane) -> int:
+        return sum(worker.work is not None and worker.work.batch.lane == lane for worker in self._workers)
+
     def _oldest(self, lane: Lane) -> Lines | None:
-        first = min(self._models, key=lambda lines: lines.waiting_since(lane), default=None)
+        first = min(self._able(), key=lambda lines: lines.waiting_since(lane), default=None)
         return first if first and first.waiting_since(lane) < inf else None
+
+    def _able(self) -> list[Lines]:
+        """Models that may compute one more batch."""
+        busy = [worker.work.lines for worker in self._workers if worker.work]
+        return [lines for lines in self._models if busy.count(lines) < lines.abreast]
 
 
 def stack_of(thread: int | None) -> str:

@@ -33,8 +33,8 @@ BUSY = 0.5
 console = Console(highlight=False)
 
 FULL: dict[str, object] = {
-    "peers": list(LINEUP), "documents": 1000, "clients": [1, 8, 32], "shares": [0.5, 0.8],
-    "seconds": 30.0, "compared": 100, "starts": 2,
+    "peers": list(LINEUP), "documents": 800, "clients": [1, 8, 32], "shares": [0.5, 0.8],
+    "seconds": 20.0, "compared": 100, "starts": 2,
 }  # fmt: skip
 QUICK: dict[str, object] = {
     "peers": list(SHORT), "documents": 300, "clients": [1, 4], "shares": [0.5],

@@ -22,6 +22,7 @@ from tokenizers.pre_tokenizers import PreTokenizer, Whitespace
 from models.late_head import rounded
 from models.types import (
     NO_PROMPTS,
+    WHOLE,
     Blend,
     Blends,
     Embedded,
@@ -66,7 +67,7 @@ class FakeEncoder:
     device = "cpu"
     runtime = "fake"
     precision: Precision = "float32"
-    abreast = 1
+    grain = WHOLE
     prompts = NO_PROMPTS
 
     def __init__(
@@ -180,6 +181,7 @@ class FakeReranker:
     device = "cpu"
     runtime = "fake"
     precision: Precision = "float32"
+    grain = WHOLE
     prompts = NO_PROMPTS
     unit: Unit = "logit"
     tokenisation = b"ourwords"

@@ -23,7 +23,7 @@ from models.tokens import TOKENISATION
 from models.torch_body import Body, finite
 from models.torch_loading import load
 from models.torch_runtime import read_prompts
-from models.types import Ids, ModelError, ModelOptions, Role, Scores, Tokens, Unit
+from models.types import WHOLE, Ids, ModelError, ModelOptions, Role, Scores, Tokens, Unit
 
 _QUERY, _TEXT, _EXPANSION = range(3)
 
@@ -48,6 +48,7 @@ class LateReranker:
     """A MultiVectorEncoder: the same scores as its `similarity` of queries and documents."""
 
     runtime = "torch"
+    grain = WHOLE
     unit: Unit = "similarity"
 
     def __init__(self, name: str, path: Path, options: ModelOptions) -> None:

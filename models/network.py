@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from math import ceil
+from queue import SimpleQueue
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from models.batch import Inputs, padded
 from models.eight_bits import quantized
 from models.quiet_openvino import core, openvino
 from models.runtimes import Unavailable
-from models.types import ModelOptions, Precision, Tokens
+from models.types import Grain, ModelOptions, Precision, Tokens
 
 MICRO_BATCH = 512
 """Tokens, padding included. Small enough to stay in a core's cache, where a batch of fifty chunks takes half as long
@@ -31,6 +32,9 @@ MOST_STREAMS = 4
 """Batches at once, each on its share of the threads. On two cores one for each is a fifth faster for many pairs; but
 the more there are, the fewer threads has a lone query."""
 
+BESIDE = 1
+"""Questions are embedded beside all that computes."""
+
 Rows = NDArray[np.intp]
 
 Whole = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -43,22 +47,26 @@ Read = Callable[[Any, Sequence[Tokens]], list[Made]]
 
 
 class Network:
-    """A network that is compiled for this CPU. Threads that use it take turns, but for what is one micro-batch."""
+    """A network that is compiled for this CPU. Threads may use it at once: what is one micro-batch is computed beside
+    those of others; larger batches are shared out to all cores, one after the other."""
 
     def __init__(self, model: Any, padding: int, limit: int, options: ModelOptions) -> None:
         """Of a text it reads no more tokens than the limit."""
         self.precision: Precision = whole_precision() if options.precision == "auto" else options.precision
         self._padding, self._limit = padding, limit
         self._with_types = any(each.any_name == "token_type_ids" for each in model.inputs)
-        self.streams = _streams(options.threads)
-        told = properties(self.precision) | _threading(options.threads, self.streams)
+        self._streams = _streams(options.threads)
+        self.grain = Grain(self._streams, MICRO_BATCH)
+        told = properties(self.precision) | _threading(options.threads, self._streams)
         compiled = core().compile_model(quantized(model) if self.precision == "int8" else model, "CPU", told)
         if self.precision == "bfloat16" and compiled.get_property("INFERENCE_PRECISION_HINT") != openvino.Type.bf16:
             raise Unavailable("this CPU does not compute in bfloat16")
-        self._queue = openvino.AsyncInferQueue(compiled, self.streams)
+        self._queue = openvino.AsyncInferQueue(compiled, self._streams)
         self._queue.set_callback(_collect)
         self._turn = Lock()
-        self._single, self._single_turn = compiled.create_infer_request(), Lock()
+        self._requests: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(self._streams + BESIDE):
+            self._requests.put(compiled.create_infer_request())
 
     def run(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
         """A row of numbers for each text, in their order."""
@@ -70,19 +78,22 @@ class Network:
         return self._run(batch, _wholes)
 
     def _run(self, batch: Sequence[Tokens], read: Read[Made]) -> list[Made]:
-        parts = list(_micro_batches(batch, self.streams))
-        return self._overtake(batch, read) if len(parts) == 1 else self._share_out(batch, parts, read)
+        fits = len(batch) * max(map(len, batch)) <= MICRO_BATCH
+        return self._compute(batch, read) if fits or len(batch) == 1 else self._share_out(batch, read)
 
-    def _overtake(self, batch: Sequence[Tokens], read: Read[Made]) -> list[Made]:
-        """One micro-batch waits for a core, and not for all that another thread has begun."""
-        with self._single_turn:
-            self._single.infer(self._inputs(batch))
-            return read(self._single, batch)
+    def _compute(self, batch: Sequence[Tokens], read: Read[Made]) -> list[Made]:
+        """It waits for a core, and not for all that another thread has begun."""
+        request = self._requests.get()
+        try:
+            request.infer(self._inputs(batch))
+            return read(request, batch)
+        finally:
+            self._requests.put(request)
 
-    def _share_out(self, batch: Sequence[Tokens], micro_batches: Sequence[Rows], read: Read[Made]) -> list[Made]:
+    def _share_out(self, batch: Sequence[Tokens], read: Read[Made]) -> list[Made]:
         found: dict[int, Made] = {}
         with self._turn:
-            for rows in micro_batches:
+            for rows in _micro_batches(batch, self._streams):
                 texts = [batch[row] for row in rows]
                 self._queue.start_async(self._inputs(texts), (rows, texts, read, found))
             self._queue.wait_all()

@@ -41,7 +41,7 @@ class OpenvinoEncoder:
         self.capacity = self._text.text_room - self._text.count(self.prompts["document"])
         self.late = read_late(path)
         self._network = _checked(model, options)
-        self.precision, self.abreast = self._network.precision, self._network.streams
+        self.precision, self.grain = self._network.precision, self._network.grain
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -94,7 +94,7 @@ class OpenvinoReranker:
         self.capacity = self._text.pair_room - self._text.count(self.prompts["query"])
         self.tokenisation = self._text.mark()
         self._network = _perhaps_rounded(model, options, name, path)
-        self.precision = self._network.precision
+        self.precision, self.grain = self._network.precision, self._network.grain
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -21,7 +21,19 @@ from models.tokens import TOKENISATION
 from models.torch_body import Body, finite
 from models.torch_late import TOKENS, attach
 from models.torch_loading import check_head, load
-from models.types import NO_PROMPTS, Embedded, Ids, ModelError, ModelOptions, Prompts, Role, Scores, Tokens, Vectors
+from models.types import (
+    NO_PROMPTS,
+    WHOLE,
+    Embedded,
+    Ids,
+    ModelError,
+    ModelOptions,
+    Prompts,
+    Role,
+    Scores,
+    Tokens,
+    Vectors,
+)
 
 Run = Callable[[Sequence[Tokens]], Mapping[str, Tensor]]
 """A forward pass: of what a model says, a row for each text; of what it says of tokens, a row for each of those, text
@@ -34,7 +46,7 @@ class TorchEncoder:
     """A SentenceTransformer: the same vectors as its `encode_query` and `encode_document`, always of unit length."""
 
     runtime = "torch"
-    abreast = 1
+    grain = WHOLE
 
     def __init__(self, name: str, path: Path, options: ModelOptions, prompts: Prompts = NO_PROMPTS) -> None:
         """With what its authors put in front of texts, for a folder that says nothing of it; the options come first."""
@@ -106,6 +118,7 @@ class TorchReranker:
     """A CrossEncoder with one label: the same scores as its `predict`."""
 
     runtime = "torch"
+    grain = WHOLE
 
     def __init__(self, name: str, path: Path, options: ModelOptions) -> None:
         check_folder(name, path, "reranker")

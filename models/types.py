@@ -197,6 +197,20 @@ class LateHead:
         return np.asarray(rare / max(rare.sum(), np.finfo(np.float32).tiny), np.float32)
 
 
+@dataclass(frozen=True, slots=True)
+class Grain:
+    """In what portions a model is best given its work. One that computes several side by side is asked from as many
+    threads."""
+
+    abreast: int = 1
+    tokens: int = 0
+    """In each of them, padding included; 0: it says nothing of it."""
+
+
+WHOLE = Grain()
+"""One batch after the other."""
+
+
 class BiEncoder(Protocol):
     """Texts to vectors, each text on its own."""
 
@@ -221,8 +235,7 @@ class BiEncoder(Protocol):
     def precision(self) -> Precision: ...
 
     @property
-    def abreast(self) -> int:
-        """Texts that it computes side by side, each on cores of its own."""
+    def grain(self) -> Grain: ...
 
     @property
     def prompts(self) -> Prompts: ...
@@ -313,6 +326,9 @@ class Reranker(Protocol):
 
     @property
     def precision(self) -> Precision: ...
+
+    @property
+    def grain(self) -> Grain: ...
 
     @property
     def unit(self) -> Unit: ...

@@ -22,13 +22,14 @@ from app.stages.rerank import Ranker
 from app.stages.weigh import Weigher, packed
 from app.telemetry import Metrics
 from models.catalog import open_encoder, open_reranker, open_sparse
-from models.types import BiEncoder, ModelError, ModelOptions, Reranker, Role, SparseEncoder, Tokens
+from models.types import WHOLE, BiEncoder, Grain, ModelError, ModelOptions, Reranker, Role, SparseEncoder, Tokens
 
 log = structlog.get_logger()
 
 CPU_BATCH, ACCELERATOR_BATCH = 4096, 32768
-"""A batch can't be interrupted, and at its end cores wait for the last text: on a CPU that costs one part in twenty
-here, and twice as much at half the size. An accelerator needs larger ones to be busy."""
+"""For models that do not say how they like it. A batch can't be interrupted, and at its end cores wait for the last
+text: on a CPU that costs one part in twenty here, and twice as much at half the size. An accelerator needs larger ones
+to be busy."""
 
 QUERIES = "cpu, queries"
 """On a CPU queries are embedded by a thread of their own: they take milliseconds, and what they would wait for may take
@@ -44,7 +45,7 @@ Opened = TypeVar("Opened", BiEncoder, Reranker, SparseEncoder)
 
 
 class Models:
-    """Opens by name, on first use; models on one device share its compute thread."""
+    """Opens by name, on first use; models on one device share its compute threads."""
 
     def __init__(self, settings: Settings, metrics: Metrics, threads: Executor) -> None:
         self._settings = settings
@@ -73,10 +74,11 @@ class Models:
                 on, label = encoder.device, f"encoder:{name}"
                 whole = _whole(encoder) if encoder.late else encoder.encode
                 memory = self._memory()
-                asking = Sharer(self._batcher(label, whole, QUERIES if on == "cpu" else on), memory, self._metrics)
+                queries = (QUERIES, WHOLE) if on == "cpu" else (on, encoder.grain)
+                asking = Sharer(self._batcher(label, whole, *queries), memory, self._metrics)
                 alike = self._memory() if encoder.late else memory
-                sharer = Sharer(self._batcher(label, encoder.encode, on, abreast=encoder.abreast), alike, self._metrics)
-                taking = self._batcher(label, whole, on, abreast=encoder.abreast) if encoder.late else sharer.batcher
+                sharer = Sharer(self._batcher(label, encoder.encode, on, encoder.grain), alike, self._metrics)
+                taking = self._batcher(label, whole, on, encoder.grain) if encoder.late else sharer.batcher
                 self._encoders[name] = Embedder(encoder, asking, sharer, taking, self._metrics)
             return self._encoders[name]
 
@@ -84,7 +86,7 @@ class Models:
         async with self._opening:
             if name not in self._rankers:
                 reranker = await self._open(open_reranker, name)
-                batcher = self._batcher(f"reranker:{name}", reranker.score, reranker.device)
+                batcher = self._batcher(f"reranker:{name}", reranker.score, reranker.device, reranker.grain)
                 sharer = Sharer(batcher, Memory(self._settings.pair_cache_bytes), self._metrics)
                 self._rankers[name] = Ranker(reranker, sharer, self._metrics, float(self._settings.chunk_tokens))
             return self._rankers[name]
@@ -125,25 +127,25 @@ class Models:
         def compute(batch: Sequence[Tokens]) -> NDArray[np.float32]:
             return packed(encoder.encode(batch, role), encoder.most_terms)
 
-        return self._batcher(f"sparse:{name}", compute, encoder.device, SPARSE_BATCH)
+        return self._batcher(f"sparse:{name}", compute, encoder.device, WHOLE, SPARSE_BATCH)
 
     def _batcher(
         self,
         name: str,
         compute: Compute,
         on: str,
+        grain: Grain,
         accelerated: int = ACCELERATOR_BATCH,
-        abreast: int = 1,
     ) -> Batcher:
         settings = self._settings
         if on not in self._devices:
             self._devices[on] = Device(on, settings.bulk_share, settings.stall_seconds)
         cpu = on in ("cpu", QUERIES)
-        batch = settings.batch_tokens or (CPU_BATCH if cpu else accelerated)
+        batch = settings.batch_tokens or grain.tokens or (CPU_BATCH if cpu else accelerated)
         bulk = settings.bulk_batch_tokens or min(CPU_BULK if cpu else ACCELERATOR_BULK, batch)
         return Batcher(
             name, compute, self._devices[on], self._metrics, batch, bulk, settings.queue_tokens, settings.queue_seconds,
-            abreast,
+            grain.abreast,
         )  # fmt: skip
 
 

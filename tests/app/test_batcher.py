@@ -21,6 +21,7 @@ from app.errors import Overloaded, Unavailable
 from app.telemetry import Metrics
 from models.types import ModelError, OutOfMemory, Tokens
 from tests.app.batching import Model, begin, marks, open_device, sample, serve, text
+from tests.app.serving import until
 
 
 @pytest.fixture
@@ -155,10 +156,11 @@ async def test_an_old_caller_is_not_passed_by_those_who_came_later(device: Devic
     budget=st.integers(64, 700),
     calls=st.lists(st.lists(st.integers(0, 300), min_size=1, max_size=12), min_size=1, max_size=8),
     lanes=st.lists(st.sampled_from(["search", "ingest"]), min_size=8, max_size=8),
+    abreast=st.integers(1, 3),
 )
 @settings(max_examples=60, deadline=None)
 def test_everyone_gets_their_own_values_in_their_own_order_from_batches_within_budget(
-    budget: int, calls: list[list[int]], lanes: list[Lane]
+    budget: int, calls: list[list[int]], lanes: list[Lane], abreast: int
 ) -> None:
     model, texts = Model(), list[list[Tokens]]()
     for lengths in calls:
@@ -169,7 +171,10 @@ def test_everyone_gets_their_own_values_in_their_own_order_from_batches_within_b
         return await asyncio.gather(*(batcher.run(each, lane) for each, lane in zip(texts, lanes, strict=False)))
 
     with open_device() as device:
-        ran = asyncio.run(everyone(serve(model, device, Metrics(), budget=budget, bulk_budget=budget, queue=1000)))
+        batcher = serve(
+            model, device, Metrics(), budget=budget, bulk_budget=budget, queue=1000, abreast=abreast
+        )  # fmt: skip
+        ran = asyncio.run(everyone(batcher))
     assert [each.values.tolist() for each in ran] == [marks(each).tolist() for each in texts]
     assert all(padded(batch) <= budget or len(batch) == 1 for batch in model.batches)
     assert model.seen == sorted(int(mark) for each in texts for mark in marks(each))
@@ -199,15 +204,31 @@ async def test_a_text_longer_than_the_budget_goes_alone(device: Device, metrics:
     assert sorted(len(batch) for batch in model.batches if max(map(len, batch)) > 100) == [1, 1]
 
 
-@pytest.mark.parametrize(("length", "sizes"), [(80, [4, 4, 1]), (45, [8, 1]), (130, [2, 2, 2, 2, 1]), (300, [1] * 9)])
-async def test_a_model_that_computes_two_side_by_side_has_none_left_over_until_the_last(
-    length: int, sizes: list[int], device: Device, metrics: Metrics
-) -> None:
+async def test_what_waits_is_shared_among_those_that_compute_at_once(device: Device, metrics: Metrics) -> None:
     model = Model()
-    batcher = serve(model, device, metrics, bulk_budget=400, abreast=2)
-    ran = await batcher.run([text(length, mark) for mark in range(9)], "ingest")
-    assert [len(batch) for batch in model.batches] == sizes
-    assert ran.values.tolist() == list(range(9))
+    model.gate.clear()
+    batcher = serve(model, device, metrics, bulk_budget=400, abreast=3)
+    (work,) = await begin(batcher.run([text(80, mark) for mark in range(9)], "ingest"))
+    await until(lambda: len(model.batches) == 3)
+    assert sorted(len(batch) for batch in model.batches) == [2, 2, 3]
+    model.gate.set()
+    assert (await work).values.tolist() == list(range(9))
+    assert sorted(len(batch) for batch in model.batches[3:]) == [1, 1]
+
+
+async def test_a_model_that_computes_one_batch_after_the_other_does_so_beside_one_that_does_not(
+    device: Device, metrics: Metrics
+) -> None:
+    several, single = Model(), Model()
+    wide = serve(several, device, metrics, "several", budget=10, abreast=3)
+    narrow = serve(single, device, metrics, "single", budget=10)
+    held = await single.hold(narrow)
+    (waiting,) = await begin(narrow.run([text(10, 1), text(10, 2)], "search"))
+    assert (await wide.run([text(10, mark) for mark in range(4)], "search")).values.tolist() == [0, 1, 2, 3]
+    assert len(single.batches) == 1
+    single.gate.set()
+    await held
+    assert (await waiting).values.tolist() == [1, 2]
 
 
 async def test_an_empty_text_has_a_value_too(device: Device, metrics: Metrics) -> None:
@@ -283,6 +304,24 @@ async def test_between_the_waves_of_a_search_no_ingest_begins(
             assert model.seen == [1, 2]
         await taken
     assert model.seen == [1, 2, 3]
+
+
+async def test_no_ingest_begins_while_another_thread_computes_the_rest_of_a_wave(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.device.PAUSE", 0.01)
+    model = Model()
+    with open_device(bulk_share=0) as device:
+        batcher = serve(model, device, metrics, budget=10, abreast=2)
+        with batcher.waves():
+            held = await model.hold(batcher)
+            (taken,) = await begin(batcher.run([text(1, 3)], "ingest"))
+            await asyncio.sleep(0.1)
+            assert len(model.batches) == 1
+            model.gate.set()
+            await held
+        await taken
+    assert model.seen == [0, 3]
 
 
 async def test_a_search_that_does_not_come_back_for_its_next_wave_is_not_waited_for_long(

@@ -98,6 +98,23 @@ async def test_a_device_at_rest_does_not_hang() -> None:
         assert device.trouble is None
 
 
+async def test_of_several_threads_one_hangs_and_what_the_others_compute_is_kept() -> None:
+    with open_device(patience=PATIENCE) as device:
+        model = Model()
+        batcher = serve(model, device, Metrics(), abreast=2)
+        await batcher.run([text(1)], "search")
+        hung = await model.hold(batcher)
+        await look(device, PATIENCE - 1)
+        other = await model.hold(batcher)
+        device.watch(2)
+        with pytest.raises(Unavailable, match="has worked for 11 s"):
+            await hung
+        assert device.trouble is not None
+        model.gate.set()
+        assert (await other).values == [0]
+        await until(lambda: not device.trouble)
+
+
 class Deadly(Model):
     """Its first batch ends the thread as an extension can, past all that Python would do."""
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,6 +137,15 @@ def test_a_text_longer_than_a_micro_batch_is_one_of_its_own(encoders: dict[str, 
     assert len(encoder.tokenize([LONG], "document")[0]) * 2 > MICRO_BATCH
     batch = encoder.tokenize([LONG, "bank", LONG, "river"], "document")
     np.testing.assert_allclose(encoder.encode(batch)[[0, 1]], encoder.encode(batch[2:] + batch[1:2])[[0, 2]], atol=2e-6)
+
+
+def test_threads_that_compute_at_once_get_what_each_would_alone(encoders: dict[str, str]) -> None:
+    encoder = open_once(encoders["embedded"])
+    texts = encoder.tokenize([f"{LONG[: 40 * number]} number {number}" for number in range(12)], "document")
+    alone = [encoder.encode([each])[0] for each in texts]
+    with ThreadPoolExecutor(2 * encoder.grain.abreast) as threads:
+        for _ in range(5):
+            np.testing.assert_array_equal(list(threads.map(lambda each: encoder.encode([each])[0], texts)), alone)
 
 
 SERVICE = """
