@@ -138,9 +138,9 @@ class Batcher:
         """Tokens a second, where there is enough for all that compute at once."""
         return self.abreast * self._computed / self._spent
 
-    def waves(self) -> AbstractContextManager[None]:
-        """For a search that asks again as soon as it is answered: between two of its waves no ingest begins."""
-        return self._device.waves()
+    def expecting(self) -> AbstractContextManager[None]:
+        """For a search under way: no ingest begins before what it will ask for, nor between two of its waves."""
+        return self._device.expecting()
 
     @contextmanager
     def _hold(self, who: Caller, tokens: int) -> Iterator[None]:

@@ -28,7 +28,8 @@ SLOWER = 10.0
 """So many times what its model's rate lets one expect a batch may take: a busy machine, one that swaps."""
 
 PAUSE = 0.02
-"""Seconds that a search between two of its waves is waited for; it takes a tenth of that to come back."""
+"""Seconds that a search which will ask for a model is waited for, once the device could begin: from its question's
+vector to its candidates it takes half of that, from one of its waves to the next a tenth."""
 
 LOST = Event()
 """Set once an extension has ended a thread, which Python takes to live on: asked where its threads are, it would read a
@@ -105,8 +106,8 @@ class Device:
         self._gain = bulk_share / (1 - bulk_share)
         self._saved = self._price = 0.0
         """Model time that searches owe to ingest, and what an ingest batch costs."""
-        self._returning, self._free = 0, 0.0
-        """Searches that ask in waves, and since when there might have been one of them."""
+        self._expected, self._free = 0, 0.0
+        """Searches that will ask, or ask again, and since when one of them might have."""
         self._workers: list[Worker] = []
 
     def add(self, lines: Lines) -> None:
@@ -126,15 +127,15 @@ class Device:
             worker.thread.join(max(-work.overdue, 0.0) if work else self._patience)
 
     @contextmanager
-    def waves(self) -> Iterator[None]:
-        """While a search comes back again and again, no batch of ingest slips in before its next wave."""
+    def expecting(self) -> Iterator[None]:
+        """While a search is under way, no batch of ingest slips in before what it asks for, first or next."""
         with self.changed:
-            self._returning, self._free = self._returning + 1, perf_counter()
+            self._expected, self._free = self._expected + 1, perf_counter()
         try:
             yield
         finally:
             with self.changed:
-                self._returning -= 1
+                self._expected -= 1
                 self.changed.notify()
 
     def check_open(self) -> None:
@@ -207,7 +208,7 @@ class Device:
             while (choice := self._choose()) is None:
                 if self.closed:
                     return False
-                self.changed.wait(PAUSE if self._returning else None)
+                self.changed.wait(PAUSE if self._expected else None)
             lines, lane, contended = choice
             batch = lines.next_batch(lane)
             worker.work = Work(lines, batch, self._allowed(lines, batch))
@@ -232,13 +233,13 @@ class Device:
     def _choose(self) -> tuple[Lines, Lane, bool] | None:
         """Whose batch is next, in which lane, and whether the other lane waits for it."""
         search, ingest = self._oldest("search"), self._oldest("ingest")
-        wanted = search is not None or (self._returning > 0 and self._may_return())
+        wanted = search is not None or (self._expected > 0 and self._may_come())
         if ingest and (not wanted or 0 < self._saved >= self._price * (1 + self._under_way("ingest"))):
             return ingest, "ingest", wanted
         return (search, "search", ingest is not None) if search else None
 
-    def _may_return(self) -> bool:
-        """Whether some of a wave is under way, or was a moment ago."""
+    def _may_come(self) -> bool:
+        """Whether a search is computed, or something was a moment ago."""
         return self._under_way("search") > 0 or perf_counter() < self._free + PAUSE
 
     def _under_way(self, lane: Lane) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from time import time_ns
 
@@ -143,7 +143,7 @@ class Search:
     async def _answer(self, shelf: Shelf, query: Query) -> Answer:
         """All of it under one permit: a request that the reranker has no room for is refused before any work."""
         watch, sequence = Stopwatch(self._metrics, "search"), shelf.indexes.dense.index.sequence
-        with _room(shelf, query):
+        with _room(shelf, query), _ahead_of_ingest(shelf, query):
             sought = await self._embed(shelf, query, watch)
             vector, embedded = (sought.vector, sought.seen) if sought else (None, None)
             terms, weighed = await self._weigh(shelf, query, watch)
@@ -200,6 +200,11 @@ def _room(shelf: Shelf, query: Query) -> Permit:
     if not query.rerank:
         return nullcontext()
     return shelf.ranker.admit(query.depth(compares=False), adaptive=query.adaptive)
+
+
+def _ahead_of_ingest(shelf: Shelf, query: Query) -> AbstractContextManager[None]:
+    """So that the reranker is free when there is something to read for it."""
+    return shelf.ranker.batcher.expecting() if query.rerank else nullcontext()
 
 
 def _blend(shelf: Shelf, query: Query) -> Blend:

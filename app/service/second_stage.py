@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Executor
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,11 +29,6 @@ class Brief:
     """Whether to stop where no more of them could come among the best."""
     deadline: float | None
     """By the event loop's clock."""
-
-    @property
-    def in_waves(self) -> bool:
-        """Whether it may ask the reranker more than once."""
-        return self.adaptive or self.deadline is not None
 
     def left(self) -> float | None:
         return None if self.deadline is None else self.deadline - asyncio.get_running_loop().time()
@@ -65,8 +59,7 @@ class SecondStage:
             parts = await ranker.read(brief.text, texts, brief.policy, self._threads, kept)
             known = {stage: opinion.scores for stage, opinion in proposal.opinions.items()}
             first = weighed(brief.blend, known, len(texts))
-            with ranker.batcher.waves() if brief.in_waves else nullcontext():
-                scored, late = await self._read(ranker, brief, parts, first, lap)
+            scored, late = await self._read(ranker, brief, parts, first, lap)
         if not scored.seen:
             return Ranked(unread(proposal), 0, late=late and bool(texts))
         final = first + brief.blend.rerank * _supposed(scored.scores, len(texts))

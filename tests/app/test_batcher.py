@@ -296,7 +296,7 @@ async def test_between_the_waves_of_a_search_no_ingest_begins(
     model = Model()
     with open_device(bulk_share=0) as device:
         batcher = serve(model, device, metrics)
-        with batcher.waves():
+        with batcher.expecting():
             await batcher.run([text(1, 1)], "search")
             (taken,) = await begin(batcher.run([text(1, 3)], "ingest"))
             await batcher.run([text(1, 2)], "search")
@@ -306,6 +306,23 @@ async def test_between_the_waves_of_a_search_no_ingest_begins(
     assert model.seen == [1, 2, 3]
 
 
+async def test_no_ingest_begins_before_what_a_search_under_way_will_ask_for(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.device.PAUSE", 60.0)
+    model = Model()
+    with open_device(bulk_share=0) as device:
+        batcher = serve(model, device, metrics)
+        with batcher.expecting():
+            (taken,) = await begin(batcher.run([text(1, 2)], "ingest"))
+            await asyncio.sleep(0.05)
+            assert model.seen == []
+            await batcher.run([text(1, 1)], "search")
+            assert model.seen == [1]
+        await taken
+    assert model.seen == [1, 2]
+
+
 async def test_no_ingest_begins_while_another_thread_computes_the_rest_of_a_wave(
     metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,7 +330,7 @@ async def test_no_ingest_begins_while_another_thread_computes_the_rest_of_a_wave
     model = Model()
     with open_device(bulk_share=0) as device:
         batcher = serve(model, device, metrics, budget=10, abreast=2)
-        with batcher.waves():
+        with batcher.expecting():
             held = await model.hold(batcher)
             (taken,) = await begin(batcher.run([text(1, 3)], "ingest"))
             await asyncio.sleep(0.1)
@@ -328,7 +345,7 @@ async def test_a_search_that_does_not_come_back_for_its_next_wave_is_not_waited_
     device: Device, metrics: Metrics
 ) -> None:
     batcher = serve(Model(), device, metrics)
-    with batcher.waves():
+    with batcher.expecting():
         await batcher.run([text(1)], "search")
         assert (await asyncio.wait_for(batcher.run([text(1, 7)], "ingest"), 10)).values == [7]
 
@@ -338,7 +355,7 @@ async def test_between_waves_ingest_keeps_its_share(metrics: Metrics, monkeypatc
     model, stop = Model(seconds=0.004), asyncio.Event()
     with open_device(0.25) as device:
         batcher = serve(model, device, metrics, budget=300, bulk_budget=300)
-        with batcher.waves():
+        with batcher.expecting():
             taking = [asyncio.create_task(keep_busy(batcher, "ingest", stop)) for _ in range(3)]
             searches = 0
             while searches < 100:
