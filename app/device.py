@@ -28,8 +28,8 @@ SLOWER = 10.0
 """So many times what its model's rate lets one expect a batch may take: a busy machine, one that swaps."""
 
 PAUSE = 0.02
-"""Seconds that a search which will ask for a model is waited for, once the device could begin: from its question's
-vector to its candidates it takes half of that, from one of its waves to the next a tenth."""
+"""Seconds that a search which will ask for a model is waited for, once a thread is free: from its question's vector to
+its candidates it takes half of that, from one of its waves to the next a tenth."""
 
 LOST = Event()
 """Set once an extension has ended a thread, which Python takes to live on: asked where its threads are, it would read a
@@ -106,8 +106,8 @@ class Device:
         self._gain = bulk_share / (1 - bulk_share)
         self._saved = self._price = 0.0
         """Model time that searches owe to ingest, and what an ingest batch costs."""
-        self._expected, self._free = 0, 0.0
-        """Searches that will ask, or ask again, and since when one of them might have."""
+        self._expected, self._free = 0, -inf
+        """Searches that will ask, or ask again, and when a thread ended a batch."""
         self._workers: list[Worker] = []
 
     def add(self, lines: Lines) -> None:
@@ -130,7 +130,7 @@ class Device:
     def expecting(self) -> Iterator[None]:
         """While a search is under way, no batch of ingest slips in before what it asks for, first or next."""
         with self.changed:
-            self._expected, self._free = self._expected + 1, perf_counter()
+            self._expected += 1
         try:
             yield
         finally:
@@ -239,7 +239,8 @@ class Device:
         return (search, "search", ingest is not None) if search else None
 
     def _may_come(self) -> bool:
-        """Whether a search is computed, or something was a moment ago."""
+        """Whether a search is computed, or anything was a moment ago. Those that come and ask for nothing are no reason to
+        wait."""
         return self._under_way("search") > 0 or perf_counter() < self._free + PAUSE
 
     def _under_way(self, lane: Lane) -> int:

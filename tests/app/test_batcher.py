@@ -313,14 +313,28 @@ async def test_no_ingest_begins_before_what_a_search_under_way_will_ask_for(
     model = Model()
     with open_device(bulk_share=0) as device:
         batcher = serve(model, device, metrics)
+        await batcher.run([text(1, 1)], "ingest")
         with batcher.expecting():
-            (taken,) = await begin(batcher.run([text(1, 2)], "ingest"))
+            (taken,) = await begin(batcher.run([text(1, 3)], "ingest"))
             await asyncio.sleep(0.05)
-            assert model.seen == []
-            await batcher.run([text(1, 1)], "search")
-            assert model.seen == [1]
+            await batcher.run([text(1, 2)], "search")
+            assert model.seen == [1, 2]
         await taken
-    assert model.seen == [1, 2]
+    assert model.seen == [1, 2, 3]
+
+
+async def test_searches_that_ask_for_nothing_keep_no_ingest_waiting(device: Device, metrics: Metrics) -> None:
+    batcher, stop = serve(Model(), device, metrics, bulk_budget=1), asyncio.Event()
+
+    async def ask_for_nothing() -> None:
+        while not stop.is_set():
+            with batcher.expecting():
+                await asyncio.sleep(0.005)
+
+    searches = [asyncio.create_task(ask_for_nothing()) for _ in range(3)]
+    assert (await asyncio.wait_for(batcher.run([text(1, 7)] * 5, "ingest"), 10)).values.tolist() == [7] * 5
+    stop.set()
+    await asyncio.gather(*searches)
 
 
 async def test_no_ingest_begins_while_another_thread_computes_the_rest_of_a_wave(
