@@ -239,8 +239,8 @@ class Device:
         return (search, "search", ingest is not None) if search else None
 
     def _may_come(self) -> bool:
-        """Whether a search is computed, or anything was a moment ago. Those that come and ask for nothing are no reason to
-        wait."""
+        """Whether a search is computed, or anything was a moment ago: one that comes and asks for nothing is not waited
+        for."""
         return self._under_way("search") > 0 or perf_counter() < self._free + PAUSE
 
     def _under_way(self, lane: Lane) -> int:
