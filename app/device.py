@@ -94,8 +94,8 @@ class Worker:
 
 
 class Device:
-    """Has as many threads as one of its models computes batches at once: most have one, since two that compute at once
-    would fight for the same cores."""
+    """Has as many threads as one of its models computes batches at once, each on cores of its own. Others compute
+    alone: two that take all cores would fight for them."""
 
     def __init__(self, name: str, bulk_share: float, patience: float) -> None:
         self.name = name
@@ -235,8 +235,8 @@ class Device:
         search, ingest = self._oldest("search"), self._oldest("ingest")
         wanted = search is not None or (self._expected > 0 and self._may_come())
         if ingest and (not wanted or 0 < self._saved >= self._price * (1 + self._under_way("ingest"))):
-            return ingest, "ingest", wanted
-        return (search, "search", ingest is not None) if search else None
+            return (ingest, "ingest", wanted) if self._has_room(ingest) else None
+        return (search, "search", ingest is not None) if search and self._has_room(search) else None
 
     def _may_come(self) -> bool:
         """Whether a search is computed, or anything was a moment ago: one that comes and asks for nothing is not waited
@@ -247,13 +247,14 @@ class Device:
         return sum(worker.work is not None and worker.work.batch.lane == lane for worker in self._workers)
 
     def _oldest(self, lane: Lane) -> Lines | None:
-        first = min(self._able(), key=lambda lines: lines.waiting_since(lane), default=None)
+        first = min(self._models, key=lambda lines: lines.waiting_since(lane), default=None)
         return first if first and first.waiting_since(lane) < inf else None
 
-    def _able(self) -> list[Lines]:
-        """Models that may compute one more batch."""
+    def _has_room(self, lines: Lines) -> bool:
+        """Whether it may begin beside what is computed: one that takes all cores for a batch has them for itself."""
         busy = [worker.work.lines for worker in self._workers if worker.work]
-        return [lines for lines in self._models if busy.count(lines) < lines.abreast]
+        alone = any(each.abreast == 1 for each in [lines, *busy])
+        return not (busy and alone) and busy.count(lines) < lines.abreast
 
 
 def stack_of(thread: int | None) -> str:

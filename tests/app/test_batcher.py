@@ -216,19 +216,25 @@ async def test_what_waits_is_shared_among_those_that_compute_at_once(device: Dev
     assert sorted(len(batch) for batch in model.batches[3:]) == [1, 1]
 
 
-async def test_a_model_that_computes_one_batch_after_the_other_does_so_beside_one_that_does_not(
+async def test_a_model_that_takes_all_cores_for_a_batch_has_them_for_itself_and_its_turn(
     device: Device, metrics: Metrics
 ) -> None:
     several, single = Model(), Model()
     wide = serve(several, device, metrics, "several", budget=10, abreast=3)
     narrow = serve(single, device, metrics, "single", budget=10)
     held = await single.hold(narrow)
-    (waiting,) = await begin(narrow.run([text(10, 1), text(10, 2)], "search"))
-    assert (await wide.run([text(10, mark) for mark in range(4)], "search")).values.tolist() == [0, 1, 2, 3]
-    assert len(single.batches) == 1
+    (first,) = await begin(wide.run([text(10, mark) for mark in range(4)], "search"))
+    (second,) = await begin(narrow.run([text(10, 8), text(10, 9)], "search"))
+    await asyncio.sleep(0.05)
+    assert several.batches == []
+    several.gate.clear()
     single.gate.set()
     await held
-    assert (await waiting).values.tolist() == [1, 2]
+    await until(lambda: len(several.batches) == 3)
+    assert len(single.batches) == 1
+    several.gate.set()
+    assert (await first).values.tolist() == [0, 1, 2, 3]
+    assert (await second).values.tolist() == [8, 9]
 
 
 async def test_an_empty_text_has_a_value_too(device: Device, metrics: Metrics) -> None:
