@@ -22,6 +22,9 @@ REPLAY = 1024
 
 TOO_OLD = "the log no longer reaches back to it"
 
+TOO_NEW = "it has seen changes that the log does not have"
+"""The database alone was put back: its next changes bear numbers that the index has seen already."""
+
 T = TypeVar("T")
 Fresh = TypeVar("Fresh", bound="Follows[Any]")
 Step = TypeVar("Step")
@@ -63,11 +66,20 @@ WORDS = Reading("lexical", Wording, changelog.wordings, changelog.living_wording
 TERMS = Reading("sparse", Expansion, changelog.expansions, changelog.living_expansions)
 
 
+def refusal(sequence: int, floor: int, head: int) -> str | None:
+    """Why a log from after `floor` to `head` does not lead on from this change, if it does not."""
+    if sequence < floor:
+        return TOO_OLD
+    return TOO_NEW if sequence > head else None
+
+
 class Renewal(Generic[T]):
     """An index that is built anew in the background, for its owner's task to put in place when that is done."""
 
-    def __init__(self, build: Callable[[], Awaitable[T]]) -> None:
-        self._build = build
+    def __init__(self, build: Callable[[], Awaitable[T]], head: Callable[[], Awaitable[int]]) -> None:
+        self._build, self._head = build, head
+        self.since = 0
+        """The end of the log when it began: the truth that it reads has at least as much."""
         self._task: asyncio.Future[T] | None = None
 
     @property
@@ -75,7 +87,11 @@ class Renewal(Generic[T]):
         return self._task is not None
 
     def begin(self) -> None:
-        self._task = self._task or asyncio.ensure_future(self._build())
+        self._task = self._task or asyncio.ensure_future(self._run())
+
+    async def _run(self) -> T:
+        self.since = await self._head()
+        return await self._build()
 
     def built(self) -> T | None:
         """The new index, once; what kept it from being built is raised, once too."""
@@ -171,6 +187,19 @@ class Follower(Generic[Step]):
     def read(self, what: Callable[[apsw.Connection, int], T]) -> T:
         """Something of the collection's log, in the calling thread."""
         return self._database.read_here(lambda db: what(db, self._collection.number))
+
+    async def head(self) -> int:
+        """The last change of the log."""
+        return await self.in_thread(lambda: self.read(changelog.head))
+
+    async def refuses(self, fresh: Follows[Any], since: int) -> str | None:
+        """Why an index that was built anew since then can't be put in place: without all that came since, it would lack
+        that for good. One of nothing bears no number."""
+        return await self.in_thread(lambda: self.refusal(max(fresh.sequence, since)))
+
+    def refusal(self, sequence: int) -> str | None:
+        """Why the log does not lead on from this change, if it does not."""
+        return refusal(sequence, self.read(changelog.floor), self.read(changelog.head))
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         with self._database.room.needed():

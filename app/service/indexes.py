@@ -103,7 +103,9 @@ class Indexes:
         return [self.dense, self.lexical, *([self.sparse] if self.sparse else [])]
 
     async def _forget(self) -> None:
+        """Not while one is built anew: it follows the log from where it began to read the truth. One that only begins
+        while this is under way reads a truth that has all of what is forgotten."""
         through = min(view.saved for view in self._views)
-        if through > self._forgotten:
+        if through > self._forgotten and not self.is_renewing:
             await self._database.write(lambda db: changelog.prune(db, self._collection.number, through))
             self._forgotten = through

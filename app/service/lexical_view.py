@@ -10,7 +10,7 @@ import numpy as np
 import structlog
 
 from app.errors import NoSpace
-from app.service.follower import TOO_OLD, WORDS, Follower, Renewal, Workers
+from app.service.follower import TOO_NEW, WORDS, Follower, Renewal, Workers
 from app.stores import lexical_folder
 from app.stores import log as changelog
 from app.stores.holdings import HeldWords, Holding
@@ -38,7 +38,7 @@ class LexicalView:
         self._collection = collection
         self._folder = folder
         self._index = TantivyIndex(collection.language)
-        self.renewal = Renewal(lambda: self._rebuilt(self._fresh))
+        self.renewal = Renewal(lambda: self._rebuilt(self._fresh), self._follower.head)
         self.saved = UNSAVED
         """The last change that is on disk."""
 
@@ -52,7 +52,7 @@ class LexicalView:
         return self._follower.rebuilding
 
     async def open(self) -> None:
-        """Take what is on disk if it is whole and the log still reaches back to it; rebuild otherwise; catch up."""
+        """Take what is on disk if it is whole and the log leads on from it; rebuild otherwise; catch up."""
         loaded = await self._follower.in_thread(self._load)
         self._index, self.saved = (loaded, loaded.sequence) if loaded else (await self._rebuilt(self._folder), UNSAVED)
         if not await self._catches_up():
@@ -68,8 +68,7 @@ class LexicalView:
     async def tidy(self) -> None:
         """Put in place what was built anew, and save."""
         if (fresh := self.renewal.built()) is not None:
-            await self._follower.follow(fresh)
-            self._index, self.saved = await self._follower.in_thread(lambda: self._replace(fresh)), UNSAVED
+            await self._swap(fresh)
         await self.save()
 
     async def save(self) -> None:
@@ -104,7 +103,7 @@ class LexicalView:
             found = lexical_folder.checked(self._folder, self._collection.language)
         except (OSError, ValueError) as error:
             return str(error)
-        return None if found.sequence >= self._follower.read(changelog.floor) else TOO_OLD
+        return self._follower.refusal(found.sequence)
 
     @property
     def _fresh(self) -> Path:
@@ -115,15 +114,24 @@ class LexicalView:
         """What is on disk, if it can be used; what was being built beside it when the process ended is not."""
         shutil.rmtree(self._fresh, ignore_errors=True)
         loaded = lexical_folder.load(self._folder, self._collection.language)
-        if isinstance(loaded, TantivyIndex) and loaded.sequence >= self._follower.read(changelog.floor):
+        reason = self._follower.refusal(loaded.sequence) if isinstance(loaded, TantivyIndex) else loaded.reason
+        if isinstance(loaded, TantivyIndex) and not reason:
             return loaded
-        reason = TOO_OLD if isinstance(loaded, TantivyIndex) else loaded.reason
-        if self._follower.read(changelog.head):
-            self._warn(reason)
+        if reason == TOO_NEW or self._follower.read(changelog.head):
+            self._warn(str(reason))
         return None
 
     async def _rebuilt(self, folder: Path) -> TantivyIndex:
         return await self._follower.rebuilt(lambda: lexical_folder.create(folder, self._collection.language))
+
+    async def _swap(self, fresh: TantivyIndex) -> None:
+        """Put it in place, if the log still has all that came since."""
+        if reason := await self._follower.refuses(fresh, self.renewal.since):
+            logger.warning("lexical index built anew is given up", collection=self._collection.name, reason=reason)
+            await self._follower.in_thread(fresh.close)
+            return
+        await self._follower.follow(fresh)
+        self._index, self.saved = await self._follower.in_thread(lambda: self._replace(fresh)), UNSAVED
 
     def _replace(self, fresh: TantivyIndex) -> TantivyIndex:
         """Searches under way read on from files that have no names any more."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import structlog
+
 from app.service.follower import TERMS, Follower, Renewal, Workers
 from app.stores.holdings import HeldTerms, Holding
 from app.stores.sparse import InvertedIndex
@@ -11,6 +13,8 @@ from app.stores.sqlite import Database
 from app.telemetry import Metrics
 from app.types import Collection, SparseIndex
 from models.types import SparseVector
+
+logger = structlog.get_logger()
 
 
 class SparseView:
@@ -21,8 +25,9 @@ class SparseView:
 
     def __init__(self, database: Database, collection: Collection, metrics: Metrics, workers: Workers) -> None:
         self._follower = Follower(TERMS, database, collection, workers, metrics)
+        self._collection = collection
         self._index = InvertedIndex()
-        self.renewal = Renewal(lambda: self._follower.rebuilt(InvertedIndex))
+        self.renewal = Renewal(self._rebuilt, self._follower.head)
 
     @property
     def index(self) -> SparseIndex:
@@ -39,7 +44,7 @@ class SparseView:
         return self._follower.rebuilding
 
     async def open(self) -> None:
-        self._index = await self._follower.rebuilt(InvertedIndex)
+        self._index = await self._rebuilt()
         await self.follow()
 
     async def add_ahead(self, chunks: Sequence[int], vectors: Sequence[SparseVector]) -> None:
@@ -52,8 +57,7 @@ class SparseView:
     async def tidy(self) -> None:
         """Put in place what was built anew."""
         if (fresh := self.renewal.built()) is not None:
-            await self._follower.follow(fresh)
-            self._index = fresh
+            await self._swap(fresh)
 
     async def close(self) -> None:
         await self.renewal.end()
@@ -68,3 +72,14 @@ class SparseView:
     def flaw(self) -> str | None:
         """Nothing is on disk."""
         return None
+
+    async def _swap(self, fresh: InvertedIndex) -> None:
+        """Put it in place, if the log still has all that came since."""
+        if reason := await self._follower.refuses(fresh, self.renewal.since):
+            logger.warning("sparse index built anew is given up", collection=self._collection.name, reason=reason)
+            return
+        await self._follower.follow(fresh)
+        self._index = fresh
+
+    async def _rebuilt(self) -> InvertedIndex:
+        return await self._follower.rebuilt(InvertedIndex)

@@ -17,7 +17,7 @@ from app.errors import Damaged, StartupError
 from app.service.check import Pace
 from app.service.comparison import Difference, compare
 from app.service.findings import PARTS, Finding, Report, of_index
-from app.service.follower import TOO_OLD, Workers
+from app.service.follower import Workers, refusal
 from app.service.indexes import Indexes, Kind
 from app.settings import Settings
 from app.stores import collections, hnsw_file, lexical_folder, log, snapshot, soundness
@@ -93,8 +93,8 @@ class Folder:
             seen, holding = self._open(collection, kind)
         except (OSError, ValueError) as error:
             return list(of_index(collection.name, kind, Difference(), _told(error)))
-        if seen < floor:
-            return list(of_index(collection.name, kind, Difference(), TOO_OLD))
+        if reason := refusal(seen, floor, head):
+            return list(of_index(collection.name, kind, Difference(), reason))
         living = self._read(lambda db: log.count_living(db, collection.number))
         self._report.begin(f"{collection.name}: {PARTS[kind]}", living)
         found = self._read(lambda db: compare(db, collection.number, holding, self._pace, None, seen))

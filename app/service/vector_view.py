@@ -10,7 +10,7 @@ from time import monotonic
 import structlog
 
 from app.errors import NoSpace
-from app.service.follower import TOO_OLD, VECTORS, Follower, Renewal, Workers
+from app.service.follower import TOO_NEW, VECTORS, Follower, Renewal, Workers
 from app.settings import Settings
 from app.stores import hnsw_file, snapshot
 from app.stores import log as changelog
@@ -54,7 +54,7 @@ class VectorView:
         self.saved = UNSAVED
         """The last change that is on disk."""
         self._moved_at, self._failed_at = monotonic(), -inf
-        self.renewal = Renewal(self._rebuilt)
+        self.renewal = Renewal(self._rebuilt, self._follower.head)
         for outcome in ("written", "failed"):
             metrics.snapshots.labels(collection.name, outcome)
         metrics.renewals.labels(collection.name)
@@ -67,7 +67,7 @@ class VectorView:
         return self._follower.rebuilding
 
     async def open(self) -> None:
-        """Take the snapshot if it is whole and the log still reaches back to it; rebuild otherwise; then catch up."""
+        """Take the snapshot if it is whole and the log leads on from it; rebuild otherwise; then catch up."""
         loaded = await self._follower.in_thread(self._load)
         self.index, self.saved = (loaded, loaded.sequence) if loaded else (await self._rebuilt(), UNSAVED)
         await self.follow()
@@ -134,7 +134,7 @@ class VectorView:
             found = snapshot.check(self._folder, collection.fingerprint, collection.dimensions, self._settings)
         except (OSError, ValueError) as error:
             return str(error)
-        return None if found.sequence >= self._follower.read(changelog.floor) else TOO_OLD
+        return self._follower.refusal(found.sequence)
 
     def _heavy(self) -> bool:
         deleted = self.index.deleted
@@ -149,6 +149,10 @@ class VectorView:
         return behind >= self._settings.snapshot_changes or (behind > 0 and quiet)
 
     async def _swap(self, fresh: HnswIndex) -> None:
+        """Put it in place, if the log still has all that came since."""
+        if reason := await self._follower.refuses(fresh, self.renewal.since):
+            logger.warning("index built anew is given up", collection=self._collection.name, reason=reason)
+            return
         await self._follower.follow(fresh)
         fresh.tune(self._ef)
         self.index, self.saved = fresh, UNSAVED
@@ -159,13 +163,13 @@ class VectorView:
     def _load(self) -> HnswIndex | None:
         """What is on disk, if it can be used."""
         (self._folder / LOOKED_AT).unlink(missing_ok=True)
-        collection, floor = self._collection, self._follower.read(changelog.floor)
+        collection = self._collection
         loaded = snapshot.load(self._folder, collection.fingerprint, self._empty(), self._settings)
-        if isinstance(loaded, HnswIndex) and loaded.sequence >= floor:
+        reason = self._follower.refusal(loaded.sequence) if isinstance(loaded, HnswIndex) else loaded.reason
+        if isinstance(loaded, HnswIndex) and not reason:
             snapshot.sweep(self._folder)
             return loaded
-        reason = TOO_OLD if isinstance(loaded, HnswIndex) else loaded.reason
-        if self._follower.read(changelog.head):
+        if reason == TOO_NEW or self._follower.read(changelog.head):
             logger.warning("index is rebuilt from the truth", collection=collection.name, reason=reason)
         return None
 

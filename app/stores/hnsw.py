@@ -200,12 +200,17 @@ class HnswIndex:
         return best(chunks[there], scores[there], k)
 
     def _nearest(self, living: Living, query: Vectors, k: int, allowed: ChunkIds | None) -> Candidates:
-        """By the rows, and where these are rounded once more by the truth."""
+        """By the rows, and where these are rounded once more by the truth: of what it does not have, because that was
+        added ahead or is gone, nothing is found, and more is taken instead."""
         if not living.table.rounding:
             return living.nearest(query, k, allowed)
-        near = living.nearest(query, ceil(MARGIN * k) + LEAST_MARGIN, allowed)
-        chunks, vectors = self._read(np.sort(near.chunks))
-        return best(chunks, products(vectors, query), k)
+        reach = ceil(MARGIN * k) + LEAST_MARGIN
+        while True:
+            near = living.nearest(query, reach, allowed)
+            chunks, vectors = self._read(np.sort(near.chunks))
+            if len(chunks) >= k or len(near) < reach:
+                return best(chunks, products(vectors, query), k)
+            reach *= WIDEN
 
     def _whole(self, file: hnsw_file.GraphFile) -> Iterator[tuple[ChunkIds, Vectors]]:
         """The vectors of a graph, from the truth where the graph has a part of them."""

@@ -94,6 +94,27 @@ async def test_the_log_is_kept_for_the_index_that_is_behind(tmp_path: Path) -> N
         assert await service.found("late", mode="lexical") == ["late"]
 
 
+async def test_an_index_that_is_newer_than_the_database_is_not_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many chunks as the truth has, but others: a document was replaced before the database was put back."""
+    database, copy = tmp_path / "winnow.db", tmp_path / "copy.db"
+    async with serving(fakes(tmp_path)) as service:
+        await service.ingest(*documents(5))
+    shutil.copy(database, copy)
+    async with serving(fakes(tmp_path)) as service:
+        await service.ingest({"id": "d3", "text": "lost words"})
+    assert not database.with_name("winnow.db-wal").exists()
+    shutil.copy(copy, database)
+    async with serving(fakes(tmp_path)) as service:
+        assert _index(service) == 5
+        assert await service.found("3", mode="lexical") == ["d3"]
+        await service.ingest({"id": "next", "text": "something else"})
+        assert await service.found("something else", mode="lexical") == ["next"]
+    told = [line for line in capsys.readouterr().out.splitlines() if "lexical index is rebuilt from the truth" in line]
+    assert any("changes that the log does not have" in line for line in told)
+
+
 async def test_dropping_a_collection_removes_its_files(tmp_path: Path) -> None:
     async with serving(fakes(tmp_path)) as service:
         await service.ingest(*documents(5))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
+
+import pytest
 
 from tests.app.serving import Service, body, documents, fakes, serving, until
 
@@ -51,3 +54,26 @@ async def test_a_compacted_index_is_what_the_next_start_opens(tmp_path: Path) ->
         view = service.engine.collections.shelf("default").indexes.dense
         assert (view.index.deleted, len(view.index)) == (0, AMOUNT - DELETED)
         assert await service.found(f"topic{AMOUNT - 1}", top_k=1) == [f"d{AMOUNT - 1}"]
+
+
+async def test_a_snapshot_that_is_newer_than_the_database_is_not_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When the database alone is put back, what comes next bears the numbers of what was lost."""
+    database, copy = tmp_path / "winnow.db", tmp_path / "copy.db"
+    async with serving(fakes(tmp_path)) as service:
+        await service.ingest(*documents(5))
+    shutil.copy(database, copy)
+    async with serving(fakes(tmp_path)) as service:
+        await service.ingest({"id": "d3", "text": "lost words"}, {"id": "lost", "text": "other lost words"})
+    assert not database.with_name("winnow.db-wal").exists()
+    shutil.copy(copy, database)
+    async with serving(fakes(tmp_path)) as service:
+        view = service.engine.collections.shelf("default").indexes.dense
+        assert len(view.index) == 5
+        assert (await service.found("topic 3 of many words", mode="dense"))[0] == "d3"
+        await service.ingest({"id": "next", "text": "something else"})
+        assert (await service.found("something else", mode="dense"))[0] == "next"
+        assert len(view.index) == 6
+    told = [line for line in capsys.readouterr().out.splitlines() if "index is rebuilt from the truth" in line]
+    assert any("changes that the log does not have" in line for line in told if "lexical" not in line)

@@ -57,11 +57,11 @@ class WithTruth(HnswIndex):
         return np.array(there, np.int64), np.array([self.whole[chunk] for chunk in there]).reshape(-1, DIMENSIONS)
 
 
-def by_rounded_vectors() -> VectorIndex:
+def by_rounded_vectors() -> WithTruth:
     return WithTruth(DIMENSIONS)
 
 
-def by_short_and_rounded_vectors() -> VectorIndex:
+def by_short_and_rounded_vectors() -> WithTruth:
     return WithTruth(DIMENSIONS // 2)
 
 
@@ -243,6 +243,23 @@ def test_unknown_and_removed_chunks_may_be_allowed(index: VectorIndex) -> None:
     assert sorted(index.search(vectors(1)[0], 9, allowed).chunks.tolist()) == [2, 6]
     assert len(index.search(vectors(1)[0], 9, np.array([1000], np.int64))) == 0
     assert len(index.search(vectors(1)[0], 9, np.empty(0, np.int64))) == 0
+
+
+@pytest.mark.parametrize("make_rounded", [by_rounded_vectors, by_short_and_rounded_vectors])
+@pytest.mark.parametrize("k", [1, 10, 100, 101])
+def test_nearer_chunks_that_the_truth_does_not_have_yet_keep_no_others_from_being_found(
+    make_rounded: Callable[[], WithTruth], k: int
+) -> None:
+    index, query, published = make_rounded(), vectors(1, seed=3)[0], vectors(100)
+    index.apply([Change(chunk, chunk, vector) for chunk, vector in enumerate(published, 1)])
+    index.apply([Change(100, chunk, query) for chunk in range(201, 265)])
+    for chunk in range(201, 265):
+        del index.whole[chunk]
+    nearest = np.argsort(-(published @ query))[:k] + 1
+    assert index.search_exact(query, k).chunks.tolist() == nearest.tolist()
+    every_third = np.arange(3, 265, 3, dtype=np.int64)
+    among = [chunk for chunk in np.argsort(-(published @ query)) + 1 if chunk % 3 == 0]
+    assert index.search_exact(query, k, every_third).chunks.tolist() == among[:k]
 
 
 def test_sizes_are_told(index: VectorIndex) -> None:
