@@ -13,6 +13,8 @@ from pathlib import PurePosixPath
 from time import monotonic
 from typing import IO, Any, get_args
 
+import apsw
+
 from app.errors import InvalidDocuments, Overloaded
 from app.files.convert import convert
 from app.files.readers import READERS, converter
@@ -22,7 +24,7 @@ from app.service.ingest import Ingest, Ticket
 from app.service.shelf import Shelf
 from app.settings import Settings
 from app.stores import documents, refusals
-from app.stores.documents import Origin, Outcome, Put
+from app.stores.documents import Origin, Outcome, Put, Stored
 from app.stores.refusals import Attempt
 from app.stores.sqlite import Database
 from app.telemetry import Metrics, Stopwatch
@@ -105,13 +107,23 @@ class Files:
     async def take(self, shelf: Shelf, file: File, metadata: Metadata, ticket: Ticket | None) -> Taken:
         """Acknowledge a file as a document with its path as id, or say why it is Unreadable, and remember that."""
         sha256 = await self._in_thread(lambda: _sha256(file.content))
-        if await self.known(shelf, {file.path: (file.kind, sha256)}):
-            held = (await self._ingest.document(shelf, file.path)).document
+        if held := await self._held(shelf, file, sha256):
             document = replace(held, metadata=metadata | {"file": held.metadata["file"]})
         else:
             document = document_of(file, sha256, await self._read(file, sha256), metadata)
         ticket, put = await self._put(shelf, document, ticket)
         return Taken(ticket, put, len(document.pages))
+
+    async def _held(self, shelf: Shelf, file: File, sha256: str) -> Document | None:
+        """The document if it was made of the same content in the same way."""
+        number, origin = shelf.collection.number, Origin(sha256, converter(file.kind))
+
+        def read(db: apsw.Connection) -> Stored | None:
+            made = documents.origins(db, number, [file.path]).get(file.path)
+            return documents.find(db, number, file.path) if made == origin else None
+
+        stored = await self._database.read(read)
+        return stored.document if stored else None
 
     async def _read(self, file: File, sha256: str) -> Converted:
         """The file as text; what an earlier attempt led to counts no more."""

@@ -88,7 +88,7 @@ class Standbys:
             await self._check_ready(followed, standby, force=force)
             followed.intake.clear()
             try:
-                await self._switch(name, followed, standby)
+                await self._switch(name, followed, standby, force=force)
             finally:
                 followed.intake.set()
 
@@ -105,11 +105,13 @@ class Standbys:
         if found.failed and not force:
             raise Conflict(await self._lacking(followed, standby, found.failed))
 
-    async def _switch(self, name: str, followed: Shelf, standby: Shelf) -> None:
+    async def _switch(self, name: str, followed: Shelf, standby: Shelf, *, force: bool) -> None:
         numbers, deadline = (standby.collection.number, followed.collection.number), monotonic() + SWITCH_SECONDS
         overrules = self._settings.models if name == DEFAULT else ""
         while True:
-            left = await self._database.write(lambda db: rows.switch(db, name, *numbers, overrules))
+            left = await self._database.write(lambda db: rows.switch(db, name, *numbers, overrules, force=force))
+            if left.failed and not force:
+                raise Conflict(await self._lacking(followed, standby, left.failed))
             if not left.behind and not left.pending:
                 break
             if monotonic() > deadline:

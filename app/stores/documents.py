@@ -15,12 +15,18 @@ import orjson
 
 from app.stores import readings
 from app.stores.metadata import flatten
-from app.stores.rows import first, now, number, rows, to_json, token_ids
+from app.stores.rows import first, now, rows, to_json, token_ids
 from app.types import Chunk, ChunkIds, Document, Metadata, Place
 from models.types import Ids
 
 Outcome = Literal["created", "replaced", "updated", "unchanged"]
 """What became of a document: updated means that only its metadata changed, so that nothing is embedded again."""
+
+NEWEST = (
+    "NOT EXISTS (SELECT 1 FROM documents later"
+    " WHERE later.collection = d.collection AND later.id = d.id AND later.number > d.number)"
+)
+"""Of a document's versions, the one that was acknowledged last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,7 @@ class _Version:
     number: int
     content: bytes
     metadata: str
+    chunks: int
 
 
 def content_hash(document: Document) -> bytes:
@@ -94,9 +101,12 @@ def content_hash(document: Document) -> bytes:
 
 
 def known_contents(db: apsw.Connection, collection: int, ids: Sequence[str]) -> dict[str, set[bytes]]:
-    """The contents already held for these ids, so that unchanged documents need not be chunked."""
+    """The contents of which chunks are held already for these ids, so that unchanged documents need not be chunked."""
     known: dict[str, set[bytes]] = {}
-    sql = "SELECT id, content FROM documents WHERE collection = ? AND id IN (SELECT value FROM json_each(?))"
+    sql = (
+        "SELECT id, content FROM documents"
+        " WHERE collection = ? AND chunks > 0 AND id IN (SELECT value FROM json_each(?))"
+    )
     for document, content in rows(db, sql, (collection, to_json(list(ids)))):
         known.setdefault(document, set()).add(content)
     return known
@@ -111,10 +121,10 @@ class Origin:
 
 
 def origins(db: apsw.Connection, collection: int, ids: Sequence[str]) -> dict[str, Origin]:
-    """The files of which these documents were made, as far as they were and are not to be tried again."""
+    """The files of which the newest versions were made, as far as they were and are not to be tried again."""
     sql = (
-        "SELECT id, metadata ->> '$.file.sha256', metadata ->> '$.file.converter' FROM documents"
-        " WHERE collection = ? AND state <> 'failed' AND id IN (SELECT value FROM json_each(?)) ORDER BY number"
+        "SELECT id, metadata ->> '$.file.sha256', metadata ->> '$.file.converter' FROM documents d"
+        f" WHERE collection = ? AND state <> 'failed' AND id IN (SELECT value FROM json_each(?)) AND {NEWEST}"
     )
     held = rows(db, sql, (collection, to_json(list(ids))))
     return {document: Origin(sha256, converter) for document, sha256, converter in held if sha256 and converter}
@@ -127,21 +137,24 @@ def put(
     document: Document,
     split: Callable[[Document], Sequence[Chunk]],
 ) -> Put:
-    """Take in one document. A version that still waits is superseded; the live one stays until the new one is found."""
+    """Take in one document. A version that still waits is superseded; the live one stays until the new one is found.
+
+    One without chunks could not be split: it is taken in anew, so that it is refused anew.
+    """
     content = content_hash(document)
     live, waiting = _versions(db, collection, document.id)
     newest = waiting or live
-    if waiting and waiting.content != content:
+    if waiting and not (waiting.chunks and waiting.content == content):
         _delete_version(db, waiting.number)
         newest = live
-    if newest and newest.content == content:
+    if newest and newest.chunks and newest.content == content:
         return _touch(db, collection, job, document, newest)
     return _insert(db, collection, job, document, split(document), "replaced" if waiting or live else "created")
 
 
 def _versions(db: apsw.Connection, collection: int, document: str) -> tuple[_Version | None, _Version | None]:
     """The live version and the one that is to follow it."""
-    sql = "SELECT state, number, content, metadata FROM documents WHERE collection = ? AND id = ?"
+    sql = "SELECT state, number, content, metadata, chunks FROM documents WHERE collection = ? AND id = ?"
     held = {state == "live": _Version(*row) for state, *row in rows(db, sql, (collection, document))}
     return held.get(True), held.get(False)
 
@@ -150,14 +163,13 @@ def _touch(db: apsw.Connection, collection: int, job: int | None, document: Docu
     """Same content: keep the vectors, take over new metadata, and try again what had failed."""
     retry = "UPDATE documents SET state = 'pending', error = NULL, job = ? WHERE number = ? AND state = 'failed'"
     db.execute(retry, (job, version.number))
-    chunks = number(db, "SELECT chunks FROM documents WHERE number = ?", (version.number,))
     metadata = to_json(document.metadata)
     if version.metadata == metadata:
-        return Put(document.id, "unchanged", version.number, chunks)
+        return Put(document.id, "unchanged", version.number, version.chunks)
     db.execute("UPDATE documents SET metadata = ? WHERE number = ?", (metadata, version.number))
     db.execute("DELETE FROM metadata_values WHERE document = ?", (version.number,))
     _insert_metadata(db, collection, version.number, document.metadata)
-    return Put(document.id, "updated", version.number, chunks)
+    return Put(document.id, "updated", version.number, version.chunks)
 
 
 def _insert(

@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 
 from app.errors import Fault, InvalidFilter
+from app.stores.documents import NEWEST
 from app.stores.metadata import Kind, Scalar
 from app.types import ChunkIds
 
@@ -81,7 +82,7 @@ class Sql(NamedTuple):
 
 
 def matching_documents(db: apsw.Connection, wanted: Filter, collection: int) -> list[int]:
-    """The numbers of a collection's documents that match, in any state."""
+    """The newest versions of a collection's documents, in any state, as far as they match."""
     return [number for (number,) in db.execute(*select_documents(wanted, collection))]
 
 
@@ -94,7 +95,7 @@ def allowed_chunks(db: apsw.Connection, wanted: Filter, collection: int) -> Chun
 
 def select_documents(wanted: Filter, collection: int) -> Sql:
     condition = _whole(wanted, collection)
-    documents = "SELECT number AS document FROM documents WHERE collection = ?"
+    documents = f"SELECT number AS document FROM documents d WHERE collection = ? AND {NEWEST}"
     return Sql(f"SELECT document FROM ({documents}) given WHERE {condition.text}", (collection, *condition.parameters))
 
 

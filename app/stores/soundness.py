@@ -31,6 +31,10 @@ QUESTIONS = (
         "documents without as many chunks as they ought to have",
     ),
     Question(
+        "SELECT count(*) FROM documents WHERE collection = :collection AND state = 'live' AND chunks = 0",
+        "searchable documents without a chunk",
+    ),
+    Question(
         "SELECT count(*) FROM documents d WHERE collection = :collection"
         ' AND (SELECT max("end") FROM chunks WHERE document = d.number) > length(text)',
         "documents shorter than their chunks reach",

@@ -14,9 +14,9 @@ from app.types import STANDBY, Chunk, Document
 
 LACKING = (
     "FROM documents d WHERE collection = ? AND state = 'failed'"
-    " AND EXISTS (SELECT 1 FROM documents WHERE collection = ? AND id = d.id AND state = 'live')"
+    " AND EXISTS (SELECT 1 FROM documents WHERE collection = ? AND id = d.id AND state <> 'failed')"
 )
-"""What a standby failed to take, and the collection that it follows has."""
+"""What a standby failed to take, and the collection that it follows has, or may yet have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +112,12 @@ def failures(db: apsw.Connection, standby: int, followed: int, limit: int) -> di
     return dict(rows(db, sql, (standby, followed, limit)))
 
 
-def switch(db: apsw.Connection, name: str, standby: int, followed: int, overrules: str) -> Progress:
+def switch(db: apsw.Connection, name: str, standby: int, followed: int, overrules: str, *, force: bool) -> Progress:
     """Let a standby that has everything take the place, the name, the jobs and the feedback of what it follows, which
-    becomes its standby. Says how far it was: if anything was left to do, nothing has happened."""
+    becomes its standby. Says how far it was: if anything was left to do, or lacking without force, nothing has
+    happened."""
     found = progress(db, standby, followed)
-    if found.behind or found.pending:
+    if found.behind or found.pending or (found.failed and not force):
         return found
     db.execute(
         "UPDATE collections SET name = ?, follows = NULL WHERE number = ?", (f"{name}{STANDBY}{STANDBY}", standby)

@@ -12,12 +12,15 @@ from time import monotonic, sleep
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 from fastapi import FastAPI
 
 from app.engine import Engine
 from app.main import create_app
 from app.settings import Settings
+from app.stages.embed import Embedder
+from models.types import Vectors
 
 PATIENCE = 20.0
 
@@ -111,6 +114,23 @@ def listening(settings: Settings) -> Iterator[httpx.Client]:
     finally:
         server.should_exit = True
         thread.join(PATIENCE)
+
+
+@contextmanager
+def nothing_embedded() -> Iterator[None]:
+    """What comes in before this ends is acknowledged, and waits to be found."""
+    gate, embed = asyncio.Event(), Embedder.documents
+
+    async def held_up(*given: Any) -> Vectors:
+        await gate.wait()
+        return await embed(*given)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Embedder, "documents", held_up)
+        try:
+            yield
+        finally:
+            gate.set()
 
 
 async def until(holds: Any, seconds: float = PATIENCE) -> None:

@@ -231,6 +231,14 @@ def test_what_is_wrong_with_the_truth_is_said_and_not_repaired(data: Path) -> No
         assert part in told
 
 
+def test_a_searchable_document_that_no_search_finds_is_said(data: Path) -> None:
+    with truth(data) as db:
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute("DELETE FROM chunks WHERE document = 3")
+        db.execute("UPDATE documents SET chunks = 0 WHERE number = 3")
+    assert "searchable documents without a chunk: 1" in winnow("check", "--data-dir", data, code=1)
+
+
 def test_a_damaged_database_is_said_to_be_damaged(data: Path) -> None:
     database = data / "winnow.db"
     content = bytearray(database.read_bytes())

@@ -15,9 +15,25 @@ from hypothesis import strategies as st
 
 from app.settings import Settings
 from app.stores.keys import KeyFile
-from tests.app.serving import PATIENCE, Json, Service, body, documents, fakes, problem, serving, until
+from tests.app.serving import (
+    PATIENCE,
+    Json,
+    Service,
+    body,
+    documents,
+    fakes,
+    nothing_embedded,
+    pointers,
+    problem,
+    serving,
+    until,
+)
 
 AT, STANDBY = "/collections/default", "default~standby"
+
+SHORT = {"chunk_tokens": 16, "overlap_tokens": 0}
+LONG = " ".join(f"w{n}" for n in range(20))
+"""A title that leaves no room in chunks that are so short."""
 
 
 async def begin(service: Service, **asked: object) -> Json:
@@ -33,6 +49,20 @@ async def caught_up(service: Service, but: int = 0) -> None:
     while (told := body(await service.client.get(AT))["standby"])["behind"] + told["pending"] > but:
         assert monotonic() < deadline, f"it never caught up: {told}"
         await asyncio.sleep(0.02)
+
+
+async def told_of_standby(service: Service, **wanted: int) -> None:
+    """Wait until as much is told of the standby."""
+    deadline = monotonic() + PATIENCE
+    while not wanted.items() <= (told := body(await service.client.get(AT))["standby"]).items():
+        assert monotonic() < deadline, f"it never came to {wanted}: {told}"
+        await asyncio.sleep(0.02)
+
+
+async def refused(service: Service) -> str:
+    """Why the standby is not switched to."""
+    detail: str = problem(await service.client.post(f"{AT}/switch", json={}), 409, "conflict")["detail"]
+    return detail
 
 
 async def switch(service: Service, **asked: object) -> Json:
@@ -161,17 +191,100 @@ async def test_a_switch_that_takes_too_long_leaves_everything_as_it_was(
 
 
 async def test_documents_that_other_models_cannot_take_are_named_and_given_up_only_by_force(service: Service) -> None:
-    long = " ".join(f"w{n}" for n in range(20))
-    await service.ingest({"id": "titled", "text": "topic word", "title": long}, *documents(3, "topic word"))
-    await begin(service, encoder="fake:32", recipe={"chunk_tokens": 16, "overlap_tokens": 0})
+    await service.ingest({"id": "titled", "text": "topic word", "title": LONG}, *documents(3, "topic word"))
+    await begin(service, encoder="fake:32", recipe=SHORT)
     await caught_up(service)
     assert body(await service.client.get(AT))["standby"]["failed"] == 1
-    told = problem(await service.client.post(f"{AT}/switch", json={}), 409, "conflict")
-    assert "'titled': A title is too long" in told["detail"]
+    assert "'titled': A title is too long" in await refused(service)
     assert (await switch(service, force=True))["failed"] == 1
     assert set(await held(service, "default")) == {"d0", "d1", "d2"}
     await switch(service)
     assert set(await held(service, "default")) == {"titled", "d0", "d1", "d2"}
+
+
+async def test_what_a_standby_cannot_take_stays_so_when_it_replaces_what_it_took(service: Service) -> None:
+    """The version that goes when the new one is found makes the standby look at the document once more."""
+    await service.ingest({"id": "titled", "text": "topic word of old"}, *documents(3, "topic word"))
+    await begin(service, encoder="fake:32", recipe=SHORT)
+    await caught_up(service)
+    given = {"documents": [{"id": "titled", "text": "topic word", "title": LONG}], "wait": False}
+    with nothing_embedded():
+        answer = await service.client.post("/ingest", json=given)
+        await told_of_standby(service, behind=0, failed=1)
+    await service.finished(body(answer)["job"])
+    await caught_up(service)
+    assert body(await service.client.get(AT))["standby"]["failed"] == 1
+    assert "'titled': A title is too long" in await refused(service)
+    assert (await held(service, STANDBY))["titled"]["text"] == "topic word of old"
+    assert (await held(service, "default"))["titled"]["title"] == LONG
+
+
+async def test_what_a_standby_cannot_take_stays_so_when_only_metadata_change(service: Service) -> None:
+    titled = {"id": "titled", "text": "topic word", "title": LONG}
+    await service.ingest(titled, *documents(3, "topic word"))
+    await begin(service, encoder="fake:32", recipe=SHORT)
+    await caught_up(service)
+    assert (await service.ingest({**titled, "metadata": {"colour": "red"}}))["documents"][0]["status"] == "updated"
+    await caught_up(service)
+    assert body(await service.client.get(AT))["standby"]["failed"] == 1
+    assert "'titled': A title is too long" in await refused(service)
+
+
+@pytest.mark.parametrize("change", [{}, {"metadata": {"colour": "red"}}], ids=["unchanged", "updated"])
+async def test_what_was_done_without_is_refused_when_it_comes_again(service: Service, change: Json) -> None:
+    titled = {"id": "titled", "text": "topic word", "title": LONG}
+    await service.ingest(titled, *documents(3, "topic word"))
+    await begin(service, encoder="fake:32", recipe=SHORT)
+    await caught_up(service)
+    await switch(service, force=True)
+    answer = await service.client.post("/ingest", json={"documents": [{**titled, **change}]})
+    problem(answer, 422, "invalid-documents")
+    assert pointers(answer) == ["/documents/0/title"]
+    shown = body(await service.client.get("/documents/titled"))
+    assert (shown["state"], shown["chunks"]) == ("failed", [])
+    assert (await service.ingest({**titled, "title": ""}))["documents"][0]["chunks"] == 1
+    assert "titled" in await held(service, "default")
+
+
+async def test_what_was_let_in_without_a_chunk_is_taken_in_anew_when_it_comes_again(service: Service) -> None:
+    def empty(db: apsw.Connection) -> None:
+        db.execute("DELETE FROM chunks")
+        db.execute("UPDATE documents SET chunks = 0")
+
+    (document,) = documents(1, "topic word")
+    await service.ingest(document)
+    await service.engine.collections._database.write(empty)
+    (told,) = (await service.ingest(document))["documents"]
+    assert told == {"id": "d0", "status": "replaced", "chunks": 1}
+    assert set(await held(service, "default")) == {"d0"}
+
+
+async def test_what_a_standby_cannot_take_is_missed_before_it_is_found_as_well(service: Service) -> None:
+    await begin(service, encoder="fake:32", recipe=SHORT)
+    given = {"documents": [{"id": "titled", "text": "topic word", "title": LONG}], "wait": False}
+    with nothing_embedded():
+        answer = await service.client.post("/ingest", json=given)
+        await told_of_standby(service, behind=0, pending=0)
+        assert "'titled': A title is too long" in await refused(service)
+    await service.finished(body(answer)["job"])
+    assert set(await held(service, "default")) == {"titled"}
+
+
+async def test_what_a_standby_fails_to_take_while_a_switch_waits_is_not_given_up(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.service.copier.MOST_WAITING", 0)
+    await service.ingest(*documents(30, "topic word"), {"id": "titled", "text": "topic word", "title": LONG})
+    await begin(service, encoder="fake:32", recipe=SHORT)
+    followed = service.engine.collections.shelf("default")
+    switching = asyncio.create_task(refused(service))
+    await until(lambda: switching.done() or not followed.intake.is_set())
+    monkeypatch.undo()
+    assert "'titled': A title is too long" in await switching
+    assert "titled" in await held(service, "default")
+    assert followed.intake.is_set()
+    await caught_up(service)
+    assert (await switch(service, force=True))["failed"] == 1
 
 
 async def test_a_standby_is_given_nothing_and_has_no_standby_of_its_own(service: Service) -> None:

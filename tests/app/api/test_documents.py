@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from app.api.schemas import DocumentReply
-from tests.app.serving import Service, body, documents, fakes, problem, serving
+from tests.app.serving import Service, body, documents, fakes, nothing_embedded, problem, serving
 
 IDS = [
     "plain",
@@ -92,6 +92,20 @@ async def test_documents_are_deleted_by_filter(service: Service) -> None:
     assert body(answer) == {"deleted": ["d4", "d5"]}
     assert sorted(await service.found("topic")) == ["d0", "d1", "d2", "d3"]
     problem(await service.client.post("/documents/delete", json={"filter": {"n": {"$x": 4}}}), 422, "invalid-filter")
+
+
+async def test_a_filter_deletes_by_what_a_document_has_become_though_it_is_not_found_yet(service: Service) -> None:
+    await service.ingest(*({"id": name, "text": "topic", "metadata": {"state": "expired"}} for name in "ab"))
+    valid = {"id": "a", "text": "another topic", "metadata": {"state": "valid"}}
+    with nothing_embedded():
+        answer = await service.client.post("/ingest", json={"documents": [valid], "wait": False})
+        assert body(await service.client.get("/documents/a"))["metadata"] == {"state": "valid"}
+        deleted = await service.client.post("/documents/delete", json={"filter": {"state": "expired"}})
+    assert body(deleted) == {"deleted": ["b"]}
+    await service.finished(body(answer)["job"])
+    assert await service.found("topic") == ["a"]
+    deleted = await service.client.post("/documents/delete", json={"filter": {"state": "valid"}})
+    assert body(deleted) == {"deleted": ["a"]}
 
 
 async def test_deleting_in_one_collection_leaves_the_others_alone(service: Service) -> None:

@@ -14,7 +14,7 @@ from app.api.schemas import DocumentReply, FilesReply
 from loadtest.process import Process
 from tests.app.files.made import Grid, Text, encrypted_pdf, pdf, sheet, slides, word
 from tests.app.files.missing import missing
-from tests.app.serving import Json, Service, body, fakes, pointers, problem, serving
+from tests.app.serving import Json, Service, body, fakes, nothing_embedded, pointers, problem, serving
 
 PROSE = "Boats lie at the quay and wait for the water to come back.\n" * 12
 
@@ -110,19 +110,53 @@ def conversions(service: Service) -> float:
     return service.sample("winnow_stage_seconds_count", pipeline="ingest", stage="convert", part="compute")
 
 
+async def known(service: Service, path: str, sha256: str) -> list[str]:
+    asked = {"files": [{"path": path, "sha256": sha256}]}
+    found: list[str] = body(await service.client.post("/ingest/files/known", json=asked))["known"]
+    return found
+
+
 async def test_the_service_says_which_files_it_has(service: Service) -> None:
     await send(service, {"sea.pdf": SEA})
     same, other = hashlib.sha256(SEA).hexdigest(), "0" * 64
-
-    async def known(path: str, sha256: str) -> list[str]:
-        asked = {"files": [{"path": path, "sha256": sha256}]}
-        found: list[str] = body(await service.client.post("/ingest/files/known", json=asked))["known"]
-        return found
-
-    assert await known("sea.pdf", same) == ["sea.pdf"]
-    assert await known("sea.pdf", other) == await known("elsewhere.pdf", same) == []
+    assert await known(service, "sea.pdf", same) == ["sea.pdf"]
+    assert await known(service, "sea.pdf", other) == await known(service, "elsewhere.pdf", same) == []
     await service.ingest({"id": "sea.pdf", "text": "put in its place by hand"})
-    assert await known("sea.pdf", same) == []
+    assert await known(service, "sea.pdf", same) == []
+
+
+async def test_a_file_is_not_known_any_more_once_another_text_waits_in_its_place(service: Service) -> None:
+    await send(service, {"sea.pdf": SEA})
+    by_hand = {"documents": [{"id": "sea.pdf", "text": "put in its place by hand"}], "wait": False}
+    with nothing_embedded():
+        await service.client.post("/ingest", json=by_hand)
+        assert await known(service, "sea.pdf", hashlib.sha256(SEA).hexdigest()) == []
+
+
+async def test_a_file_can_be_sent_again_while_what_was_put_in_its_place_waits(service: Service) -> None:
+    await send(service, {"a.txt": b"the tides of old"})
+    by_hand = {"documents": [{"id": "a.txt", "text": "put in its place by hand"}], "wait": False}
+    with nothing_embedded():
+        await service.client.post("/ingest", json=by_hand)
+        answer = await service.client.post(
+            "/ingest/files", files=form({"a.txt": b"the tides of old"}), data={"wait": "false"}
+        )
+        assert answer.status_code == 202, answer.text
+        assert body(answer)["files"][0]["status"] == "unchanged"
+    await service.finished(body(answer)["job"])
+    assert (await service.search("tides"))["hits"][0]["text"] == "the tides of old"
+    assert body(await service.client.get("/documents/a.txt"))["text"] == "the tides of old"
+
+
+async def test_a_file_sent_again_is_not_taken_for_one_that_failed_in_its_place(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path, encoder="fake:frail")) as service:
+        await send(service, {"a.txt": b"the tides of old"})
+        answer = await service.client.post("/ingest/files", files=form({"a.txt": b"it fails"}), data={"wait": "false"})
+        assert (await service.finished(body(answer)["job"]))["state"] == "failed"
+        (told,) = await send(service, {"a.txt": b"the tides of old"})
+        assert told["status"] == "unchanged"
+        shown = body(await service.client.get("/documents/a.txt"))
+        assert (shown["text"], shown["state"]) == ("the tides of old", "live")
 
 
 async def test_a_jsonl_file_becomes_a_document_a_line(service: Service) -> None:

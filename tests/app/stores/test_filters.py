@@ -137,12 +137,14 @@ def db() -> Iterator[apsw.Connection]:
     connection.close()
 
 
-def store(db: apsw.Connection, number: int, metadata: Metadata, *, collection: int = 1, state: str = "live") -> None:
+def store(
+    db: apsw.Connection, number: int, metadata: Metadata, *, collection: int = 1, state: str = "live", name: str = ""
+) -> None:
     """A document with two chunks."""
     db.execute(
         "INSERT INTO documents (number, collection, id, state, content, title, text, metadata, created_at,"
         " chunks, bytes) VALUES (?, ?, ?, ?, x'', '', '', '{}', '', 2, 0)",
-        (number, collection, f"document {number}", state),
+        (number, collection, name or f"document {number}", state),
     )
     db.executemany("INSERT INTO metadata_values VALUES (?, ?, ?, ?, ?)", _rows(collection, metadata, number))
     db.executemany(
@@ -230,6 +232,21 @@ def test_only_living_documents_of_the_collection_are_searched(db: apsw.Connectio
     store(db, 4, {"a": 1}, state="failed")
     assert allowed_chunks(db, parse(raw, 9), 1).tolist() == chunks_of(1)
     assert found(db, raw) == [1, 3, 4]
+
+
+@pytest.mark.parametrize("state", ["pending", "failed"])
+def test_of_a_document_the_newest_version_is_matched_and_the_living_one_searched(
+    db: apsw.Connection, state: str
+) -> None:
+    put(db)
+    for collection, older, newer in ((1, 1, 2), (2, 3, 4)):
+        store(db, older, {"a": "old"}, collection=collection, name="one")
+        store(db, newer, {"a": "new"}, collection=collection, name="one", state=state)
+    store(db, 5, {"a": "old"}, name="another")
+    assert found(db, {"a": "old"}) == [5]
+    assert found(db, {"a": "new"}) == [2]
+    assert found(db, {"a": {"$ne": "new"}}) == [5]
+    assert allowed_chunks(db, parse({"a": "old"}, 9), 1).tolist() == chunks_of(1, 5)
 
 
 def test_ten_thousand_values_are_taken(db: apsw.Connection) -> None:
