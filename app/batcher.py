@@ -114,6 +114,14 @@ class Batcher:
             raise
         return self._hold(who, tokens)
 
+    def widen(self, tokens: int) -> Permit:
+        """More room for a request that is in already and turns out to be larger: it goes on, and others find less."""
+        who = caller()
+        who.meter.set_aside(tokens)
+        with self._device.changed:
+            self._rooms["search"].add(tokens, who.name)
+        return self._hold(who, tokens)
+
     def _let_in(self, who: Caller, tokens: int) -> None:
         with self._device.changed:
             self._device.check_open()
@@ -230,7 +238,9 @@ class Batcher:
     def compute(self, batch: Batch) -> None:
         """Run the model and tell the callers; whatever it raises is theirs and not the thread's."""
         try:
-            batch.deal(self._values(batch))
+            values = self._values(batch)
+            with self._device.changed:  # parts of one call may come from several threads at once
+                batch.deal(values)
         except Exception as error:  # it goes to the callers of this batch; a thread that ends would strand all others
             self.settle(batch, error)
         except BaseException as error:  # a panic in a Rust extension is no Exception

@@ -39,6 +39,10 @@ Value = Any
 Source = Literal["computed", "shared", "remembered"]
 """Where a text's value came from."""
 
+SEATS = 64
+"""Texts that are on their way together: who asks for a few of a thousand does not wait for them all, nor are they all
+computed once nobody else wants them."""
+
 ENTRY_BYTES = 128
 """What a remembered value takes beside itself: its key and a place."""
 
@@ -124,14 +128,11 @@ class Sharer:
 
     @contextmanager
     def _board(self, missing: Mapping[Key, Tokens]) -> Iterator[list[_Flight]]:
-        """What is on its way with any of these texts, and one more for the rest, as long as they are waited for."""
+        """What is on its way with any of these texts, and more for the rest, as long as they are waited for."""
         flights = list(dict.fromkeys(self._flights[key] for key in missing if key in self._flights))
-        rest = {key: text for key, text in missing.items() if key not in self._flights}
-        if rest:
-            askers: list[Trail] = []
-            flight = _Flight(rest.keys(), asyncio.create_task(self._compute(rest, askers)), askers)
-            flights.append(flight)
-            self._flights |= dict.fromkeys(rest, flight)
+        rest = [key for key in missing if key not in self._flights]
+        groups = (rest[start : start + SEATS] for start in range(0, len(rest), SEATS))
+        flights += [self._take_off({key: missing[key] for key in group}) for group in groups]
         for flight in flights:
             flight.waiting += 1
             flight.askers += riders()
@@ -140,6 +141,12 @@ class Sharer:
         finally:
             for flight in flights:
                 self._leave(flight)
+
+    def _take_off(self, texts: Mapping[Key, Tokens]) -> _Flight:
+        askers: list[Trail] = []
+        flight = _Flight(texts.keys(), asyncio.create_task(self._compute(texts, askers)), askers)
+        self._flights |= dict.fromkeys(texts, flight)
+        return flight
 
     def _leave(self, flight: _Flight) -> None:
         """The last one out ends it, if it has not ended: at once, so that nobody waits for what was given up."""

@@ -43,7 +43,7 @@ async def search(body: SearchBody, request: Request, engine: EngineDep) -> Respo
     shelf = engine.collections.shelf(body.collection)
     query = await _calibrated(body, _query(body, condition, deadline, engine.settings), shelf, engine)
     answer = await in_time(request, engine.settings.search_timeout, engine.search.answer(shelf, query))
-    reply = orjson.dumps(_reply(shelf, query, answer, set(body.include)))
+    reply = orjson.dumps(_reply(body.collection, shelf, query, answer, set(body.include)))
     return Response(reply, media_type="application/json", headers={"Server-Timing": _server_timing(answer.watch)})
 
 
@@ -108,11 +108,12 @@ def _shape(body: SearchBody) -> Shape:
     )
 
 
-def _reply(shelf: Shelf, query: Query, answer: Answer, include: set[Part]) -> dict[str, Any]:
-    """As SearchReply has it; built by hand, since validating our own answer again costs more than making it."""
+def _reply(name: str, shelf: Shelf, query: Query, answer: Answer, include: set[Part]) -> dict[str, Any]:
+    """As SearchReply has it; built by hand, since validating our own answer again costs more than making it. The name
+    is the one that was asked for: what a standby takes the place of is called otherwise."""
     reranker = shelf.ranker.reranker.name if query.rerank else None
     reply = {
-        "collection": shelf.collection.name,
+        "collection": name,
         "mode": query.mode,
         "hits": [_hit(hit, include) for hit in answer.hits],
         "candidates": answer.candidates,

@@ -150,7 +150,8 @@ class Search:
             aim = query.aim(vector, terms, sought.tokens if sought and query.compares_tokens(shelf) else None)
             proposal = await self._first_stage.propose(shelf, aim, watch)
             ranked = await self._rank(shelf, query, proposal, watch)
-        hits = rated(ranked.hits, scale_of(query.calibration, query.fusion, rerank=ranked.read > 0))
+        scale = scale_of(query.calibration, query.fusion, rerank=ranked.read > 0)
+        hits = rated(ranked.hits, scale)
         relevant = [hit for hit in _refreshed(hits, query.recency) if query.finds_relevant(hit)]
         kept = [hit for hit in relevant if query.min_score is None or hit.score >= query.min_score]
         if self._witness is not None:
@@ -162,7 +163,7 @@ class Search:
         cut = {"embed": int(embedded is not None and embedded.truncated), "rerank": ranked.truncated}
         if weighed is not None:
             cut["weigh"] = int(weighed.truncated)
-        nothing = bool(hits) and not relevant
+        nothing = bool(hits) and not relevant and scale is not None  # else nobody knows
         return Answer(shown, len(proposal.found), ranked.read, sequence, cut, watch, explanation, nothing, ranked.late)
 
     async def _embed(self, shelf: Shelf, query: Query, watch: Stopwatch) -> Sought | None:
@@ -199,7 +200,7 @@ def _room(shelf: Shelf, query: Query) -> Permit:
     """What the reranker may be asked, if it is."""
     if not query.rerank:
         return nullcontext()
-    return shelf.ranker.admit(query.depth(compares=False), adaptive=query.adaptive)
+    return shelf.ranker.admit(query.depth(compares=False), adaptive=query.adaptive, wanted=query.top_k)
 
 
 def _ahead_of_ingest(shelf: Shelf, query: Query) -> AbstractContextManager[None]:

@@ -59,7 +59,8 @@ class SecondStage:
             parts = await ranker.read(brief.text, texts, brief.policy, self._threads, kept)
             known = {stage: opinion.scores for stage, opinion in proposal.opinions.items()}
             first = weighed(brief.blend, known, len(texts))
-            scored, late = await self._read(ranker, brief, parts, first, lap)
+            with ranker.widen(parts):
+                scored, late = await self._read(ranker, brief, parts, first, lap)
         if not scored.seen:
             return Ranked(unread(proposal), 0, late=late and bool(texts))
         final = first + brief.blend.rerank * _supposed(scored.scores, len(texts))
@@ -78,6 +79,7 @@ class SecondStage:
             try:
                 async with asyncio.timeout_at(brief.deadline):
                     scored = joined(scored, await ranker.score(parts[begin : begin + amount], lap))
+                    ranker.learn(parts[begin : begin + amount])
             except TimeoutError:
                 return scored, True
         if brief.adaptive and parts:

@@ -74,11 +74,15 @@ class Ranker:
     def batcher(self) -> Batcher:
         return self._sharer.batcher
 
-    def admit(self, pairs: int, *, adaptive: bool = False) -> Permit:
+    def admit(self, pairs: int, *, adaptive: bool = False, wanted: int = 0) -> Permit:
         """Room for a whole request before any of its work is done, by what pairs have cost so far; where it may stop
-        before the last one, by how far such requests went."""
-        expected = pairs * (self._read_share if adaptive else 1.0)
+        before the last one, by how far such requests went, though never short of as many as it wants."""
+        expected = max(pairs * self._read_share, min(wanted, pairs)) if adaptive else pairs
         return self.batcher.admit(round(expected * self._pair_tokens))
+
+    def widen(self, texts: Sequence[Parts]) -> Permit:
+        """More room for what is read of texts beyond their first windows, which nobody knew of before."""
+        return self.batcher.widen(sum(map(cost, texts)) - sum(len(parts[0].pair) for parts in texts))
 
     async def read(
         self,
@@ -95,7 +99,6 @@ class Ranker:
     async def score(self, texts: Sequence[Parts], lap: Lap, *, fresh: bool = False) -> Scored:
         ran = await self._sharer.run([part.pair for parts in texts for part in parts], fresh=fresh)
         lap.queued += ran.queued
-        self._learn(sum(map(cost, texts)), len(texts))
         scored = _best(texts, ran.values)
         self._metrics.truncations.labels("rerank").inc(scored.truncated)
         self._metrics.windowed.inc(sum(window is not None for window in scored.windows))
@@ -130,7 +133,8 @@ class Ranker:
         width = max(NARROWEST, self.reranker.capacity - taken)
         offsets = tokenizer.encode(text, add_special_tokens=False).offsets
         starts = range(0, max(len(offsets) - width // 4, 1), width - width // 4)
-        spans = [(offsets[start][0], offsets[min(start + width, len(offsets)) - 1][1]) for start in starts]
+        spans = [(offsets[start][0], offsets[min(start + width, len(offsets)) - 1][1]) for start in starts if offsets]
+        spans = spans or [(0, len(text))]  # of a text that has no token, such as a space without width
         pairs = self.reranker.tokenize(query, [text[start:end] for start, end in spans])
         return zip(spans, pairs, strict=True)
 
@@ -151,10 +155,11 @@ class Ranker:
         """A search read so much of its candidates until no more could be among the best."""
         self._read_share += SMOOTHING * (share - self._read_share)
 
-    def _learn(self, tokens: int, texts: int) -> None:
-        """What a search's pairs cost, for those to come."""
+    def learn(self, texts: Sequence[Parts]) -> None:
+        """What a search's pairs cost, for those to come; further windows are admitted by themselves."""
         if texts:
-            self._pair_tokens += SMOOTHING * (tokens / texts - self._pair_tokens)
+            mean = sum(len(parts[0].pair) for parts in texts) / len(texts)
+            self._pair_tokens += SMOOTHING * (mean - self._pair_tokens)
 
 
 def weighed(blend: Blend, first: Mapping[str, Scores], texts: int) -> Scores:

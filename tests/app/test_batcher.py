@@ -47,6 +47,26 @@ async def test_values_come_back_in_the_order_of_the_texts(device: Device, metric
     assert ran.values.dtype == np.float32
 
 
+async def test_parts_of_a_call_that_end_at_once_are_all_kept(device: Device, metrics: Metrics) -> None:
+    both = threading.Barrier(2)
+
+    class Meeting(np.ndarray):
+        """Whoever looks at how its rows are made waits a moment for the other thread to do so."""
+
+        @property  # type: ignore[misc]  # it is an attribute there
+        def shape(self) -> tuple[int, ...]:
+            with suppress(threading.BrokenBarrierError):
+                both.wait(0.3)
+            return super().shape
+
+    def compute(batch: Sequence[Tokens]) -> NDArray[np.float32]:
+        return marks(batch).view(Meeting)
+
+    batcher = serve(compute, device, metrics, budget=10, abreast=2)
+    ran = await batcher.run([text(10, 1), text(10, 2)], "search")
+    assert ran.values.tolist() == [1, 2]
+
+
 async def test_rows_come_back_as_rows(device: Device, metrics: Metrics) -> None:
     batcher = serve(lambda batch: np.outer(marks(batch), [1, 10]), device, metrics, budget=40)
     ran = await batcher.run([text(20, 1), text(30, 2), text(10, 3)], "ingest")
@@ -416,6 +436,16 @@ def test_without_keys_who_asks_for_all_there_is_gets_it(device: Device, metrics:
     with ExitStack() as held:
         for _ in range(10):
             held.enter_context(batcher.admit(100))
+
+
+async def test_who_is_in_and_needs_more_goes_on_and_others_find_less(device: Device, metrics: Metrics) -> None:
+    batcher = serve(Model(), device, metrics, queue=1000)
+    with batcher.admit(600):
+        with batcher.widen(5000), pytest.raises(Overloaded):
+            batcher.admit(1)
+        with batcher.admit(400):
+            pass
+    assert sample(metrics, "winnow_queue_tokens", model="model", lane="search") == 0
 
 
 def test_the_time_to_come_back_is_never_nothing(device: Device, metrics: Metrics) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from app.batch import Ran
 from app.device import Device
 from app.errors import Unavailable
-from app.sharer import ENTRY_BYTES, Memory, Sharer, key_of
+from app.sharer import ENTRY_BYTES, SEATS, Memory, Sharer, key_of
 from app.telemetry import Metrics
 from models.types import ModelError, Tokens
 from tests.app.batching import Model, begin, marks, open_device, sample, serve, text
@@ -140,6 +140,22 @@ async def test_what_the_last_caller_leaves_behind_is_never_computed(device: Devi
     assert (await sharer.run([text(9, 3)])).values.tolist() == [3]
     assert model.seen == [0, 3]
     assert sample(metrics, "winnow_abandoned_total", model="model") == 2
+    await busy
+
+
+async def test_what_one_of_two_callers_alone_had_asked_for_goes_with_it(device: Device, metrics: Metrics) -> None:
+    model = Model()
+    sharer = share(model, device, metrics)
+    busy = await model.hold(sharer.batcher)
+    left, stayed = await begin(
+        sharer.run([text(9, mark) for mark in range(1, 1001)]), sharer.run([text(9, mark) for mark in range(1, 11)])
+    )
+    left.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    model.gate.set()
+    assert (await stayed).values.tolist() == list(range(1, 11))
+    assert model.seen == list(range(SEATS + 1))
     await busy
 
 

@@ -129,6 +129,11 @@ def test_documents_can_be_refused_or_read_in_windows_instead(server: httpx.Clien
     assert pointers(refused) == ["/documents/0"]
 
 
+def test_a_document_without_a_word_is_read_in_windows_too(server: httpx.Client) -> None:
+    answer = ask(server, query="why " * 600, documents=["", "sea"], on_truncation="window")
+    assert {each["index"] for each in answer.json()["results"]} == {0, 1}
+
+
 def test_no_more_of_a_document_is_read_than_asked_for_and_that_is_told(server: httpx.Client) -> None:
     texts = ["one two salt of the sea", "one sea", "salt of the sea"]
     told = ask(server, documents=texts, max_tokens_per_doc=2, raw_scores=True)

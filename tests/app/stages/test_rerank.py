@@ -1,0 +1,89 @@
+"""What a search sets aside of the reranker's room, and what it learns from those before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.device import Device
+from app.sharer import Memory, Sharer
+from app.stages.rerank import Parts, Ranker, cost
+from app.telemetry import Lap, Metrics
+from models.fake import FakeReranker
+from tests.app.batching import open_device, sample, serve
+
+USUAL = 100.0
+"""Tokens of a pair, as long as nothing was read."""
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    with open_device() as device:
+        yield device
+
+
+@pytest.fixture
+def ranker(device: Device, metrics: Metrics) -> Ranker:
+    reranker = FakeReranker()
+    batcher = serve(reranker.score, device, metrics, queue=10**6)
+    return Ranker(reranker, Sharer(batcher, Memory(0), metrics), metrics, USUAL)
+
+
+def taken(metrics: Metrics) -> float:
+    return sample(metrics, "winnow_queue_tokens", model="model", lane="search")
+
+
+async def parts(ranker: Ranker, query: str, *texts: str) -> list[Parts]:
+    with ThreadPoolExecutor(1) as threads:
+        return await ranker.read(query, texts, "window", threads)
+
+
+def test_a_search_that_may_stop_early_sets_aside_as_much_as_it_will_read_at_least(
+    ranker: Ranker, metrics: Metrics
+) -> None:
+    for _ in range(50):
+        ranker.stopped(0.2)
+    for candidates, wanted, pairs in ((100, 10, 20), (100, 40, 40), (10, 40, 10)):
+        with ranker.admit(candidates, adaptive=True, wanted=wanted):
+            assert taken(metrics) == pytest.approx(pairs * USUAL, rel=0.01)
+    with ranker.admit(100, wanted=10):
+        assert taken(metrics) == 100 * USUAL
+
+
+async def test_what_others_ask_of_the_reranker_tells_nothing_of_what_searches_cost(
+    ranker: Ranker, metrics: Metrics
+) -> None:
+    few = await parts(ranker, "a", "b")
+    for _ in range(20):
+        await ranker.score(few, Lap())
+    with ranker.admit(1):
+        assert taken(metrics) == USUAL
+    for _ in range(50):
+        ranker.learn(few)
+    with ranker.admit(1):
+        assert taken(metrics) == pytest.approx(cost(few[0]), abs=1)
+
+
+async def test_windows_count_by_themselves_and_not_for_searches_to_come(ranker: Ranker, metrics: Metrics) -> None:
+    read = await parts(ranker, "river " * 460, "short", "word " * 400)
+    assert len(read[0]) == 1 < len(read[1])
+    whole, firsts = sum(map(cost, read)), sum(len(each[0].pair) for each in read)
+    with ranker.widen(read):
+        assert taken(metrics) == whole - firsts > 0
+    for _ in range(50):
+        ranker.learn(read)
+    with ranker.admit(2):
+        assert taken(metrics) == pytest.approx(firsts, abs=2)
+
+
+async def test_a_text_without_tokens_is_one_window(ranker: Ranker) -> None:
+    (read,) = await parts(ranker, "river " * 600, "")
+    (part,) = read
+    assert part.span == (0, 0)
