@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from models.cards import known_as, refuse
@@ -105,8 +105,7 @@ def locate(name: str, kind: Kind, options: ModelOptions) -> Path:
     """The folder of a model that is named as above, fetched from the hub where need be."""
     if name == "embedded" and kind != "sparse":
         return _embedded(kind)
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
+    if folder := _folder(name):
         return folder
     if _HUB_NAME.fullmatch(name) and name[0] not in ".~":
         return _fetch(name, options)
@@ -118,9 +117,17 @@ def locate(name: str, kind: Kind, options: ModelOptions) -> Path:
 
 def _known(name: str, kind: Kind, options: ModelOptions) -> Path:
     """The same for a model that is to be opened: what is known to stand in the way is said before it is fetched."""
-    if not Path(name).expanduser().is_dir():
+    if not _folder(name):
         refuse(name, kind)
     return locate(name, kind, options)
+
+
+def _folder(name: str) -> Path | None:
+    """What lies on disk under a name; of some, as of those that are too long, the system does not even want to say."""
+    with suppress(OSError, ValueError, RuntimeError):
+        folder = Path(name).expanduser()
+        return folder if name and folder.is_dir() else None
+    return None
 
 
 def _embedded(kind: Kind) -> Path:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 from fastapi import Request
 from fastapi.datastructures import FormData
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -16,6 +17,8 @@ from app.settings import Settings
 
 IN_MEMORY = 2**18
 """Of a file; what is longer goes to disk."""
+
+UTF8 = ("utf-8", "utf8")
 
 
 class _Form(MultiPartParser):
@@ -28,8 +31,15 @@ class _Form(MultiPartParser):
         self._whole = True
 
     async def parse(self) -> FormData:
+        if self._encoding().lower() not in UTF8:
+            raise Malformed("The form must be in UTF-8: leave `charset` out of its content type.")
         self.stream = self._to_its_end(self.stream)
         return await super().parse()
+
+    def _encoding(self) -> str:
+        """Of its names, as its content type says; some that Python knows turn a name into what is no text."""
+        _, options = parse_options_header(self.headers["content-type"])
+        return options.get(b"charset", b"utf-8").decode("latin-1")
 
     async def _to_its_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         async for piece in stream:

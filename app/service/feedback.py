@@ -67,7 +67,8 @@ class Feedback:
         kept = await self._database.write(commit)
         for each, one in zip(opinions, kept, strict=True):
             if one.outcome == "created":
-                self._counts[each.collection.number] += 1
+                if each.collection.number in self._counts:  # else it was forgotten meanwhile, and is counted anew
+                    self._counts[each.collection.number] += 1
                 self._metrics.feedback.labels(each.collection.name, each.label).inc()
         return kept
 

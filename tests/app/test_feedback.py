@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -169,6 +170,18 @@ async def test_feedback_outlives_versions_and_absence_of_its_document_and_goes_w
     assert (await service.client.post("/collections", json={"name": "default"})).status_code == 201
     await service.ingest(*DOCUMENTS)
     assert await grades(service) == {}
+
+
+async def test_what_is_given_while_feedback_is_removed_is_answered_and_counted(service: Service) -> None:
+    await service.ingest(*DOCUMENTS)
+    for number in range(40):
+        given = {"query": f"{SALT} {number}", "document": "sea", "relevant": True}
+        answers = await asyncio.gather(
+            service.client.post("/feedback", json=given),
+            service.client.delete("/feedback", params={"collection": "default"}),
+            service.client.post("/feedback", json=given | {"document": "moon"}),
+        )
+        assert [answer.status_code for answer in answers] == [200, 200, 200]
 
 
 async def test_feedback_can_be_removed_and_there_is_an_end_to_it(tmp_path: Path) -> None:

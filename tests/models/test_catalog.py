@@ -40,7 +40,22 @@ def test_a_fake_has_the_dimensions_of_its_name() -> None:
     assert isinstance(open_reranker("fake"), FakeReranker)
 
 
-@pytest.mark.parametrize("name", ["/no/such/folder", "./missing", "~/missing", "nothing", "a/b/c", "", "fake:x"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/no/such/folder",
+        "./missing",
+        "~/missing",
+        "~nobody/missing",
+        "nothing",
+        "a/b/c",
+        "",
+        "fake:x",
+        "a" * 300,
+        "a\0",
+    ],
+    ids=lambda name: name[:20],
+)
 def test_a_name_that_opens_nothing_says_what_would(name: str) -> None:
     for open_one in (open_encoder, open_reranker):
         with pytest.raises(ModelError, match=r"name an existing folder, a hub model \(.+\) or `embedded`"):

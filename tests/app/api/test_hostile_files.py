@@ -135,6 +135,16 @@ async def test_a_form_that_is_too_much_or_none_is_refused(service: Service, cont
     problem(await post(service, content), 400, "malformed")
 
 
+@pytest.mark.parametrize("charset", ["undefined", "unicode_escape", "utf-16", "latin-1", "x"])
+async def test_a_form_that_is_not_in_utf8_is_refused(service: Service, charset: str) -> None:
+    answer = await post(service, GOOD + END, f"multipart/form-data; boundary=cut; charset={charset}")
+    assert "leave `charset` out" in problem(answer, 400, "malformed")["detail"]
+
+
+async def test_a_form_may_say_that_it_is_in_utf8(service: Service) -> None:
+    assert (await post(service, GOOD + END, "multipart/form-data; boundary=cut; charset=UTF-8")).status_code == 200
+
+
 @pytest.mark.parametrize(
     "form", ["", "; boundary=", "; boundary=other", "; boundary=cut; boundary=other", '; boundary="\x7f"']
 )
