@@ -100,6 +100,6 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=2m --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as web; web.urlopen(f'http://127.0.0.1:{os.environ[\"WINNOW_PORT\"]}/readyz', timeout=4)"]
 
 # Exec form: winnow is process 1, gets SIGTERM itself, and finishes running requests within WINNOW_SHUTDOWN_TIMEOUT
-# (20 s). Docker kills after 10: stop it with `docker stop --time 30`.
+# (20 s), and saves its indexes. Docker kills after 10: stop it with `docker stop --time 60`.
 ENTRYPOINT ["winnow"]
 CMD ["serve"]

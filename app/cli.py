@@ -29,7 +29,7 @@ from app.terminal.options import DataDir, Url, setting
 from app.terminal.quality import quality
 from app.terminal.sources import Found, Unusable, find
 from app.terminal.synthesize import synthesize
-from app.terminal.train import mine, train_blend, train_encoder, train_head, train_late, train_reranker
+from app.terminal.train import mine, train_blend, train_encoder, train_head, train_late, train_reranker, train_rounding
 from app.terminal.upload import NAMED, Screen, Tally, Upload
 from app.types import Mode
 from models.words import Language
@@ -162,7 +162,7 @@ def search(
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", help="Hits to show.", show_default="10")] = None,
     candidates: Annotated[
         str | None,
-        typer.Option(help="Candidates to rerank; auto: as long as more could be among the best.", show_default="50"),
+        typer.Option(help="Candidates to rerank; auto: as long as more could be among the best.", show_default="auto"),
     ] = None,
     deadline: Annotated[
         int | None, typer.Option(min=1, metavar="MS", help="Answer after so long, however much is reranked by then.")
@@ -228,6 +228,7 @@ train.command("head")(in_plain_words()(train_head))
 train.command("reranker")(in_plain_words()(train_reranker))
 train.command("late")(in_plain_words()(train_late))
 train.command("blend")(in_plain_words()(train_blend))
+train.command("rounding")(in_plain_words()(train_rounding))
 opinions.command("show")(in_plain_words()(feedback.show))
 opinions.command("export")(in_plain_words()(feedback.export))
 labelling.command("pool")(in_plain_words()(judge.pool))

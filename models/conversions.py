@@ -25,6 +25,7 @@ import structlog
 from tokenizers import Tokenizer
 
 from models.converted import Converted, Facts, Source
+from models.folder import PRICE_FILE
 from models.late_head import nearness_to_first, rounded
 from models.network import Network
 from models.proof import TOLERANCES, distance
@@ -69,7 +70,7 @@ def home_of(source: Source) -> Path:
 def key_of(source: Source) -> str:
     """A hash of all that an entry depends on; the CPU and the precision come in when it is compiled."""
     # More files than the fingerprint hashes: facts that torch reads off a model go into that by themselves.
-    files = sorted(file for file in source.path.rglob("*") if file.suffix in _SHAPING)
+    files = sorted(file for file in source.path.rglob("*") if file.suffix in _SHAPING and file.name != PRICE_FILE)
     facts = [
         [CONVERSION, TOKENISATION, source.kind],
         [(maker, version(maker)) for maker in _MAKERS],

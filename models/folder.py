@@ -40,6 +40,9 @@ _BLENDS = {"dense": {"rerank", "dense"}, "hybrid": {"rerank", "dense", "lexical"
 PRICE_FILE = "int8.json"
 """Beside a reranker's weights: what 8 bits were measured to cost it."""
 
+RANGES_FILE = "int8.safetensors"
+"""Beside it: in what ranges it meets what is rounded to 8 bits."""
+
 _BEARABLE = 0.005
 """Of nDCG@10: what 8 bits may cost a reranker, at the worse end of the interval, to be taken unasked."""
 
@@ -186,13 +189,18 @@ def _class_references(path: Path) -> Iterator[str]:
 
 def _check_weights(name: str, path: Path) -> None:
     for folder, needed in _wanted_weights(path):
-        tensors = any(folder.glob("*.safetensors"))
+        tensors = any(weight_files(folder))
         pickled = any(file for pattern in _PICKLES for file in folder.glob(pattern))
         if not tensors and (pickled or needed):
             raise ModelError(
                 f"{name} has no safetensors weights in {folder}{' but pickled ones' if pickled else ''}: pickles can "
                 "run code when opened and are refused. Save it again with model.save(path, safe_serialization=True)."
             )
+
+
+def weight_files(folder: Path) -> Iterator[Path]:
+    """What a module's weights are in."""
+    return (file for file in folder.glob("*.safetensors") if file.name != RANGES_FILE)
 
 
 def _wanted_weights(path: Path) -> Iterator[tuple[Path, bool]]:

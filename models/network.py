@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from models.arithmetic import properties, whole_precision
 from models.batch import Inputs, padded
-from models.eight_bits import quantized
+from models.eight_bits import Ranges, quantized
 from models.quiet_openvino import core, openvino
 from models.runtimes import Unavailable
 from models.types import Grain, ModelOptions, Precision, Tokens
@@ -50,15 +50,17 @@ class Network:
     """A network that is compiled for this CPU. Threads may use it at once: what is one micro-batch is computed beside
     those of others; larger batches are shared out to all cores, one after the other."""
 
-    def __init__(self, model: Any, padding: int, limit: int, options: ModelOptions) -> None:
-        """Of a text it reads no more tokens than the limit."""
+    def __init__(
+        self, model: Any, padding: int, limit: int, options: ModelOptions, ranges: Ranges | None = None
+    ) -> None:
+        """Of a text it reads no more tokens than the limit; the ranges are for 8 bits."""
         self.precision: Precision = whole_precision() if options.precision == "auto" else options.precision
         self._padding, self._limit = padding, limit
         self._with_types = any(each.any_name == "token_type_ids" for each in model.inputs)
         self._streams = _streams(options.threads)
         self.grain = Grain(self._streams, MICRO_BATCH)
         told = properties(self.precision) | _threading(options.threads, self._streams)
-        compiled = core().compile_model(quantized(model) if self.precision == "int8" else model, "CPU", told)
+        compiled = core().compile_model(quantized(model, ranges) if self.precision == "int8" else model, "CPU", told)
         if self.precision == "bfloat16" and compiled.get_property("INFERENCE_PRECISION_HINT") != openvino.Type.bf16:
             raise Unavailable("this CPU does not compute in bfloat16")
         self._queue = openvino.AsyncInferQueue(compiled, self._streams)

@@ -15,6 +15,7 @@ from models.arithmetic import prefers_eight_bits
 from models.batch import check_finite
 from models.conversions import check, converted
 from models.converted import Converted, Source
+from models.eight_bits import Ranges, read_ranges
 from models.folder import bears_eight_bits, check_folder, read_blends, read_unit
 from models.late_head import read_late, rounded
 from models.network import Network
@@ -122,13 +123,13 @@ def _perhaps_rounded(model: Converted, options: ModelOptions, name: str, path: P
     """Unasked, a reranker computes in 8 bits where that is known to cost it next to nothing and saves a good deal."""
     if options.precision == "auto" and bears_eight_bits(path) and prefers_eight_bits():
         try:
-            return _checked(model, replace(options, precision="int8"))
+            return _checked(model, replace(options, precision="int8"), read_ranges(path))
         except Unavailable as error:
             log.warning("reranker is not rounded to 8 bits", model=name, reason=str(error))
-    return _checked(model, options)
+    return _checked(model, options, read_ranges(path))
 
 
-def _checked(model: Converted, options: ModelOptions) -> Network:
-    network = Network(model.network, model.facts.padding, model.facts.limit, options)
+def _checked(model: Converted, options: ModelOptions, ranges: Ranges | None = None) -> Network:
+    network = Network(model.network, model.facts.padding, model.facts.limit, options, ranges)
     check(network, model.facts)
     return network

@@ -13,7 +13,7 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.base import BaseModel
 from transformers.utils import logging
 
-from models.folder import module_folders
+from models.folder import module_folders, weight_files
 from models.torch_device import find_device
 from models.types import ModelError, ModelOptions
 
@@ -103,7 +103,7 @@ def check_head(name: str, path: Path, model: CrossEncoder) -> None:
 def stored_tensors(path: Path) -> set[str]:
     """The names of the weights that were saved, in whichever of a model's modules."""
     keys: set[str] = set()
-    for file in (file for folder in module_folders(path) for file in folder.glob("*.safetensors")):
+    for file in (file for folder in module_folders(path) for file in weight_files(folder)):
         with safe_open(file, framework="numpy") as tensors:
             keys.update(tensors.keys())
     return keys

@@ -22,7 +22,7 @@ from models.training.held_out import hold_out
 from models.training.judge import Weights
 from models.training.machine import Machine
 from models.training.run import Plan, Run
-from models.training.settings import BlendSettings, RerankerSettings, asked_prompts
+from models.training.settings import BlendSettings, RerankerSettings, RoundingSettings, asked_prompts
 from models.training.watch import Watch
 from models.types import Blend, Blends, ModelOptions
 
@@ -56,7 +56,9 @@ def blend_file(groups: Path, output: Path, settings: BlendSettings, watch: Watch
     return run.finish(write)
 
 
-def split(groups: Sequence[Group], settings: BlendSettings | RerankerSettings) -> tuple[list[Group], list[Group]]:
+def split(
+    groups: Sequence[Group], settings: BlendSettings | RerankerSettings | RoundingSettings
+) -> tuple[list[Group], list[Group]]:
     """Groups to train on, and groups of other queries to fit and judge with."""
     return hold_out(
         groups, lambda group: group.query, lambda group: group.answer, settings.held_out, settings.apart, settings.seed

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.catalog import open_reranker
-from models.folder import PRICE_FILE
 from models.training.groups import Group
 from models.training.judge import DEPTH, Weights
-from models.training.run import write_whole
-from models.types import ModelError, ModelOptions, Precision, Reranker
+from models.types import ModelOptions, Precision, Reranker
 
 DRAWS = 10_000
 INTERVAL = (2.5, 97.5)
@@ -39,25 +35,13 @@ class Price:
         return f"8 bits change {self.measure} by {self.difference:+.4f} (95 % {self.low:+.4f} to {self.high:+.4f})."
 
 
-def write_price(folder: Path, groups: Sequence[Group], weights: Weights, threads: int) -> str:
-    """Puts the price beside a model's weights, by which a service decides; says what it is, or why there is none."""
-    try:
-        found = price(folder, groups, weights, threads)
-    except ModelError as error:
-        return f"What 8 bits cost was not measured: {error}"
-    write_whole(folder / PRICE_FILE, json.dumps(asdict(found)) + "\n")
-    return found.told()
-
-
-def price(folder: Path, groups: Sequence[Group], weights: Weights, threads: int) -> Price:
+def price(folder: Path, groups: Sequence[Group], weights: Weights, options: ModelOptions) -> Price:
     """As a service computes it on a CPU, on top of the first stage's weighted scores."""
-    with TemporaryDirectory() as conversions:
 
-        def gains(precision: Precision) -> Gains:
-            options = ModelOptions("cpu", precision, threads, "openvino", Path(conversions))
-            return _gains(open_reranker(str(folder), options), groups, weights)
+    def gains(precision: Precision) -> Gains:
+        return _gains(open_reranker(str(folder), replace(options, precision=precision)), groups, weights)
 
-        return compared(gains("int8"), gains("float32"))
+    return compared(gains("int8"), gains("float32"))
 
 
 def compared(rounded: Gains, exact: Gains) -> Price:

@@ -24,12 +24,12 @@ from models.training.groups import Group, read_groups
 from models.training.held_out import APART
 from models.training.judge import Metrics, RerankerJudge, Weights
 from models.training.pairs import described, sample
-from models.training.price import write_price
+from models.training.rounding import write_rounding
 from models.training.settings import RerankerSettings, caps
 from models.training.teacher import Teacher
 from models.training.trainer import RerankerTrainer, on_one_device
 from models.training.watch import Watch
-from models.types import NO_PROMPTS, ModelOptions
+from models.types import NO_PROMPTS, ModelError, ModelOptions
 
 FITTING = 400
 """Groups of the training data that the blend is fitted on when none are held out."""
@@ -145,7 +145,7 @@ def train_reranker(groups: Path, output: Path, settings: RerankerSettings, watch
 
     def write(folder: Path) -> Metrics:
         step_back(model, start, settings.share)
-        return _write(model, to_fit_on, bench, folder)
+        return _write(model, trained, to_fit_on, bench, folder)
 
     return bench.finish(write, account, before, fitted)
 
@@ -239,7 +239,13 @@ def _account(groups: Sequence[Group], held_out: Sequence[Group], settings: Reran
     return Account(data, f"{judged_by} The blend's weights were fitted on them too.")
 
 
-def _write(model: CrossEncoder, to_fit_on: Sequence[Group], bench: Bench[RerankerSettings], folder: Path) -> Metrics:
+def _write(
+    model: CrossEncoder,
+    met: Sequence[Group],
+    to_fit_on: Sequence[Group],
+    bench: Bench[RerankerSettings],
+    folder: Path,
+) -> Metrics:
     """Writes model and blend, and judges them as a service will use them."""
     write_model(model, folder)
     stored: CrossEncoder = CrossEncoder(str(folder), device=bench.machine.device, model_kwargs=bench.machine.attention)
@@ -249,5 +255,14 @@ def _write(model: CrossEncoder, to_fit_on: Sequence[Group], bench: Bench[Reranke
     if not bench.settings.held_out:
         return {}
     bench.watch.say("Judging the trained model.")
-    bench.watch.say(write_price(folder, to_fit_on, beside(blends.hybrid), bench.settings.threads))
+    _round(folder, met, to_fit_on, beside(blends.hybrid), bench)
     return RerankerJudge(to_fit_on, lambda: beside(blends.hybrid), bench.machine)(stored)
+
+
+def _round(
+    folder: Path, met: Sequence[Group], judged: Sequence[Group], weights: Weights, bench: Bench[RerankerSettings]
+) -> None:
+    try:
+        write_rounding(folder, met, judged, weights, bench.settings.threads, bench.watch)
+    except ModelError as error:
+        bench.watch.say(f"What 8 bits cost was not measured: {error}")

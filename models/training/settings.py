@@ -133,6 +133,17 @@ class BlendSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoundingSettings:
+    """What 8 bits cost a reranker."""
+
+    reranker: Annotated[str, "Reranker to round: `embedded`, a folder, or a hub name."] = "embedded"
+    held_out: Annotated[int, "As in the reranker's training, to judge by what it never saw; 0: judge by all."] = 400
+    apart: Annotated[Apart, "As in the reranker's training."] = "both"
+    seed: Annotated[int, "As in the reranker's training."] = 7
+    threads: Annotated[int, "CPU threads; 0: as the runtime chooses."] = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LateSettings:
     """What an encoder keeps of tokens."""
 
@@ -175,7 +186,7 @@ class MiningSettings:
     threads: Annotated[int, "CPU threads; 0: as torch chooses."] = 0
 
 
-Settings = RunSettings | BlendSettings | LateSettings | MiningSettings
+Settings = RunSettings | BlendSettings | RoundingSettings | LateSettings | MiningSettings
 
 Prompted = EncoderSettings | HeadSettings | BlendSettings | MiningSettings
 """Settings of what asks an encoder."""

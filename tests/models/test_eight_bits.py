@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
 from structlog.testing import capture_logs
 
 from models import openvino_runtime
 from models.catalog import locate, open_encoder, open_reranker
+from models.conversions import converted
+from models.converted import Source
+from models.eight_bits import quantized, read_ranges
 from models.proof import TOLERANCES
-from models.types import ModelError, ModelOptions, Reranker
+from models.runtimes import Unavailable
+from models.types import NO_PROMPTS, ModelError, ModelOptions, Reranker
 from tests.models import tiny
 
 EXACT = ModelOptions(precision="float32", runtime="openvino")
@@ -44,12 +52,63 @@ def test_scores_are_nearly_those_of_full_weights_and_in_their_order(short: Reran
 def test_a_text_has_the_same_score_whatever_is_beside_it(short: Reranker) -> None:
     pairs = short.tokenize(QUERY, TEXTS)
     alone = np.concatenate([short.score([pair]) for pair in pairs])
-    np.testing.assert_allclose(short.score(pairs), alone, atol=0.02)
+    np.testing.assert_allclose(short.score(pairs), alone, atol=1e-4)
+
+
+def _copy(folder: Path) -> Path:
+    return shutil.copytree(locate("embedded", "reranker", ModelOptions()), folder / "reranker")
+
+
+def test_without_known_ranges_what_comes_in_is_rounded_as_it_comes(short: Reranker, tmp_path: Path) -> None:
+    exact, copy = open_reranker("embedded", EXACT), _copy(tmp_path)
+    (copy / "int8.safetensors").unlink()
+    without = open_reranker(str(copy), SHORT)
+    pairs = exact.tokenize(QUERY, TEXTS)
+    full, known, unknown = (each.score(pairs) for each in (exact, short, without))
+    assert 0 < np.abs(unknown - full).max() < 0.1 * np.abs(full).max()
+    assert np.abs(unknown - known).max() > 0
+    assert without.fingerprint != short.fingerprint  # so that what was kept of the one does not count for the other
+
+
+@pytest.mark.parametrize(
+    "bent",
+    [lambda rows: rows[:, 1:], lambda rows: rows * np.float32("nan"), lambda rows: rows[::-1]],
+    ids=["fewer places", "not finite", "upside down"],
+)
+def test_ranges_that_do_not_fit_a_network_are_refused(bent: Callable[[NDArray[np.float32]], Any]) -> None:
+    path = locate("embedded", "reranker", ModelOptions())
+    network = converted(Source("embedded", path, "reranker", EXACT, NO_PROMPTS)).network
+    known = read_ranges(path)
+    assert known
+    with pytest.raises(Unavailable, match="`winnow train rounding` makes one that does"):
+        quantized(network, {name: bent(rows) for name, rows in known.items()})
+
+
+def test_with_ranges_of_another_model_a_reranker_stays_as_it_is_unless_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(openvino_runtime, "prefers_eight_bits", lambda: True)
+    file = _copy(tmp_path) / "int8.safetensors"
+    save_file({"another": np.zeros((2, 384), np.float32)}, file)
+    with capture_logs() as lines:
+        opened = open_reranker(str(file.parent), replace(EXACT, precision="auto"))
+    assert opened.precision != "int8"
+    (told,) = [line for line in lines if line["event"] == "reranker is not rounded to 8 bits"]
+    assert "does not fit it" in told["reason"]
+    with pytest.raises(ModelError, match="does not fit it"):
+        open_reranker(str(file.parent), SHORT)
+
+
+def test_damaged_ranges_are_an_error(tmp_path: Path) -> None:
+    file = _copy(tmp_path) / "int8.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="is damaged: fetch the model again, or remove that file"):
+        open_reranker(str(file.parent), EXACT)
 
 
 def _with_price(folder: Path, **told: object) -> str:
     """A copy of the embedded reranker that says so of 8 bits, or nothing."""
-    copy = shutil.copytree(locate("embedded", "reranker", ModelOptions()), folder / "reranker")
+    copy = _copy(folder)
     (copy / "int8.json").unlink(missing_ok=True)
     if told:
         (copy / "int8.json").write_text(json.dumps(told))

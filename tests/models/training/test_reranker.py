@@ -14,7 +14,11 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder
 
+from models import eight_bits
 from models.catalog import locate, open_reranker
+from models.conversions import converted
+from models.converted import Source
+from models.eight_bits import read_ranges
 from models.folder import PRICE_FILE, read_blends
 from models.training.blend import blend_file, fit_blend
 from models.training.card import Report
@@ -22,10 +26,11 @@ from models.training.errors import Interrupted, TrainingError
 from models.training.groups import Group, read_groups
 from models.training.judge import RerankerJudge
 from models.training.machine import Machine
-from models.training.price import compared, price, write_price
+from models.training.price import compared, price
 from models.training.reranker import ResidualBinaryLoss, ResidualListLoss, ResidualLoss, train_reranker
-from models.training.settings import BlendSettings, RerankerSettings
-from models.types import Blends, ModelOptions
+from models.training.rounding import ranges, rounding_file, write_rounding
+from models.training.settings import BlendSettings, RerankerSettings, RoundingSettings
+from models.types import NO_PROMPTS, Blends, ModelError, ModelOptions
 from tests.models.training.conftest import ANIMALS, ONE_CORE, Witness
 
 QUICK = {"steps": 4, "batch": 4, "held_out": 4, "apart": "queries"} | ONE_CORE
@@ -95,14 +100,58 @@ def test_the_price_of_8_bits_is_that_of_the_order_with_the_first_stage(groups: P
     """Where the first stage alone decides, rounding changes nothing."""
     embedded, found = locate("embedded", "reranker", ModelOptions()), read_groups(groups)
 
-    told = price(embedded, found, (1e6, 0.0), 1)
+    told = price(embedded, found, (1e6, 0.0), ModelOptions("cpu", threads=1, runtime="openvino"))
 
     assert (told.queries, told.difference, told.low, told.high) == (len(found), 0, 0, 0)
 
 
+def test_a_reranker_can_be_fitted_for_8_bits_afterwards(
+    trained: Path, groups: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eight_bits, "SMALLEST", 8)
+    watch = Witness()
+
+    told = rounding_file(groups, tmp_path / "rounded", RoundingSettings(reranker=str(trained), held_out=0), watch)
+
+    assert json.loads((tmp_path / "rounded" / PRICE_FILE).read_text())["difference"] == told.difference
+    assert told.queries == len(read_groups(groups))
+    assert read_ranges(tmp_path / "rounded")
+    assert told.told() in watch.said
+    with pytest.raises(TrainingError, match="exists"):
+        rounding_file(groups, tmp_path / "rounded", RoundingSettings(reranker=str(trained)), watch)
+
+
 def test_what_can_not_be_opened_has_no_price(groups: Path, tmp_path: Path) -> None:
-    assert "not measured" in write_price(tmp_path, read_groups(groups), (1.0, 0.0), 1)
+    found = read_groups(groups)
+    with pytest.raises(ModelError):
+        write_rounding(tmp_path, found, found, (1.0, 0.0), 1, Witness())
     assert not (tmp_path / PRICE_FILE).exists()
+
+
+def test_ranges_are_those_of_whatever_came_into_a_layer(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One text more can only widen them."""
+    monkeypatch.setattr(eight_bits, "SMALLEST", 8)
+    options = ModelOptions("cpu", "float32", runtime="openvino")
+    network = converted(Source("trained", trained, "reranker", options, NO_PROMPTS)).network
+    texts = open_reranker(str(trained), options).tokenize("what does the otter do ?", TEXTS)
+
+    all_of_them, each = ranges(network, texts, Witness()), [ranges(network, [text], Witness()) for text in texts]
+
+    assert all_of_them
+    for name, (low, high) in all_of_them.items():
+        np.testing.assert_array_equal(low, np.min([one[name][0] for one in each], axis=0))
+        np.testing.assert_array_equal(high, np.max([one[name][1] for one in each], axis=0))
+
+
+def test_a_few_passages_say_too_little_of_ranges(trained: Path, groups: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(group.line for group in read_groups(groups)[:3]))
+    watch = Witness()
+
+    rounding_file(few, tmp_path / "rounded", RoundingSettings(reranker=str(trained), held_out=0), watch)
+
+    assert read_ranges(tmp_path / "rounded") is None
+    assert any("too few passages" in line for line in watch.said)
 
 
 def test_interrupted_and_run_again_it_ends_with_the_weights_of_an_uninterrupted_run(
