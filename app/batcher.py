@@ -99,6 +99,8 @@ class Batcher:
         """Ingest calls that wait for room in their line."""
         self._computed, self._spent = START_TOKENS, START_SECONDS
         """Tokens and seconds of past batches, of which the older ones fade."""
+        self._measured = False
+        """Whether there was one that says something; until then room is counted in tokens alone."""
         self.warm = False
         metrics.refusals.labels(name), metrics.abandoned.labels(name), metrics.out_of_memory.labels(name)
         device.add(self)
@@ -126,7 +128,7 @@ class Batcher:
         with self._device.changed:
             self._device.check_open()
             room, rate = self._rooms["search"], self._rate
-            most = self._queue_seconds * rate
+            most = self._queue_seconds * rate if self._measured else inf
             excess = max(room.excess(tokens, most), room.unfair(who.name, tokens, most) if who.has_key else 0)
             if not excess:
                 room.add(tokens, who.name)
@@ -255,6 +257,7 @@ class Batcher:
         if TELLING * batch.tokens >= batch.budget and not self._device.trouble:
             with self._device.changed:
                 self._computed, self._spent = 0.9 * self._computed + batch.tokens, 0.9 * self._spent + spent
+                self._measured = True
         self.warm = True
         self._metrics.batch_tokens.labels(self.name, batch.lane).observe(batch.cost)
         self._metrics.batch_seconds.labels(self.name, batch.lane).observe(spent)

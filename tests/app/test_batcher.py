@@ -465,6 +465,18 @@ async def test_a_slow_model_lets_in_no_more_than_it_can_do_in_time(device: Devic
     assert refused.value.retry_after >= 0.2
 
 
+async def test_as_long_as_nothing_was_measured_room_is_counted_in_tokens_alone(
+    device: Device, metrics: Metrics
+) -> None:
+    batcher = serve(Model(), device, metrics, queue=10**6, patience=0.001)
+    with batcher.admit(5 * 10**5):
+        with batcher.admit(5 * 10**5):
+            pass
+        await batcher.run([text(2000)], "search")
+        with pytest.raises(Overloaded):
+            batcher.admit(5 * 10**5)
+
+
 async def test_a_batch_of_next_to_nothing_says_nothing_of_the_rate(device: Device, metrics: Metrics) -> None:
     batcher = serve(Model(seconds=0.2), device, metrics, queue=10**6, patience=0.5)
     for _ in range(5):
