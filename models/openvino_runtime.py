@@ -121,12 +121,13 @@ class OpenvinoReranker:
 
 def _perhaps_rounded(model: Converted, options: ModelOptions, name: str, path: Path) -> Network:
     """Unasked, a reranker computes in 8 bits where that is known to cost it next to nothing and saves a good deal."""
+    ranges = read_ranges(path)
     if options.precision == "auto" and bears_eight_bits(path) and prefers_eight_bits():
         try:
-            return _checked(model, replace(options, precision="int8"), read_ranges(path))
+            return _checked(model, replace(options, precision="int8"), ranges)
         except Unavailable as error:
             log.warning("reranker is not rounded to 8 bits", model=name, reason=str(error))
-    return _checked(model, options, read_ranges(path))
+    return _checked(model, options, ranges)
 
 
 def _checked(model: Converted, options: ModelOptions, ranges: Ranges | None = None) -> Network:

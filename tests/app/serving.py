@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -167,3 +168,13 @@ def problem(answer: httpx.Response, status: int, kind: str) -> Json:
 def documents(amount: int, text: str = "topic {0} of many words", **metadata: object) -> Sequence[Json]:
     """Documents d0, d1, … with a number in text and metadata."""
     return [{"id": f"d{i}", "text": text.format(i), "metadata": {"n": i, **metadata}} for i in range(amount)]
+
+
+async def lose(folder: Path, *given: Json) -> None:
+    """Let documents come in that only the indexes know afterwards, since the database alone is put back."""
+    database, copy = folder / "winnow.db", folder / "copy.db"
+    shutil.copy(database, copy)
+    async with serving(fakes(folder)) as service:
+        await service.ingest(*given)
+    assert not database.with_name("winnow.db-wal").exists()
+    shutil.copy(copy, database)

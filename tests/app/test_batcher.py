@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 
 import numpy as np
@@ -22,17 +22,6 @@ from app.telemetry import Metrics
 from models.types import ModelError, OutOfMemory, Tokens
 from tests.app.batching import Model, begin, marks, open_device, sample, serve, text
 from tests.app.serving import until
-
-
-@pytest.fixture
-def metrics() -> Metrics:
-    return Metrics()
-
-
-@pytest.fixture
-def device() -> Iterator[Device]:
-    with open_device() as device:
-        yield device
 
 
 def padded(batch: Sequence[Tokens]) -> int:

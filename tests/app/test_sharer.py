@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,6 @@ from tests.app.batching import Model, begin, marks, open_device, sample, serve, 
 from tests.app.serving import documents, fakes, serving
 
 AMPLE = 2**20
-
-
-@pytest.fixture
-def metrics() -> Metrics:
-    return Metrics()
-
-
-@pytest.fixture
-def device() -> Iterator[Device]:
-    with open_device() as device:
-        yield device
 
 
 def share(

@@ -11,7 +11,7 @@ import pytest
 from app.stores import lexical_files, lexical_folder
 from app.stores.snapshot import Unusable
 from app.types import Wording
-from tests.app.serving import Service, documents, fakes, serving
+from tests.app.serving import Service, documents, fakes, lose, serving
 
 
 def _folder(data: Path) -> Path:
@@ -98,14 +98,9 @@ async def test_an_index_that_is_newer_than_the_database_is_not_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As many chunks as the truth has, but others: a document was replaced before the database was put back."""
-    database, copy = tmp_path / "winnow.db", tmp_path / "copy.db"
     async with serving(fakes(tmp_path)) as service:
         await service.ingest(*documents(5))
-    shutil.copy(database, copy)
-    async with serving(fakes(tmp_path)) as service:
-        await service.ingest({"id": "d3", "text": "lost words"})
-    assert not database.with_name("winnow.db-wal").exists()
-    shutil.copy(copy, database)
+    await lose(tmp_path, {"id": "d3", "text": "lost words"})
     async with serving(fakes(tmp_path)) as service:
         assert _index(service) == 5
         assert await service.found("3", mode="lexical") == ["d3"]

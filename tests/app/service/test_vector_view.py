@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.app.serving import Service, body, documents, fakes, serving, until
+from tests.app.serving import Service, body, documents, fakes, lose, serving, until
 
 AMOUNT = 1600
 DELETED = 1100
@@ -60,14 +59,9 @@ async def test_a_snapshot_that_is_newer_than_the_database_is_not_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """When the database alone is put back, what comes next bears the numbers of what was lost."""
-    database, copy = tmp_path / "winnow.db", tmp_path / "copy.db"
     async with serving(fakes(tmp_path)) as service:
         await service.ingest(*documents(5))
-    shutil.copy(database, copy)
-    async with serving(fakes(tmp_path)) as service:
-        await service.ingest({"id": "d3", "text": "lost words"}, {"id": "lost", "text": "other lost words"})
-    assert not database.with_name("winnow.db-wal").exists()
-    shutil.copy(copy, database)
+    await lose(tmp_path, {"id": "d3", "text": "lost words"}, {"id": "lost", "text": "other lost words"})
     async with serving(fakes(tmp_path)) as service:
         view = service.engine.collections.shelf("default").indexes.dense
         assert len(view.index) == 5

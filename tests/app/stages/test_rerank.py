@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,21 +11,10 @@ from app.sharer import Memory, Sharer
 from app.stages.rerank import Parts, Ranker, cost
 from app.telemetry import Lap, Metrics
 from models.fake import FakeReranker
-from tests.app.batching import open_device, sample, serve
+from tests.app.batching import sample, serve
 
 USUAL = 100.0
 """Tokens of a pair, as long as nothing was read."""
-
-
-@pytest.fixture
-def metrics() -> Metrics:
-    return Metrics()
-
-
-@pytest.fixture
-def device() -> Iterator[Device]:
-    with open_device() as device:
-        yield device
 
 
 @pytest.fixture
