@@ -87,7 +87,7 @@ class Folder:
     def _index(self, collection: Collection, kind: Kind) -> list[Finding]:
         """What is wrong with an index: with its files, or else with what they hold."""
         head, floor = self._read(lambda db: (log.head(db, collection.number), log.floor(db, collection.number)))
-        if not head:
+        if not head and not (self._place(collection, kind) / MANIFESTS[kind]).exists():
             return []
         try:
             seen, holding = self._open(collection, kind)

@@ -200,6 +200,20 @@ def test_damaged_files_are_named_and_built_anew(data: Path) -> None:
     assert "there is no manifest.json" in winnow("check", "--data-dir", data, code=1)
 
 
+def test_indexes_that_are_newer_than_a_database_put_back_empty_are_named(data: Path, tmp_path: Path) -> None:
+    with listening(fakes(tmp_path / "empty", sparse="fake")):
+        pass
+    assert "all is well" in winnow("check", "--data-dir", tmp_path / "empty")
+
+    shutil.copy(tmp_path / "empty/winnow.db", data / "winnow.db")
+
+    told = winnow("check", "--data-dir", data, code=1)
+    for part in ("vectors", "words"):
+        assert f"the index of {part} can't be used as it is on disk: it has seen changes that the log" in told
+    assert "all is well" in winnow("check", "--data-dir", data, "--repair")
+    assert "all is well" in winnow("check", "--data-dir", data)
+
+
 def test_an_index_that_lacks_a_change_is_found_on_disk(data: Path) -> None:
     """A whole snapshot with a good checksum that does not hold what the truth does."""
     with truth(data) as db:
