@@ -36,6 +36,7 @@ from models.types import ModelError
 
 if TYPE_CHECKING:
     from models.training.card import Report
+    from models.types import Blend
 
 INTERRUPTED = 130
 EXTRA = frozenset({"accelerate", "bm25s", "datasets", "scipy"})
@@ -149,8 +150,9 @@ def train_reranker(groups: Groups, output: Output, *, settings: RerankerSettings
 def train_blend(groups: Groups, output: Output, *, settings: BlendSettings) -> None:
     """Copy a reranker with the blend that suits another encoder.
 
-    The blend says how much the first stage's scores weigh beside the reranker's. It is fitted on the groups that the
-    reranker's training held out, so give the same groups, --held-out, --apart and --seed.
+    The blend says how much the first stage's scores weigh beside the reranker's: cosine, BM25 share and, where the
+    encoder compares token by token, what comes of that. It is fitted on the groups that the reranker's training held
+    out, so give the same groups, --held-out, --apart and --seed.
 
     \b
     winnow train blend groups.jsonl --encoder my-encoder --reranker my-reranker --output my-reranker-blended
@@ -159,11 +161,13 @@ def train_blend(groups: Groups, output: Output, *, settings: BlendSettings) -> N
         from models.training.blend import blend_file
 
         blends = blend_file(groups, output, settings, screen)
-    both = blends.hybrid
-    _print(
-        f"To one logit: cosine {blends.dense.dense:.2f}, or cosine {both.dense:.2f} and BM25 share {both.lexical:.2f}."
-    )
+    _print(f"To one logit: {_weights(blends.dense)}; in hybrid searches {_weights(blends.hybrid)}.")
     _print(f"Written to {output}. Use it: winnow serve --reranker {output}")
+
+
+def _weights(blend: Blend) -> str:
+    named = {"cosine": blend.dense, "BM25 share": blend.lexical, "tokens": blend.late}
+    return ", ".join(f"{name} {weight:.2f}" for name, weight in named.items() if weight)
 
 
 @taking(RoundingSettings)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers import CrossEncoder
 from torch import Tensor
 
-from models.catalog import locate
+from models.catalog import locate, open_encoder
 from models.folder import Kind, check_folder, hash_folder
-from models.training.backbone import prompted
+from models.late_head import nearness
 from models.training.groups import Group, read_groups
 from models.training.held_out import hold_out
 from models.training.judge import Weights
@@ -24,11 +24,11 @@ from models.training.machine import Machine
 from models.training.run import Plan, Run
 from models.training.settings import BlendSettings, RerankerSettings, RoundingSettings, asked_prompts
 from models.training.watch import Watch
-from models.types import Blend, Blends, ModelOptions
+from models.types import BiEncoder, Blend, Blends, ModelOptions, TokenQuery
 
 BLEND_FILE = "blend.json"
-START = (15.0, 4.0)
-"""Where the search for the weights of cosine and BM25 share begins."""
+START = Blend(dense=15.0, lexical=4.0, late=20.0)
+"""Where the search for the weights begins."""
 
 PULL = 1e-4
 """How much it is drawn back there: nothing beside many groups, while few may leave a weight free to run off."""
@@ -43,10 +43,9 @@ def blend_file(groups: Path, output: Path, settings: BlendSettings, watch: Watch
     every = read_groups(groups)
     chosen = split(every, settings)[1] if settings.held_out else every
     watch.say(f"Fitting on {len(chosen):,} of {len(every):,} groups.")
-    plain = SentenceTransformer(str(folders["encoder"]), device=machine.device)
-    encoder = prompted(plain, settings.encoder, folders["encoder"], asked_prompts(settings))
+    seen = _seen(_opened(settings, machine), chosen, watch)
     reranker = CrossEncoder(str(folders["reranker"]), device=machine.device)
-    found = fit_blend(reranker, rescored(chosen, encoder, machine), machine)
+    found = fit_blend(reranker, *seen, machine)
 
     def write(folder: Path) -> Blends:
         shutil.copytree(folders["reranker"], folder)
@@ -65,30 +64,27 @@ def split(
     )
 
 
-def rescored(groups: Sequence[Group], encoder: SentenceTransformer, machine: Machine) -> list[Group]:
-    """The same groups with another encoder's cosines."""
-    with machine.faster():
-        return [replace(group, dense=_cosines(encoder, group)) for group in groups]
-
-
-def fit_blend(reranker: CrossEncoder, groups: Sequence[Group], machine: Machine) -> Blends:
-    """The weights beside this reranker's logit that explain best which passage answers."""
+def fit_blend(
+    reranker: CrossEncoder, groups: Sequence[Group], late: Sequence[Sequence[float]] | None, machine: Machine
+) -> Blends:
+    """The weights beside this reranker's logit that explain best which passage answers; of tokens too, where it is
+    known what comes of comparing them."""
     sizes = [len(group.passages) for group in groups]
     with machine.faster():
         logits = torch.cat([_logits(reranker, group) for group in groups])
-    dense = torch.tensor([score for group in groups for score in group.dense])
-    lexical = torch.tensor([score for group in groups for score in group.lexical])
-    (alone,) = _weights([logits, dense], sizes)
-    cosine, share = _weights([logits, dense, lexical], sizes)
-    return Blends(Blend(dense=alone), Blend(dense=cosine, lexical=share))
+    known = {"dense": _joined(group.dense for group in groups)}
+    if late is not None:
+        known["late"] = _joined(late)
+    lexical = {"lexical": _joined(group.lexical for group in groups)}
+    return Blends(_fitted(logits, known, sizes), _fitted(logits, known | lexical, sizes))
 
 
 def write_blends(blends: Blends, folder: Path) -> None:
     """How a service adds the scores, with each kind of first stage."""
-    (alone, _), (cosine, share) = beside(blends.dense), beside(blends.hybrid)
+    both = {"dense": blends.dense, "hybrid": blends.hybrid}
     content = {
-        "dense": {"rerank": 1.0, "dense": round(alone, 4)},
-        "hybrid": {"rerank": 1.0, "dense": round(cosine, 4), "lexical": round(share, 4)},
+        kind: {name: round(weight, 4) for name, weight in asdict(blend).items() if weight}
+        for kind, blend in both.items()
     }
     (folder / BLEND_FILE).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
@@ -103,11 +99,11 @@ def list_loss(groups: Sequence[Tensor]) -> Tensor:
     return torch.stack([-group.log_softmax(0)[0] for group in groups]).mean()
 
 
-def _weights(scores: Sequence[Tensor], sizes: list[int]) -> list[float]:
-    """The weight of each kind of score to one of the first."""
+def _fitted(logits: Tensor, scores: Mapping[str, Tensor], sizes: list[int]) -> Blend:
+    """The weight of each kind of score beside one logit."""
     # Logarithms, so that no weight can turn negative.
-    start = torch.tensor([0.0, *(math.log(start) for start in START[: len(scores) - 1])], dtype=torch.float64)
-    logs, known = start.clone().requires_grad_(), torch.stack(list(scores)).double()
+    start = torch.tensor([0.0, *(math.log(getattr(START, name)) for name in scores)], dtype=torch.float64)
+    logs, known = start.clone().requires_grad_(), torch.stack([logits, *scores.values()]).double()
     search = torch.optim.LBFGS([logs], max_iter=100, line_search_fn="strong_wolfe")
 
     def step() -> Tensor:
@@ -118,7 +114,11 @@ def _weights(scores: Sequence[Tensor], sizes: list[int]) -> list[float]:
 
     search.step(step)  # type: ignore[no-untyped-call]  # and this
     first, *others = logs.exp().tolist()
-    return [other / first for other in others]
+    return Blend(**{name: weight / first for name, weight in zip(scores, others, strict=True)})
+
+
+def _joined(scores: Iterable[Sequence[float]]) -> Tensor:
+    return torch.tensor([score for own in scores for score in own])
 
 
 def _logits(reranker: CrossEncoder, group: Group) -> Tensor:
@@ -126,10 +126,30 @@ def _logits(reranker: CrossEncoder, group: Group) -> Tensor:
     return torch.as_tensor(scores)
 
 
-def _cosines(encoder: SentenceTransformer, group: Group) -> list[float]:
-    query = encoder.encode_query(group.query, normalize_embeddings=True)
-    passages = encoder.encode_document(group.passages, normalize_embeddings=True, show_progress_bar=False)
-    return [float(np.dot(passage, query)) for passage in passages]
+def _opened(settings: BlendSettings, machine: Machine) -> BiEncoder:
+    """As a service has it."""
+    prompts = {settings.encoder: asked_prompts(settings)}
+    return open_encoder(
+        settings.encoder, ModelOptions(machine.device, threads=settings.threads, runtime="torch", prompts=prompts)
+    )
+
+
+def _seen(encoder: BiEncoder, groups: Sequence[Group], watch: Watch) -> tuple[list[Group], list[list[float]] | None]:
+    """The same groups with this encoder's cosines, and what comes of comparing token by token, if it does that."""
+    again: list[Group] = []
+    compared: list[list[float]] = []
+    for done, group in enumerate(groups, 1):
+        (asked,), texts = encoder.tokenize([group.query], "query"), encoder.tokenize(group.passages, "document")
+        if encoder.late is None:
+            (query,), passages = encoder.encode([asked]), encoder.encode(texts)
+        else:
+            (whole,), wholes = encoder.encode_whole([asked]), encoder.encode_whole(texts)
+            query, passages = whole.vector, np.stack([each.vector for each in wholes])
+            weighed = TokenQuery(whole.tokens, encoder.late.weights(asked.ids[encoder.inside(asked)]))
+            compared.append(nearness(weighed, [each.tokens for each in wholes]).tolist())
+        again.append(replace(group, dense=(passages @ query).tolist()))
+        watch.advance("comparing", done, len(groups))
+    return again, compared if encoder.late else None
 
 
 def _named(settings: BlendSettings) -> tuple[tuple[Kind, str], ...]:

@@ -174,7 +174,7 @@ def _open(bench: Bench[RerankerSettings]) -> CrossEncoder:
 def _start(bench: Bench[RerankerSettings]) -> Weights:
     """The first stage's weights to begin with: as asked for, or as the base has them."""
     folder, asked = bench.base.folder, (bench.settings.dense, bench.settings.lexical)
-    usual = beside(read_blends(folder).hybrid) if (folder / BLEND_FILE).exists() else START
+    usual = beside(read_blends(folder).hybrid if (folder / BLEND_FILE).exists() else START)
     dense, lexical = (given if given is not None else own for given, own in zip(asked, usual, strict=True))
     return dense, lexical
 
@@ -250,7 +250,7 @@ def _write(
     write_model(model, folder)
     stored: CrossEncoder = CrossEncoder(str(folder), device=bench.machine.device, model_kwargs=bench.machine.attention)
     stored.max_seq_length = bench.settings.tokens
-    blends = fit_blend(stored, to_fit_on, bench.machine)
+    blends = fit_blend(stored, to_fit_on, None, bench.machine)
     write_blends(blends, folder)
     if not bench.settings.held_out:
         return {}

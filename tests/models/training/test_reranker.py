@@ -25,11 +25,12 @@ from models.training.card import Report
 from models.training.errors import Interrupted, TrainingError
 from models.training.groups import Group, read_groups
 from models.training.judge import RerankerJudge
+from models.training.late import late_file
 from models.training.machine import Machine
 from models.training.price import compared, price
 from models.training.reranker import ResidualBinaryLoss, ResidualListLoss, ResidualLoss, train_reranker
 from models.training.rounding import ranges, rounding_file, write_rounding
-from models.training.settings import BlendSettings, RerankerSettings, RoundingSettings
+from models.training.settings import BlendSettings, LateSettings, RerankerSettings, RoundingSettings
 from models.types import NO_PROMPTS, Blends, ModelError, ModelOptions
 from tests.models.training.conftest import ANIMALS, ONE_CORE, Witness
 
@@ -40,6 +41,10 @@ TEXTS = [f"the {animal} eats at night" for animal in ANIMALS]
 
 def _settings(base: Path, **more: object) -> RerankerSettings:
     return RerankerSettings(**{"base": str(base)} | QUICK | more)  # type: ignore[arg-type]  # of many types
+
+
+def _blend(encoder: Path, reranker: Path) -> BlendSettings:
+    return BlendSettings(encoder=str(encoder), reranker=str(reranker), held_out=0, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +234,9 @@ def test_a_blend_leans_on_each_score_as_far_as_it_is_right(untrained: CrossEncod
 
     def fit(dense: list[list[float]], lexical: list[list[float]]) -> Blends:
         scored = zip(groups, dense, lexical, strict=True)
-        return fit_blend(untrained, [replace(group, dense=one, lexical=other) for group, one, other in scored], HERE)
+        return fit_blend(
+            untrained, [replace(group, dense=one, lexical=other) for group, one, other in scored], None, HERE
+        )
 
     dense, lexical = fit(mostly, [wrong] * 8), fit([wrong] * 8, mostly)
 
@@ -238,10 +245,38 @@ def test_a_blend_leans_on_each_score_as_far_as_it_is_right(untrained: CrossEncod
     assert dense.dense.dense > lexical.dense.dense
 
 
+def test_a_blend_leans_on_tokens_as_far_as_they_are_right(untrained: CrossEncoder) -> None:
+    right, wrong, even = [0.6, *[0.5] * 7], [0.5, *[0.6] * 7], [0.5] * 8
+    groups = [Group("wild", text, [text, *TEXTS[:at], *TEXTS[at + 1 :]], even, even) for at, text in enumerate(TEXTS)]
+
+    trusted = fit_blend(untrained, groups, [right] * 7 + [wrong], HERE)
+    doubted = fit_blend(untrained, groups, [wrong] * 7 + [right], HERE)
+
+    assert trusted.hybrid.late > 10 > 1 > doubted.hybrid.late > 0
+    assert trusted.dense.late > 10 > 1 > doubted.dense.late > 0
+    assert fit_blend(untrained, groups, None, HERE).hybrid.late == 0
+
+
+def test_a_blend_weighs_tokens_where_the_encoder_compares_them(
+    trained: Path, base: Path, groups: Path, tmp_path: Path
+) -> None:
+    late_file(groups, tmp_path / "late", LateSettings(encoder=str(base), width=8, **ONE_CORE), Witness())  # type: ignore[arg-type]
+
+    both = [
+        blend_file(groups, tmp_path / f"for-{name}", _blend(encoder, trained), Witness())
+        for name, encoder in (("plain", base), ("late", tmp_path / "late"))
+    ]
+
+    plain, late = both
+    assert plain.dense.late == plain.hybrid.late == 0
+    assert late.dense.late > 0
+    assert read_blends(tmp_path / "for-late").hybrid.late == pytest.approx(late.hybrid.late, abs=1e-4)
+
+
 def test_a_blend_is_fitted_for_another_encoder_in_a_copy(
     trained: Path, base: Path, groups: Path, tmp_path: Path
 ) -> None:
-    settings = BlendSettings(encoder=str(base), reranker=str(trained), held_out=0, device="cpu")
+    settings = _blend(base, trained)
 
     blends = blend_file(groups, tmp_path / "blended", settings, Witness())
 
