@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from sentence_transformers import CrossEncoder
 from torch import Tensor
 
 from models.catalog import locate, open_encoder
-from models.folder import Kind, check_folder, hash_folder
+from models.folder import PRICE_FILE, Kind, check_folder, hash_folder
 from models.late_head import nearness
 from models.training.groups import Group, read_groups
 from models.training.held_out import hold_out
@@ -27,8 +27,8 @@ from models.training.watch import Watch
 from models.types import BiEncoder, Blend, Blends, ModelOptions, TokenQuery
 
 BLEND_FILE = "blend.json"
-START = Blend(dense=15.0, lexical=4.0, late=20.0)
-"""Where the search for the weights begins."""
+START = Blend(dense=15.0, lexical=4.0)
+"""Where the search for the weights of cosine and BM25 share begins."""
 
 PULL = 1e-4
 """How much it is drawn back there: nothing beside many groups, while few may leave a weight free to run off."""
@@ -43,12 +43,16 @@ def blend_file(groups: Path, output: Path, settings: BlendSettings, watch: Watch
     every = read_groups(groups)
     chosen = split(every, settings)[1] if settings.held_out else every
     watch.say(f"Fitting on {len(chosen):,} of {len(every):,} groups.")
-    seen = _seen(_opened(settings, machine), chosen, watch)
+    encoder = _opened(settings, machine)
+    again, late = _seen(encoder, chosen, watch)
     reranker = CrossEncoder(str(folders["reranker"]), device=machine.device)
-    found = fit_blend(reranker, *seen, machine)
+    if encoder.late is None:
+        found = fit_blend(reranker, again, machine)
+    else:
+        found = fit_beside(reranker, again, late, encoder.late.blends, machine)
 
     def write(folder: Path) -> Blends:
-        shutil.copytree(folders["reranker"], folder)
+        shutil.copytree(folders["reranker"], folder, ignore=shutil.ignore_patterns(PRICE_FILE))
         write_blends(found, folder)
         return found
 
@@ -64,19 +68,32 @@ def split(
     )
 
 
-def fit_blend(
-    reranker: CrossEncoder, groups: Sequence[Group], late: Sequence[Sequence[float]] | None, machine: Machine
-) -> Blends:
-    """The weights beside this reranker's logit that explain best which passage answers; of tokens too, where it is
-    known what comes of comparing them."""
+def fit_blend(reranker: CrossEncoder, groups: Sequence[Group], machine: Machine) -> Blends:
+    """The weights beside this reranker's logit that explain best which passage answers."""
+    logits, dense, lexical = _known(reranker, groups, machine)
     sizes = [len(group.passages) for group in groups]
-    with machine.faster():
-        logits = torch.cat([_logits(reranker, group) for group in groups])
-    known = {"dense": _joined(group.dense for group in groups)}
-    if late is not None:
-        known["late"] = _joined(late)
-    lexical = {"lexical": _joined(group.lexical for group in groups)}
-    return Blends(_fitted(logits, known, sizes), _fitted(logits, known | lexical, sizes))
+    (alone,) = _weights(logits, [dense], [START.dense], sizes)
+    cosine, share = _weights(logits, [dense, lexical], [START.dense, START.lexical], sizes)
+    return Blends(Blend(dense=alone), Blend(dense=cosine, lexical=share))
+
+
+def fit_beside(
+    reranker: CrossEncoder, groups: Sequence[Group], late: Sequence[Sequence[float]], own: Blends, machine: Machine
+) -> Blends:
+    """How much an encoder's own order by tokens weighs beside this reranker's logit.
+
+    What makes that order keeps its weights among each other: groups can't tell them, since their negatives were chosen
+    for high cosines and BM25 scores, which therefore look worse there than among the candidates of a search.
+    """
+    logits, dense, lexical = _known(reranker, groups, machine)
+    sizes, tokens = [len(group.passages) for group in groups], _joined(late)
+
+    def fitted(blend: Blend) -> Blend:
+        order = blend.dense * dense + blend.lexical * lexical + blend.late * tokens
+        (weight,) = _weights(logits, [order], [1.0], sizes)
+        return Blend(dense=weight * blend.dense, lexical=weight * blend.lexical, late=weight * blend.late)
+
+    return Blends(fitted(own.dense), fitted(own.hybrid))
 
 
 def write_blends(blends: Blends, folder: Path) -> None:
@@ -99,11 +116,18 @@ def list_loss(groups: Sequence[Tensor]) -> Tensor:
     return torch.stack([-group.log_softmax(0)[0] for group in groups]).mean()
 
 
-def _fitted(logits: Tensor, scores: Mapping[str, Tensor], sizes: list[int]) -> Blend:
-    """The weight of each kind of score beside one logit."""
+def _known(reranker: CrossEncoder, groups: Sequence[Group], machine: Machine) -> tuple[Tensor, Tensor, Tensor]:
+    """Of all passages: logits, cosines and BM25 shares."""
+    with machine.faster():
+        logits = torch.cat([_logits(reranker, group) for group in groups])
+    return logits, _joined(group.dense for group in groups), _joined(group.lexical for group in groups)
+
+
+def _weights(logits: Tensor, scores: Sequence[Tensor], begin: Sequence[float], sizes: list[int]) -> list[float]:
+    """The weight of each kind of score beside one logit; where the search for it begins it is drawn to."""
     # Logarithms, so that no weight can turn negative.
-    start = torch.tensor([0.0, *(math.log(getattr(START, name)) for name in scores)], dtype=torch.float64)
-    logs, known = start.clone().requires_grad_(), torch.stack([logits, *scores.values()]).double()
+    start = torch.tensor([0.0, *map(math.log, begin)], dtype=torch.float64)
+    logs, known = start.clone().requires_grad_(), torch.stack([logits, *scores]).double()
     search = torch.optim.LBFGS([logs], max_iter=100, line_search_fn="strong_wolfe")
 
     def step() -> Tensor:
@@ -114,7 +138,7 @@ def _fitted(logits: Tensor, scores: Mapping[str, Tensor], sizes: list[int]) -> B
 
     search.step(step)  # type: ignore[no-untyped-call]  # and this
     first, *others = logs.exp().tolist()
-    return Blend(**{name: weight / first for name, weight in zip(scores, others, strict=True)})
+    return [other / first for other in others]
 
 
 def _joined(scores: Iterable[Sequence[float]]) -> Tensor:
@@ -134,7 +158,7 @@ def _opened(settings: BlendSettings, machine: Machine) -> BiEncoder:
     )
 
 
-def _seen(encoder: BiEncoder, groups: Sequence[Group], watch: Watch) -> tuple[list[Group], list[list[float]] | None]:
+def _seen(encoder: BiEncoder, groups: Sequence[Group], watch: Watch) -> tuple[list[Group], list[list[float]]]:
     """The same groups with this encoder's cosines, and what comes of comparing token by token, if it does that."""
     again: list[Group] = []
     compared: list[list[float]] = []
@@ -149,7 +173,7 @@ def _seen(encoder: BiEncoder, groups: Sequence[Group], watch: Watch) -> tuple[li
             compared.append(nearness(weighed, [each.tokens for each in wholes]).tolist())
         again.append(replace(group, dense=(passages @ query).tolist()))
         watch.advance("comparing", done, len(groups))
-    return again, compared if encoder.late else None
+    return again, compared
 
 
 def _named(settings: BlendSettings) -> tuple[tuple[Kind, str], ...]:

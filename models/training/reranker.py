@@ -250,7 +250,7 @@ def _write(
     write_model(model, folder)
     stored: CrossEncoder = CrossEncoder(str(folder), device=bench.machine.device, model_kwargs=bench.machine.attention)
     stored.max_seq_length = bench.settings.tokens
-    blends = fit_blend(stored, to_fit_on, None, bench.machine)
+    blends = fit_blend(stored, to_fit_on, bench.machine)
     write_blends(blends, folder)
     if not bench.settings.held_out:
         return {}

@@ -19,8 +19,8 @@ from models.catalog import locate, open_reranker
 from models.conversions import converted
 from models.converted import Source
 from models.eight_bits import read_ranges
-from models.folder import PRICE_FILE, read_blends
-from models.training.blend import blend_file, fit_blend
+from models.folder import PRICE_FILE, RANGES_FILE, read_blends
+from models.training.blend import blend_file, fit_beside, fit_blend
 from models.training.card import Report
 from models.training.errors import Interrupted, TrainingError
 from models.training.groups import Group, read_groups
@@ -31,7 +31,7 @@ from models.training.price import compared, price
 from models.training.reranker import ResidualBinaryLoss, ResidualListLoss, ResidualLoss, train_reranker
 from models.training.rounding import ranges, rounding_file, write_rounding
 from models.training.settings import BlendSettings, LateSettings, RerankerSettings, RoundingSettings
-from models.types import NO_PROMPTS, Blends, ModelError, ModelOptions
+from models.types import NO_PROMPTS, Blend, Blends, ModelError, ModelOptions
 from tests.models.training.conftest import ANIMALS, ONE_CORE, Witness
 
 QUICK = {"steps": 4, "batch": 4, "held_out": 4, "apart": "queries"} | ONE_CORE
@@ -234,9 +234,7 @@ def test_a_blend_leans_on_each_score_as_far_as_it_is_right(untrained: CrossEncod
 
     def fit(dense: list[list[float]], lexical: list[list[float]]) -> Blends:
         scored = zip(groups, dense, lexical, strict=True)
-        return fit_blend(
-            untrained, [replace(group, dense=one, lexical=other) for group, one, other in scored], None, HERE
-        )
+        return fit_blend(untrained, [replace(group, dense=one, lexical=other) for group, one, other in scored], HERE)
 
     dense, lexical = fit(mostly, [wrong] * 8), fit([wrong] * 8, mostly)
 
@@ -245,16 +243,18 @@ def test_a_blend_leans_on_each_score_as_far_as_it_is_right(untrained: CrossEncod
     assert dense.dense.dense > lexical.dense.dense
 
 
-def test_a_blend_leans_on_tokens_as_far_as_they_are_right(untrained: CrossEncoder) -> None:
+def test_an_encoders_own_order_is_trusted_as_a_whole_and_as_far_as_it_is_right(untrained: CrossEncoder) -> None:
     right, wrong, even = [0.6, *[0.5] * 7], [0.5, *[0.6] * 7], [0.5] * 8
-    groups = [Group("wild", text, [text, *TEXTS[:at], *TEXTS[at + 1 :]], even, even) for at, text in enumerate(TEXTS)]
+    groups = [Group("wild", text, [text, *TEXTS[:at], *TEXTS[at + 1 :]], wrong, even) for at, text in enumerate(TEXTS)]
+    own = Blends(Blend(rerank=0, dense=10, late=40), Blend(rerank=0, dense=10, lexical=5, late=40))
 
-    trusted = fit_blend(untrained, groups, [right] * 7 + [wrong], HERE)
-    doubted = fit_blend(untrained, groups, [wrong] * 7 + [right], HERE)
+    trusted = fit_beside(untrained, groups, [right] * 7 + [wrong], own, HERE).hybrid
+    doubted = fit_beside(untrained, groups, [wrong] * 7 + [right], own, HERE).hybrid
 
-    assert trusted.hybrid.late > 10 > 1 > doubted.hybrid.late > 0
-    assert trusted.dense.late > 10 > 1 > doubted.dense.late > 0
-    assert fit_blend(untrained, groups, None, HERE).hybrid.late == 0
+    assert trusted.late > 10 * doubted.late > 0
+    for found in (trusted, doubted):
+        assert (found.dense / found.late, found.lexical / found.late) == pytest.approx((1 / 4, 1 / 8))
+        assert found.rerank == 1
 
 
 def test_a_blend_weighs_tokens_where_the_encoder_compares_them(
@@ -262,15 +262,24 @@ def test_a_blend_weighs_tokens_where_the_encoder_compares_them(
 ) -> None:
     late_file(groups, tmp_path / "late", LateSettings(encoder=str(base), width=8, **ONE_CORE), Witness())  # type: ignore[arg-type]
 
-    both = [
+    for name, encoder in (("plain", base), ("late", tmp_path / "late")):
         blend_file(groups, tmp_path / f"for-{name}", _blend(encoder, trained), Witness())
-        for name, encoder in (("plain", base), ("late", tmp_path / "late"))
-    ]
 
-    plain, late = both
+    plain, late = (read_blends(tmp_path / f"for-{name}") for name in ("plain", "late"))
     assert plain.dense.late == plain.hybrid.late == 0
-    assert late.dense.late > 0
-    assert read_blends(tmp_path / "for-late").hybrid.late == pytest.approx(late.hybrid.late, abs=1e-4)
+    assert late.hybrid.late / late.hybrid.dense == pytest.approx(50 / 33, rel=1e-2)
+    assert late.dense.late > 0 == late.dense.lexical
+
+
+def test_what_8_bits_cost_with_another_blend_is_not_known_any_more(
+    trained: Path, base: Path, groups: Path, tmp_path: Path
+) -> None:
+    assert (trained / PRICE_FILE).exists()
+
+    blend_file(groups, tmp_path / "blended", _blend(base, trained), Witness())
+
+    assert not (tmp_path / "blended" / PRICE_FILE).exists()
+    assert (tmp_path / "blended" / RANGES_FILE).exists() == (trained / RANGES_FILE).exists()
 
 
 def test_a_blend_is_fitted_for_another_encoder_in_a_copy(
