@@ -9,10 +9,21 @@ Texts count as if none were shared or remembered: what others have asked shows i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 
 from app.errors import Spent
+
+CHARS = 8
+"""More than a token has: so a text has one at least for so many characters, whatever reads it."""
+
+PATIENCE = 60.0
+"""Seconds that a request which is half done waits at most: what it takes a minute's worth to come."""
+
+
+def at_least(texts: Iterable[str]) -> int:
+    """Tokens that there must be in these."""
+    return sum(len(text) // CHARS + 1 for text in texts)
 
 
 class Allowance:
@@ -50,12 +61,19 @@ class Meter:
     def left(self) -> int | None:
         return max(int(self._allowance.left()), 0) if self._allowance else None
 
-    def set_aside(self, tokens: int) -> None:
-        """Room for what is going to be read, or Spent with the time until there is some. What is under way goes on."""
+    @property
+    def per_minute(self) -> int | None:
+        return self._allowance.per_minute if self._allowance else None
+
+    def expect(self, tokens: int) -> None:
+        """Spent, with the time until there is room, if there is none for so many. What is under way goes on."""
         begun = self._aside or self.read
         if self._allowance and tokens and not begun and (wait := self._allowance.wait(tokens)):
-            most = self._allowance.per_minute
-            raise Spent(f"This key may have {most} tokens read a minute, and has; come back in {wait:.1f} s.", wait)
+            raise _spent(self._allowance, wait)
+
+    def set_aside(self, tokens: int) -> None:
+        """Room for what is going to be read, or Spent."""
+        self.expect(tokens)
         self._change(tokens, 0)
 
     def give_back(self, tokens: int) -> None:
@@ -72,12 +90,23 @@ class Meter:
         self.count(tokens)
 
     async def save_up(self, tokens: int) -> None:
-        """The same for a request that is half done: it goes on at the pace of its allowance."""
-        while self._allowance and (wait := self._allowance.wait(tokens)):  # noqa: ASYNC110  # it waits for time itself
+        """The same for a request that is half done: it goes on at the pace of its allowance, unless that is in debt."""
+        while self._allowance and (wait := self._allowance.wait(tokens)):
+            if wait > PATIENCE:
+                raise _spent(self._allowance, wait)
             await asyncio.sleep(wait)
         self.count(tokens)
+
+    def refund(self, tokens: int) -> None:
+        """They were paid for, and will not be read."""
+        self._change(0, -tokens)
 
     def _change(self, aside: int, read: int) -> None:
         self._aside, self.read = self._aside + aside, self.read + read
         if self._allowance:
             self._allowance.take(aside + read)
+
+
+def _spent(allowance: Allowance, wait: float) -> Spent:
+    most = allowance.per_minute
+    return Spent(f"This key may have {most} tokens read a minute, and has; come back in {wait:.1f} s.", wait)

@@ -21,12 +21,13 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 class Deed:
     """What a request has done, as far as the audit log tells."""
 
-    collection: str | None = None
+    collections: dict[str, None] = field(default_factory=dict)
+    """Those that it was done in, in their order."""
     documents: int | None = None
 
     def touch(self, collection: str, documents: int | None = None) -> None:
         """Something was done in a collection, perhaps to so many documents."""
-        self.collection = collection
+        self.collections[collection] = None
         if documents is not None:
             self.documents = (self.documents or 0) + documents
 

@@ -108,9 +108,11 @@ class Settings(BaseSettings):
     )
     auto_candidates: int = Field(50, ge=1, description="Most candidates to rerank with `auto`, which stops before.")
     fusion: Fusing = Field("scores", description="How rankings become one: by `scores`, or by `ranks` alone.")
-    dense_weight: float = Field(0.6, gt=0, description="Fusion: weight of what is found by vectors.")
-    lexical_weight: float = Field(0.4, gt=0, description="Fusion: weight of what is found by words.")
-    sparse_weight: float = Field(0.4, gt=0, description="Fusion: weight of what is found by a sparse encoder's terms.")
+    dense_weight: float = Field(0.6, gt=0, le=1e6, description="Fusion: weight of what is found by vectors.")
+    lexical_weight: float = Field(0.4, gt=0, le=1e6, description="Fusion: weight of what is found by words.")
+    sparse_weight: float = Field(
+        0.4, gt=0, le=1e6, description="Fusion: weight of what is found by a sparse encoder's terms."
+    )
     fusion_k: int = Field(60, ge=1, description="Fusion by ranks: how little the first ones stand out.")
 
     batch_tokens: int = Field(

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from app.api.contract import OF_COLLECTIONS, refusals
 from app.api.deps import EngineDep, StrictRoute
 from app.api.schemas import Body
+from app.api.search_schemas import HEAVIEST
 from app.service.relevance import sparse_of, trouble
 from app.service.shelf import Shelf
 from app.stages.calibrate import MOST_SHARE
@@ -72,10 +73,10 @@ class ScaleBody(Body):
 
 
 class BlendBody(Body):
-    rerank: float = Field(ge=0, allow_inf_nan=False)
-    dense: float = Field(ge=0, allow_inf_nan=False)
-    lexical: float = Field(ge=0, allow_inf_nan=False)
-    late: float = Field(0.0, ge=0, allow_inf_nan=False)
+    rerank: float = Field(ge=0, le=HEAVIEST, allow_inf_nan=False)
+    dense: float = Field(ge=0, le=HEAVIEST, allow_inf_nan=False)
+    lexical: float = Field(ge=0, le=HEAVIEST, allow_inf_nan=False)
+    late: float = Field(0.0, ge=0, le=HEAVIEST, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _is_something(self) -> BlendBody:
@@ -86,9 +87,9 @@ class BlendBody(Body):
 
 class WholeFusionBody(Body):
     by: Fusing
-    dense: float = Field(gt=0, allow_inf_nan=False)
-    lexical: float = Field(gt=0, allow_inf_nan=False)
-    sparse: float = Field(gt=0, allow_inf_nan=False)
+    dense: float = Field(gt=0, le=HEAVIEST, allow_inf_nan=False)
+    lexical: float = Field(gt=0, le=HEAVIEST, allow_inf_nan=False)
+    sparse: float = Field(gt=0, le=HEAVIEST, allow_inf_nan=False)
     k: int = Field(ge=1)
 
 

@@ -16,7 +16,7 @@ from app.errors import Fault, Invalid, InvalidDocuments
 from app.service.ingest import content_id
 from app.settings import Settings
 from app.stores.metadata import CONTROL, check_metadata, instant, text_fault
-from app.types import Document
+from app.types import Document, Metadata
 
 UNSEEN = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 """Control characters that no text needs: not tab, line feed, form feed and carriage return."""
@@ -60,16 +60,18 @@ def documents(given: Sequence[Any], settings: Settings) -> list[Document]:
     return [each for each in read if isinstance(each, Document)]
 
 
-def document(given: Any, pointer: str, settings: Settings) -> Document | list[Fault]:
-    """A document that can be kept, or what is wrong with it. One without an id gets its content's."""
+def document(given: Any, pointer: str, settings: Settings, shared: Metadata | None = None) -> Document | list[Fault]:
+    """A document that can be kept, with metadata that all of an upload share beside its own, or what is wrong with it.
+    One without an id gets its content's."""
     try:
         body = DocumentBody.model_validate(given)
     except ValidationError as error:
         return faults_of(error.errors(include_url=False, include_input=False), pointer)
+    own, body.metadata = body.metadata, (shared or {}) | body.metadata
     faults = list(_document_faults(body, pointer, settings))
     if faults:
         return faults
-    made_id = body.id if body.id is not None else content_id(body.title, body.text, body.metadata)
+    made_id = body.id if body.id is not None else content_id(body.title, body.text, own, body.format)
     return Document(made_id, body.text, body.title, body.metadata, body.format)
 
 

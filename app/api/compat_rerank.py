@@ -58,7 +58,7 @@ async def _rank(
     return await in_time(request, engine.settings.search_timeout, engine.scoring.rank(query, texts, asked, most))
 
 
-def _scores(ranking: Ranking, engine: Engine, *, raw: bool) -> list[float]:
+def _scores(ranking: Ranking, engine: Engine, *, raw: bool | None) -> list[float]:
     """In the order of the texts."""
     scores: list[float] = (logits if raw else probabilities)(ranking.scores, engine.scoring.reranker.unit).tolist()
     return scores

@@ -73,8 +73,8 @@ class TextsBody(Body):
 
     query: str = Field(json_schema_extra=SOME_TEXT)
     texts: list[Any] = Field(min_length=1, json_schema_extra={"items": {"type": "string"}})
-    raw_scores: bool = Field(False, description="Logits in place of scores between 0 and 1.")
-    return_text: bool = False
+    raw_scores: bool | None = Field(False, description="Logits in place of scores between 0 and 1.")
+    return_text: bool | None = False
     truncate: bool | None = Field(
         None, description="Read the beginning of what is too long; false refuses it. By default the setting's."
     )
@@ -123,7 +123,7 @@ class EmbedBody(Body):
     """Texts to embed as text-embeddings-inference takes them."""
 
     inputs: Texts
-    normalize: Literal[True] = Field(True, description="Vectors have unit length.")
+    normalize: Literal[True] | None = Field(True, description="Vectors have unit length.")
     truncate: bool | None = Field(
         None, description="Read the beginning of what is too long; false refuses it. By default the setting's."
     )

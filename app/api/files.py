@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from tempfile import SpooledTemporaryFile
 from typing import IO, Any, cast
 
 import orjson
@@ -19,7 +18,7 @@ from app.api import checks
 from app.api.contract import OF_COLLECTIONS, refusals
 from app.api.deps import EngineDep, StrictRoute, in_time
 from app.api.forms import read_form
-from app.api.ndjson import SPOOL_BYTES, Feed
+from app.api.ndjson import Feed, Outcome
 from app.api.schemas import FilesReply, KnownBody, KnownReply, RefusedReply
 from app.engine import Engine
 from app.errors import Fault, Invalid, NotInstalled, TimedOut, TooLarge, UnsupportedType
@@ -74,6 +73,23 @@ class Report:
     ticket: Ticket | None = None
     through: int = 0
     files: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of a file's lines: there may be millions."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    chunks: int = 0
+    bad: list[str] = field(default_factory=list)
+    """The first of those that were refused, each with the reason."""
+
+    def take(self, told: Outcome) -> None:
+        if "status" in told:
+            self.outcomes[told["status"]] += 1
+            self.chunks += told["chunks"]
+        elif len(self.bad) < NAMED:
+            self.bad.append(f"line {told['line']}: {_reason(told)}")
 
 
 @router.post(
@@ -203,23 +219,20 @@ async def _take_file(engine: Engine, sent: Sent, file: File, report: Report) -> 
 async def _take_lines(engine: Engine, sent: Sent, file: File, report: Report) -> dict[str, Any]:
     """A document a line, as NDJSON to /ingest; the file fares as the best of them."""
     check_size(file, engine.settings)
-    with SpooledTemporaryFile(SPOOL_BYTES) as results:
-        feed = Feed(engine, sent.shelf, results, report.ticket, metadata=sent.metadata)
-        await feed.take_all(_pieces(file.content))
-        report.ticket, report.through = feed.ticket, max(report.through, feed.through)
-        results.seek(0)
-        lines = [orjson.loads(line) for line in results]
-    outcomes = Counter(line["status"] for line in lines if "status" in line)
-    bad = [f"line {line['line']}: {_reason(line)}" for line in lines if "error" in line]
-    if not outcomes:
-        raise Unreadable("; ".join(bad[:NAMED]) or "is empty")
+    tally = Tally()
+    feed = Feed(engine, sent.shelf, tally.take, report.ticket, metadata=sent.metadata)
+    await feed.take_all(_pieces(file.content))
+    report.ticket, report.through = feed.ticket, max(report.through, feed.through)
+    reason = "; ".join(tally.bad)
+    if not tally.outcomes:
+        raise Unreadable(reason or "is empty")
     told = {
-        "status": max(outcomes, key=RANKS.index),
-        "chunks": sum(line.get("chunks", 0) for line in lines),
-        "documents": outcomes,
-        "refused": len(bad),
+        "status": max(tally.outcomes, key=RANKS.index),
+        "chunks": tally.chunks,
+        "documents": tally.outcomes,
+        "refused": feed.refused,
     }
-    return told | ({"reason": "; ".join(bad[:NAMED])} if bad else {})
+    return told | ({"reason": reason} if reason else {})
 
 
 def _reason(line: dict[str, Any]) -> str:

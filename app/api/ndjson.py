@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from codecs import BOM_UTF8
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from tempfile import SpooledTemporaryFile
 from typing import Any
 
@@ -20,8 +21,9 @@ from fastapi.responses import StreamingResponse
 
 from app.api import checks
 from app.api.deps import in_time, pieces
+from app.caller import caller
 from app.engine import Engine
-from app.errors import Fault, Invalid, InvalidDocuments, TimedOut
+from app.errors import Fault, Invalid, InvalidDocuments, TimedOut, TooLarge
 from app.service.ingest import Ticket
 from app.service.shelf import Shelf
 from app.types import Document, Metadata
@@ -30,6 +32,12 @@ NDJSON = "application/x-ndjson"
 BATCH_LINES = 64
 BATCH_BYTES = 256 * 1024
 SPOOL_BYTES = 2**20
+
+MOST_RESULTS = 2**30
+"""Bytes on disk that wait for the end of the body: an answer may be many times as long as what it is about."""
+
+Outcome = dict[str, Any]
+"""What became of a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,8 @@ class Feed:
 
     engine: Engine
     shelf: Shelf
-    results: SpooledTemporaryFile[bytes]
+    tell: Callable[[Outcome], None]
+    """Of each line, in their order."""
     ticket: Ticket | None = None
     taken: int = 0
     refused: int = 0
@@ -55,7 +64,7 @@ class Feed:
     """What every document gets that does not say otherwise."""
 
     async def take_all(self, body: AsyncIterator[bytes]) -> None:
-        async for batch in _batches(_lines(body, self.engine.settings.max_line_bytes)):
+        async for batch in _batches(_lines(body, self.engine.settings.max_line_bytes), _batch_bytes()):
             await self.take(batch)
 
     async def take(self, lines: list[Line]) -> None:
@@ -66,9 +75,9 @@ class Feed:
         told = {number: self._refusal(number, error) for number, error in results.items()}
         told |= await self._commit(good)
         for number in sorted(told):
-            self.results.write(orjson.dumps(told[number], option=orjson.OPT_APPEND_NEWLINE))
+            self.tell(told[number])
 
-    async def _commit(self, good: list[tuple[int, Document]]) -> dict[int, dict[str, Any]]:
+    async def _commit(self, good: list[tuple[int, Document]]) -> dict[int, Outcome]:
         """Commit a batch; documents that can't be chunked are named, and the others committed without them."""
         if not good:
             return {}
@@ -89,16 +98,14 @@ class Feed:
         if line.content is None:
             return Invalid(f"The line is longer than {self.engine.settings.max_line_bytes} bytes.")
         try:
-            read = checks.document(orjson.loads(line.content), "", self.engine.settings)
+            read = checks.document(orjson.loads(line.content), "", self.engine.settings, self.metadata)
         except orjson.JSONDecodeError as error:
             return Invalid(f"The line is not valid JSON: {error}")
-        if isinstance(read, Document):
-            return replace(read, metadata=self.metadata | read.metadata)
-        return Invalid("The document is invalid.", read)
+        return read if isinstance(read, Document) else Invalid("The document is invalid.", read)
 
-    def _refusal(self, number: int, error: Invalid) -> dict[str, Any]:
+    def _refusal(self, number: int, error: Invalid) -> Outcome:
         self.refused += 1
-        told: dict[str, Any] = {"line": number, "error": str(error)}
+        told: Outcome = {"line": number, "error": str(error)}
         if error.faults:
             told["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in error.faults]
         return told
@@ -107,13 +114,19 @@ class Feed:
 async def ingest_lines(request: Request, engine: Engine, shelf: Shelf, *, wait: bool) -> Response:
     async with AsyncExitStack() as stack:
         results = stack.enter_context(SpooledTemporaryFile(SPOOL_BYTES))  # noqa: SIM115  # the stack is its context
-        feed = Feed(engine, shelf, results)
+        feed = Feed(engine, shelf, partial(_keep, results))
         await feed.take_all(pieces(request))
         if not feed.taken and not feed.refused:
             raise Invalid("The body holds no line.", [Fault("", "send one JSON document a line")])
         summary = await _finish(request, feed, wait=wait)
         status = 200 if summary["searchable"] else 202
         return StreamingResponse(_replay(results, summary, stack.pop_all()), status, media_type=NDJSON)
+
+
+def _keep(results: SpooledTemporaryFile[bytes], told: Outcome) -> None:
+    if results.tell() > MOST_RESULTS:
+        raise TooLarge(f"What is to be told of {told['line']} lines is too much for one answer: send fewer at once.")
+    results.write(orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE))
 
 
 async def _finish(request: Request, feed: Feed, *, wait: bool) -> dict[str, Any]:
@@ -170,15 +183,21 @@ class _UnderWay:
         return Line(number, content) if content is None or content.strip() else None
 
 
-async def _batches(lines: AsyncIterator[Line]) -> AsyncIterator[list[Line]]:
+def _batch_bytes() -> int:
+    """Less for a caller who may have few tokens read: a batch shall not cost more than a minute's worth."""
+    per_minute = caller().meter.per_minute
+    return BATCH_BYTES if per_minute is None else min(BATCH_BYTES, per_minute // 2)
+
+
+async def _batches(lines: AsyncIterator[Line], most: int) -> AsyncIterator[list[Line]]:
     batch: list[Line] = []
     size = 0
     async for line in lines:
-        batch.append(line)
-        size += len(line.content or b"")
-        if len(batch) >= BATCH_LINES or size >= BATCH_BYTES:
+        if batch and (len(batch) >= BATCH_LINES or size + len(line.content or b"") > most):
             yield batch
             batch, size = [], 0
+        batch.append(line)
+        size += len(line.content or b"")
     if batch:
         yield batch
 

@@ -20,7 +20,7 @@ logger = structlog.get_logger()
 
 SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 QUIET = {"/healthz", "/readyz", "/metrics"}
-"""Asked for every few seconds by machines: measured, but not worth a log line."""
+"""Asked for every few seconds by machines: measured, but not worth a log line, and never refused for what others do."""
 
 
 GUARDS = (
@@ -59,7 +59,8 @@ class Requests:
                 message["headers"] = [*message.get("headers", []), *own, *_guards(message)]
             await send(message)
 
-        handle = self._app if self._running < self._most else self._refuse
+        let_in = self._running < self._most or scope["path"] in QUIET
+        handle = self._app if let_in else self._refuse
         self._running += 1
         with structlog.contextvars.bound_contextvars(**trail.ids), leaving(trail):
             try:

@@ -12,13 +12,20 @@ from app.types import Fusing, Mode, Truncation
 
 Part = Literal["text", "title", "metadata", "stages"]
 
+HEAVIEST = 1e6
+"""Of weights: beyond, sums of scores would leave the numbers there are."""
+
 
 class FusionBody(Body):
     by: Fusing | None = Field(None, description="By scores, in standard deviations; or by 1 / (k + rank).")
-    dense: float | None = Field(None, gt=0, allow_inf_nan=False, description="Weight of what is found by vectors.")
-    lexical: float | None = Field(None, gt=0, allow_inf_nan=False, description="Weight of what is found by words.")
+    dense: float | None = Field(
+        None, gt=0, le=HEAVIEST, allow_inf_nan=False, description="Weight of what is found by vectors."
+    )
+    lexical: float | None = Field(
+        None, gt=0, le=HEAVIEST, allow_inf_nan=False, description="Weight of what is found by words."
+    )
     sparse: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="Weight of what is found by a sparse encoder's terms."
+        None, gt=0, le=HEAVIEST, allow_inf_nan=False, description="Weight of what is found by a sparse encoder's terms."
     )
     k: int | None = Field(None, ge=1, description="How little the first ranks stand out.")
 

@@ -24,8 +24,9 @@ class Audit:
     async def tell(self, action: str, who: Caller, request_id: str, status: int) -> None:
         """Names and counts, never texts; nor ids of documents, which may be names of people or files."""
         facts: dict[str, object] = {"action": action, "caller": who.name, "request_id": request_id, "status": status}
-        if who.deed.collection is not None:
-            facts["collection"] = who.deed.collection
+        names = list(who.deed.collections)
+        if names:
+            facts |= {"collection": names[0]} if len(names) == 1 else {"collections": names}
         if who.deed.documents is not None:
             facts["documents"] = who.deed.documents
         if self._path is None:

@@ -15,6 +15,7 @@ from typing import IO, Any, get_args
 
 import apsw
 
+from app.caller import caller
 from app.errors import InvalidDocuments, Overloaded
 from app.files.convert import convert
 from app.files.readers import READERS, converter
@@ -128,6 +129,7 @@ class Files:
     async def _read(self, file: File, sha256: str) -> Converted:
         """The file as text; what an earlier attempt led to counts no more."""
         attempt = self.attempt(file.kind, sha256)
+        caller().meter.expect(1)
         try:
             check_size(file, self._settings)
             made = await self._convert(file)

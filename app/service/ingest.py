@@ -13,6 +13,7 @@ from typing import TypeVar
 import apsw
 import orjson
 
+from app.allowance import at_least
 from app.caller import caller
 from app.errors import Fault, InvalidDocuments, NotFound
 from app.service.collections import Collections
@@ -35,9 +36,10 @@ class Ticket:
     id: str
 
 
-def content_id(title: str, text: str, metadata: object) -> str:
+def content_id(title: str, text: str, metadata: object, form: str) -> str:
     """The id of a document whose caller gave none: the same content gets the same one."""
-    content = orjson.dumps([title, text, metadata], option=orjson.OPT_SORT_KEYS)
+    told = [title, text, metadata, *([form] if form != "plain" else [])]
+    content = orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(content).hexdigest()[:32]
 
 
@@ -69,8 +71,8 @@ class Ingest:
     async def _take(self, shelf: Shelf, batch: Sequence[Document], job: Ticket | None) -> tuple[Ticket, list[Put]]:
         watch = Stopwatch(self._metrics, "ingest")
         with watch.stage("chunk"):
-            chunks = await self._chunk(shelf, batch)
-        await _pay(shelf, chunks.values(), going_on=job is not None)
+            chunks = await self._chunk(shelf, batch, going_on=job is not None)
+        paid = await _pay(shelf, chunks.values(), going_on=job is not None)
         number = shelf.collection.number
 
         def split(document: Document) -> Sequence[Chunk]:
@@ -82,8 +84,12 @@ class Ingest:
             jobs.grow(db, ticket.number, len(batch))
             return ticket, [documents.put(db, number, ticket.number, document, split) for document in batch]
 
-        with watch.stage("commit"):
-            ticket, puts = await self._database.write(commit)
+        try:
+            with watch.stage("commit"):
+                ticket, puts = await self._database.write(commit)
+        except Exception:
+            caller().meter.refund(paid)
+            raise
         caller().deed.touch(shelf.collection.name, len(puts))
         for put in puts:
             self._metrics.documents.labels(put.outcome).inc()
@@ -138,14 +144,20 @@ class Ingest:
         shelf.indexer.wake()
         return deleted
 
-    async def _chunk(self, shelf: Shelf, batch: Sequence[Document]) -> dict[int, list[Chunk]]:
-        """Chunks of those documents whose content is not held already."""
+    async def _chunk(self, shelf: Shelf, batch: Sequence[Document], *, going_on: bool) -> dict[int, list[Chunk]]:
+        """Chunks of those documents whose content is not held already; nothing is split for a caller who can't pay."""
         ids, number = [document.id for document in batch], shelf.collection.number
         known = await self._database.read(lambda db: documents.known_contents(db, number, ids))
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _split_new, shelf, batch, known)
+        new = await self._in_thread(_new, batch, known)
+        if not going_on:
+            caller().meter.expect(at_least(document.text for document in new.values()))
+        return await self._in_thread(_split, shelf, new)
+
+    async def _in_thread(self, work: Callable[..., Done], *given: object) -> Done:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *given)
 
 
-async def _pay(shelf: Shelf, chunks: Collection[Sequence[Chunk]], *, going_on: bool) -> None:
+async def _pay(shelf: Shelf, chunks: Collection[Sequence[Chunk]], *, going_on: bool) -> int:
     """What the encoders will read. A stream that was let in goes on at the pace of its caller's allowance."""
     encoders = 2 if shelf.weigher else 1
     tokens = encoders * sum(chunk.tokens for each in chunks for chunk in each)
@@ -153,6 +165,7 @@ async def _pay(shelf: Shelf, chunks: Collection[Sequence[Chunk]], *, going_on: b
         await caller().meter.save_up(tokens)
     elif tokens:
         caller().meter.pay(tokens)
+    return tokens
 
 
 def _check_there(db: apsw.Connection, shelf: Shelf) -> None:
@@ -166,13 +179,20 @@ def _check_exists(db: apsw.Connection, shelf: Shelf) -> None:
         raise NotFound(f"Collection '{shelf.collection.name}' was dropped meanwhile.")
 
 
-def _split_new(shelf: Shelf, batch: Sequence[Document], known: Mapping[str, set[bytes]]) -> dict[int, list[Chunk]]:
-    """Chunks of each document that is new; whatever can't be chunked is named all at once."""
+def _new(batch: Sequence[Document], known: Mapping[str, set[bytes]]) -> dict[int, Document]:
+    """Those whose content is not known, by their places."""
+    return {
+        position: document
+        for position, document in enumerate(batch)
+        if documents.content_hash(document) not in known.get(document.id, ())
+    }
+
+
+def _split(shelf: Shelf, new: Mapping[int, Document]) -> dict[int, list[Chunk]]:
+    """Chunks of each document; whatever can't be chunked is named all at once."""
     chunks: dict[int, list[Chunk]] = {}
     faults: list[Fault] = []
-    for position, document in enumerate(batch):
-        if documents.content_hash(document) in known.get(document.id, ()):
-            continue
+    for position, document in new.items():
         try:
             chunks[id(document)] = shelf.chunker.split(document)
         except InvalidDocuments as error:

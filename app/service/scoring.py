@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from app.allowance import at_least
 from app.caller import caller
 from app.errors import Overloaded
 from app.stages.embed import Embedder
@@ -112,12 +113,13 @@ class Scoring:
 
     async def embed(self, texts: Sequence[str], role: Role, policy: Truncation) -> Embedding:
         with self._traffic.passing(), Stopwatch(self._metrics, "embed").stage("embed") as lap:
+            caller().meter.expect(at_least(texts))
             tokens = await self._in_thread(self.encoder.tokenize, texts, role)
             cut = {place: Seen(each.total, len(each)) for place, each in enumerate(tokens) if each.truncated}
             self._metrics.truncations.labels("embed").inc(len(cut))
             if cut and policy == "refuse":
                 raise TooLong(cut)
-            vectors = await self._encode(tokens, role, lap)
+            vectors = await self._encode(tokens, lap)
         return Embedding(vectors, list(cut), sum(map(len, tokens)))
 
     async def _read(self, query: str, texts: Sequence[str], policy: Truncation) -> list[Parts]:
@@ -127,9 +129,9 @@ class Scoring:
             raise TooLong({place: Seen(pair.total, len(pair)) for place, pair in pairs.items()})
         return parts
 
-    async def _encode(self, tokens: Sequence[Tokens], role: Role, lap: Lap) -> Vectors:
+    async def _encode(self, tokens: Sequence[Tokens], lap: Lap) -> Vectors:
         amount, batcher = sum(map(len, tokens)), self._embedder.batcher
-        if role == "query" or amount <= LIKE_A_SEARCH:
+        if len(tokens) == 1 or amount <= LIKE_A_SEARCH:
             with batcher.admit(amount):
                 parts = [await self._embedder.sharer.run(tokens)]
         else:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import orjson
 import pytest
 
+from app.errors import NoSpace
+from app.service import ingest
+from app.stores import documents as store
 from app.stores.keys import KeyFile
+from models.fake import FakeEncoder
 from tests.app.serving import Service, body, documents, fakes, problem, serving
 
 LIMIT = 400
@@ -105,3 +110,56 @@ async def test_a_stream_that_was_let_in_is_slowed_down_and_loses_nothing(tmp_pat
         *lines, summary = map(orjson.loads, answer.text.splitlines())
         assert (len(lines), summary["documents"], summary["refused"]) == (104, 104, 0)
         assert loop.time() - began > 1, "more than 104 * 60 tokens take more than a minute's worth of 6000"
+
+
+async def test_a_stream_that_is_in_debt_is_refused_rather_than_held_for_an_hour(limited: Keyed) -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    answer = await limited.stream({"id": "a", "text": "b " * 3000}, {"id": "b", "text": "c " * 3000})
+    problem(answer, 429, "spent")
+    assert int(answer.headers["retry-after"]) > 60
+    assert loop.time() - began < 30
+    kept = await limited.service.client.get("/documents/a", headers=limited._headers)
+    assert kept.status_code == 200, "what was taken before stays"
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("/ingest", {"documents": [{"text": f"{i} " * 900} for i in range(20)]}),
+        ("/embed", {"inputs": [f"{i} " * 900 for i in range(20)], "truncate": True}),
+    ],
+)
+async def test_what_nobody_could_pay_for_is_not_even_split(
+    limited: Keyed, path: str, content: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await limited.post("/embed", {"inputs": ["b " * 300], "truncate": True})).status_code == 200
+    monkeypatch.setattr(FakeEncoder, "tokenize", never)
+    monkeypatch.setattr(ingest, "_split", never)
+    problem(await limited.post(path, content), 429, "spent")
+
+
+async def test_a_file_is_not_converted_for_who_has_nothing_left(limited: Keyed) -> None:
+    await limited.post("/embed", {"inputs": ["b " * 600], "truncate": True})
+    before = limited.service.sample("winnow_stage_seconds_count", pipeline="ingest", stage="convert", part="compute")
+    form = [("files", ("a.csv", b"a,b\n1,2\n"))]
+    answer = await limited.service.client.post("/ingest/files", files=form, headers=limited._headers)
+    problem(answer, 429, "spent")
+    after = limited.service.sample("winnow_stage_seconds_count", pipeline="ingest", stage="convert", part="compute")
+    assert after == before
+
+
+async def test_what_could_not_be_kept_is_not_charged(limited: Keyed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> NoReturn:
+        raise NoSpace("The disk is full.")
+
+    monkeypatch.setattr(store, "put", full)
+    for _ in range(3):
+        problem(await limited.post("/ingest", {"documents": [{"id": "a", "text": "b " * 300}]}), 507, "no-space")
+    monkeypatch.undo()
+    assert (await limited.post("/ingest", {"documents": [{"id": "a", "text": "b " * 300}]})).status_code == 200
+    assert 300 <= limited.read < LIMIT
+
+
+def never(*_: object) -> NoReturn:
+    raise AssertionError("this is work")

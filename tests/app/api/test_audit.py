@@ -76,6 +76,18 @@ async def test_each_write_is_told_with_what_came_of_it_and_without_any_text(audi
     assert all(mark not in str(each) for each in found)
 
 
+async def test_feedback_on_several_collections_names_them_all(audited: Service, log: Path) -> None:
+    for name in ("one", "two"):
+        await audited.client.post("/collections", json={"name": name})
+        await audited.client.post("/ingest", json={"documents": [{"id": "a", "text": "a"}], "collection": name})
+    opinion = {"query": "a", "document": "a", "relevant": True}
+    several = [opinion | {"collection": name} for name in ("one", "two", "one")]
+    assert (await audited.client.post("/feedback", json=several)).status_code == 200
+    assert told(log)[-1]["collections"] == ["one", "two"]
+    assert (await audited.client.post("/feedback", json=several[:1])).status_code == 200
+    assert told(log)[-1]["collection"] == "one"
+
+
 async def test_a_key_is_told_by_its_id_and_who_was_not_let_in_not_at_all(tmp_path: Path, log: Path) -> None:
     file, batch = KeyFile(tmp_path / "keys.json"), {"documents": documents(1)}
     key, shown = file.create("loader", ["ingest"], [], None)

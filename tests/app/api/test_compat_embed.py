@@ -76,6 +76,7 @@ def test_base64_holds_the_same_numbers(server: httpx.Client) -> None:
 def test_tei_gets_the_same_vectors_without_anything_around_them(server: httpx.Client) -> None:
     texts = ["the sea", "salt"]
     made = plain(server, inputs=texts, normalize=True, truncate=False, truncation_direction="Right", prompt_name=None)
+    assert plain(server, inputs=texts, normalize=None).json() == made.json()
     assert np.array_equal(np.array(made.json(), np.float32), vectors(ask(server, input=texts)))
 
 
@@ -195,7 +196,10 @@ async def test_a_few_texts_go_with_the_searches_and_many_give_way_to_them(servic
     assert service.encoded() > ingest
     ingest = service.encoded()
     await service.client.post("/v1/embeddings", json={"input": many, "input_type": "query"})
-    assert service.encoded() == ingest, "whoever has questions waits for them"
+    assert service.encoded() > ingest, "many questions are no single search"
+    ingest = service.encoded()
+    await service.client.post("/v1/embeddings", json={"input": words(2100)})
+    assert service.encoded() == ingest, "one text is never many"
 
 
 async def test_many_texts_come_back_in_their_order_whatever_slices_they_went_in(service: Service) -> None:

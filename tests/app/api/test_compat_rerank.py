@@ -84,7 +84,8 @@ def test_each_answer_has_an_id_of_its_own(server: httpx.Client) -> None:
 def test_fields_without_effect_and_nulls_are_taken(server: httpx.Client) -> None:
     nothing: Json = {"top_n": None, "return_documents": None, "max_tokens_per_doc": None, "model": None, "priority": 3}
     assert len(ask(server, documents=TEXTS, **nothing).json()["results"]) == 4
-    assert len(ask(server, texts=TEXTS, truncate=None, truncation_direction="Right").json()) == 4
+    tei: Json = {"truncate": None, "raw_scores": None, "return_text": None}
+    assert len(ask(server, texts=TEXTS, **tei, truncation_direction="Right").json()) == 4
 
 
 def test_an_empty_text_among_others_is_ranked_last(server: httpx.Client) -> None:

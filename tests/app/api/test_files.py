@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
+import orjson
 import pytest
 
 from app.api.schemas import DocumentReply, FilesReply
 from loadtest.process import Process
+from tests.app.api.test_load import never_still
 from tests.app.files.made import Grid, Text, encrypted_pdf, pdf, sheet, slides, word
 from tests.app.files.missing import missing
 from tests.app.serving import Json, Service, body, fakes, nothing_embedded, pointers, problem, serving
@@ -174,6 +176,21 @@ async def test_a_jsonl_file_becomes_a_document_a_line(service: Service) -> None:
     assert set(await service.found("line", filter={"n": 2})) == {"b"}
     (told,) = await send(service, {"bad.jsonl": b"no json\n"})
     assert told["status"] == "failed"
+
+
+async def test_a_jsonl_file_of_nothing_but_bad_lines_holds_nobody_up(service: Service) -> None:
+    async with never_still():
+        (told,) = await send(service, {"junk.jsonl": b"1\n" * 50_000})
+    assert told["reason"].count("line ") == 20
+
+
+async def test_metadata_of_an_upload_and_of_its_lines_together_keep_to_the_limit(tmp_path: Path) -> None:
+    line = orjson.dumps({"id": "a", "text": "a line", "metadata": {"own": "x" * 60}})
+    async with serving(fakes(tmp_path, max_metadata_bytes=100)) as service:
+        (told,) = await send(service, {"a.jsonl": line}, metadata=orjson.dumps({"shared": "y" * 60}).decode())
+        assert "/metadata" in told["reason"]
+        (told,) = await send(service, {"a.jsonl": line}, metadata='{"team": 1}')
+        assert told["status"] == "created"
 
 
 async def test_rows_of_a_long_sheet_are_found_with_their_header(service: Service) -> None:

@@ -31,14 +31,14 @@ async def test_what_was_ingested_is_found_in_a_sensible_order(service: Service) 
 async def test_what_is_split_is_embedded_while_others_are_being_split(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    others, split = Event(), ingest._split_new
+    others, split = Event(), ingest._split
 
     def split_before_others(*given: Any) -> dict[int, list[Chunk]]:
         for _ in range(THREADS["ingest"]):
             service.engine.ingest._threads.submit(others.wait)
         return split(*given)
 
-    monkeypatch.setattr(ingest, "_split_new", split_before_others)
+    monkeypatch.setattr(ingest, "_split", split_before_others)
     try:
         await service.ingest({"id": "quick", "text": "in and done"})
         assert await service.found("in and done") == ["quick"]
@@ -82,7 +82,7 @@ async def test_wrong_shapes_and_wrong_contents_are_named_together(service: Servi
 
 async def test_a_missing_id_becomes_a_hash_of_all_the_content(service: Service) -> None:
     plain: Json = {"text": "same words"}
-    variants = [plain, plain | {"title": "t"}, plain | {"metadata": {"a": 1}}, {"text": "other words"}]
+    variants = [plain, plain | {"title": "t"}, plain | {"metadata": {"a": 1}}, plain | {"format": "markdown"}]
     ids = [each["id"] for each in (await service.ingest(*variants))["documents"]]
     assert len(set(ids)) == 4
     again = await service.ingest(*reversed(variants))

@@ -141,6 +141,8 @@ async def test_more_requests_than_allowed_are_refused_unread(tmp_path: Path) -> 
         answer = await service.client.post("/search", content=b"not even JSON", headers=JSON)
         problem(answer, 429, "overloaded")
         assert answer.headers["retry-after"]
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert (await service.client.get(path)).status_code == 200, "it lives, and is watched"
         gate.set()
         assert [each.status_code for each in await asyncio.gather(*feeds)] == [200, 200]
         assert await service.found("finally") == ["a"]

@@ -144,6 +144,7 @@ async def test_text_without_spaces_is_found_by_its_characters(service: Service) 
         ({"fusion": {"k": 0}}, "/fusion/k"),
         ({"fusion": {"by": "luck"}}, "/fusion/by"),
         ({"fusion": {"dense": 0}}, "/fusion/dense"),
+        ({"fusion": {"lexical": 1e300}}, "/fusion/lexical"),
     ],
 )
 async def test_a_search_that_can_not_be_is_refused(service: Service, wrong: dict[str, object], pointer: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from app.api import ndjson
 from app.api.ndjson import _lines
 from tests.app.serving import Json, Service, body, fakes, listening, pointers, problem, serving
 
@@ -294,3 +295,12 @@ def _post_blindly(server: httpx.Client, content: bytes) -> bytes:
         with HTTPResponse(client) as answer:
             answer.begin()
             return answer.read()
+
+
+async def test_an_answer_that_would_fill_the_disk_is_broken_off(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ndjson, "MOST_RESULTS", 10_000)
+    answer = await post(service, lines({"id": "a", "text": "kept"}) + b"1\n" * 1000)
+    assert "send fewer at once" in problem(answer, 413, "too-large")["detail"]
+    assert (await service.client.get("/documents/a")).status_code == 200
