@@ -55,6 +55,7 @@ NEEDS: dict[str, Need] = {
     "POST /ingest": INGEST,
     "POST /ingest/files": INGEST,
     "POST /ingest/files/known": INGEST,
+    "POST /documents/list": LOOK,
     "POST /documents/delete": INGEST,
     "DELETE /documents/{document:path}": INGEST,
     "POST /collections": ADMIN,

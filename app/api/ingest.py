@@ -15,7 +15,18 @@ from app.api.contract import OF_COLLECTIONS, refusals
 from app.api.deps import EngineDep, StrictRoute, in_time
 from app.api.ndjson import ingest_lines
 from app.api.problems import from_validation
-from app.api.schemas import ChunkReply, DeleteBody, DeleteReply, DocumentReply, Envelope, IngestReply, JobReply, told
+from app.api.schemas import (
+    ChunkReply,
+    DeleteBody,
+    DeleteReply,
+    DocumentReply,
+    Envelope,
+    IngestReply,
+    JobReply,
+    ListBody,
+    ListReply,
+    told,
+)
 from app.engine import Engine
 from app.errors import Malformed, NotFound, TimedOut, UnsupportedType
 from app.service.collections import DEFAULT
@@ -23,6 +34,7 @@ from app.service.ingest import Ticket
 from app.service.shelf import Shelf
 from app.stages.filter import parse
 from app.stores.documents import Piece, Put
+from app.stores.listing import Listed
 from app.types import Document
 from models.types import ModelError
 
@@ -117,6 +129,26 @@ async def delete_documents(body: DeleteBody, engine: EngineDep) -> DeleteReply:
         condition = parse(body.filter, engine.settings.max_filter_conditions)
         return DeleteReply(deleted=await engine.ingest.delete_matching(shelf, condition))
     return DeleteReply(deleted=await engine.ingest.delete(shelf, body.ids or []))
+
+
+@router.post(
+    "/documents/list",
+    response_model=ListReply,
+    responses=refusals(*OF_COLLECTIONS),
+    summary="List documents, a page at a time, all of them or those that a filter allows",
+)
+async def list_documents(body: ListBody, engine: EngineDep) -> Response:
+    shelf = engine.collections.shelf(body.collection)
+    wanted = parse(body.filter, engine.settings.max_filter_conditions) if body.filter else None
+    found, more = await engine.ingest.page(shelf, wanted, int(body.after or 0), body.limit, texts=body.text)
+    page = {"documents": [_listed(each) for each in found], "next": str(found[-1].version) if more else None}
+    return Response(orjson.dumps(page), media_type=JSON)
+
+
+def _listed(found: Listed) -> dict[str, Any]:
+    """Metadata is JSON already, and there may be much of it."""
+    shown = {name: getattr(found, name) for name in ("id", "title", "state", "error", "chunks", "created_at", "text")}
+    return shown | {"metadata": orjson.Fragment(found.metadata)}
 
 
 def _chunk(piece: Piece) -> ChunkReply:

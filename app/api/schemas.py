@@ -61,6 +61,14 @@ class DeleteBody(Body):
     collection: str = "default"
 
 
+class ListBody(Body):
+    collection: str = "default"
+    filter: dict[str, Any] | None = Field(None, description="As in a search; by default every document.")
+    after: str | None = Field(None, pattern=r"^\d{1,18}$", description="`next` of the answer before; by default none.")
+    limit: int = Field(100, ge=1, le=1000, description="Documents in one answer; fewer where their texts are long.")
+    text: bool = Field(False, description="Whether the answer has their texts.")
+
+
 class RecipeBody(Body):
     chunk_tokens: int | None = Field(None, ge=16)
     overlap_tokens: int | None = Field(None, ge=0)
@@ -183,6 +191,22 @@ class DocumentReply(BaseModel):
     error: str | None
     chunks: list[ChunkReply]
     created_at: str
+
+
+class ListedReply(BaseModel):
+    id: str
+    title: str
+    metadata: dict[str, Any]
+    state: Literal["live", "pending", "failed"]
+    error: str | None
+    chunks: int
+    created_at: str
+    text: str | None = Field(None, description="Where it was asked for.")
+
+
+class ListReply(BaseModel):
+    documents: list[ListedReply] = Field(description="The newest version of each, in the order they were taken in.")
+    next: str | None = Field(description="What to send as `after` for those that follow; null: there are none.")
 
 
 class DeleteReply(BaseModel):

@@ -18,9 +18,10 @@ from app.caller import caller
 from app.errors import Fault, InvalidDocuments, NotFound
 from app.service.collections import Collections
 from app.service.shelf import Shelf
-from app.stores import collections, documents, jobs
+from app.stores import collections, documents, jobs, listing
 from app.stores.documents import Put, Stored
 from app.stores.filters import Filter, matching_documents
+from app.stores.listing import Listed
 from app.stores.sqlite import Database
 from app.telemetry import Metrics, Stopwatch
 from app.types import Chunk, Document, Job
@@ -118,6 +119,13 @@ class Ingest:
         if stored is None:
             raise NotFound(f"There is no document '{document}' in collection '{shelf.collection.name}'.")
         return stored
+
+    async def page(
+        self, shelf: Shelf, wanted: Filter | None, after: int, most: int, *, texts: bool
+    ) -> tuple[list[Listed], bool]:
+        """Documents behind a version, and whether there are more."""
+        number = shelf.collection.number
+        return await self._database.read(lambda db: listing.page(db, number, wanted, after, most, texts=texts))
 
     async def delete(self, shelf: Shelf, ids: Sequence[str]) -> list[str]:
         """Delete for good; says which of them there were."""

@@ -94,7 +94,7 @@ def allowed_chunks(db: apsw.Connection, wanted: Filter, collection: int) -> Chun
 
 
 def select_documents(wanted: Filter, collection: int) -> Sql:
-    condition = _whole(wanted, collection)
+    condition = condition_of(wanted, collection)
     documents = f"SELECT number AS document FROM documents d WHERE collection = ? AND {NEWEST}"
     return Sql(f"SELECT document FROM ({documents}) given WHERE {condition.text}", (collection, *condition.parameters))
 
@@ -107,13 +107,14 @@ def select_chunks(wanted: Filter, collection: int) -> Sql:
         if _is_bounded(wanted)
         else "IN (SELECT number FROM documents WHERE collection = ? AND state = 'live')"
     )
-    condition = _whole(wanted, collection)
+    condition = condition_of(wanted, collection)
     text = f"SELECT json_group_array(number) FROM chunks given WHERE given.document {living} AND {condition.text}"
     return Sql(text, (collection, *condition.parameters))
 
 
-def _whole(wanted: Filter, collection: int) -> Sql:
-    condition = _condition(wanted, collection)
+def condition_of(wanted: Filter | None, collection: int) -> Sql:
+    """What has to be true of `given.document`."""
+    condition = _condition(wanted or And(()), collection)
     if len(condition.parameters) > MAX_PARAMETERS:
         raise InvalidFilter("The filter is too large.", [Fault("/filter", "holds too many values: send fewer at once")])
     return condition

@@ -19,7 +19,7 @@ from tests.app.serving import Json, Service, documents, fakes, problem, serving
 
 READS = {
     "POST /search", "POST /rerank", "POST /v1/rerank", "POST /v2/rerank", "POST /v1/embeddings", "POST /embed",
-    "POST /ingest/files/known",
+    "POST /ingest/files/known", "POST /documents/list",
 }  # fmt: skip
 
 

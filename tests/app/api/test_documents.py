@@ -6,8 +6,9 @@ from urllib.parse import quote
 
 import pytest
 
-from app.api.schemas import DocumentReply
-from tests.app.serving import Service, body, documents, fakes, nothing_embedded, problem, serving
+from app.api.schemas import DocumentReply, ListReply
+from app.stores import listing
+from tests.app.serving import Json, Service, body, documents, fakes, nothing_embedded, problem, serving
 
 IDS = [
     "plain",
@@ -156,3 +157,70 @@ async def test_a_deleted_document_can_come_back_as_if_it_had_never_been(service:
         assert await service.found("here again") == []
     described = body(await service.client.get("/collections/default"))
     assert (described["documents"], described["chunks"], described["bytes"]) == (0, 0, 0)
+
+
+async def listed(service: Service, **asked: object) -> list[list[Json]]:
+    """Page by page, until there are no more."""
+    pages: list[list[Json]] = []
+    after: object = None
+    while True:
+        answer = body(await service.client.post("/documents/list", json=asked | {"after": after}))
+        ListReply.model_validate(answer, strict=True)
+        pages.append(answer["documents"])
+        if (after := answer["next"]) is None:
+            return pages
+
+
+async def test_documents_are_listed_page_by_page_each_once(service: Service) -> None:
+    await service.ingest(*({"id": f"d{i}", "text": f"text {i}", "metadata": {"n": i}} for i in range(25)))
+    pages = await listed(service, limit=10)
+    assert [len(page) for page in pages] == [10, 10, 5]
+    every = [each for page in pages for each in page]
+    assert [each["id"] for each in every] == [f"d{i}" for i in range(25)]
+    assert every[7]["metadata"] == {"n": 7}
+    assert (every[7]["state"], every[7]["chunks"], every[7]["text"]) == ("live", 1, None)
+    assert await listed(service, collection="default", limit=25) == [every]
+
+
+async def test_a_listing_has_what_a_filter_allows_and_texts_where_they_are_asked_for(service: Service) -> None:
+    await service.ingest(*({"id": f"d{i}", "text": f"text {i}", "metadata": {"n": i}} for i in range(12)))
+    pages = await listed(service, filter={"n": {"$gte": 5}}, limit=4, text=True)
+    assert [[each["text"] for each in page] for page in pages] == [
+        [f"text {i}" for i in some] for some in (range(5, 9), range(9, 12))
+    ]
+    assert await listed(service, filter={"n": 99}) == [[]]
+    problem(await service.client.post("/documents/list", json={"filter": {"n": {"$near": 1}}}), 422, "invalid-filter")
+    problem(await service.client.post("/documents/list", json={"collection": "none"}), 404, "not-found")
+
+
+async def test_a_document_that_changes_while_it_is_listed_is_not_missed(service: Service) -> None:
+    await service.ingest(*documents(4))
+    first = body(await service.client.post("/documents/list", json={"limit": 2}))
+    await service.ingest({"id": "d0", "text": "another text"}, {"id": "d3", "text": "another text"})
+    rest = body(await service.client.post("/documents/list", json={"after": first["next"], "text": True}))
+    assert [(each["id"], each["text"]) for each in rest["documents"]][1:] == [
+        ("d0", "another text"),
+        ("d3", "another text"),
+    ]
+    assert rest["documents"][0]["id"] == "d2"
+
+
+async def test_what_waits_to_be_found_is_listed_as_such(service: Service) -> None:
+    with nothing_embedded():
+        await service.client.post("/ingest", json={"documents": documents(1), "wait": False})
+        ((waiting,),) = await listed(service)
+    assert waiting["state"] == "pending"
+
+
+async def test_a_page_of_long_texts_ends_before_it_is_too_long(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "MOST_CHARS", 1000)
+    await service.ingest(*({"id": f"d{i}", "text": "word " * length} for i, length in enumerate((150, 150, 900, 10))))
+    assert [[each["id"] for each in page] for page in await listed(service, text=True)] == [
+        ["d0"],
+        ["d1"],
+        ["d2"],
+        ["d3"],
+    ]
+    assert [[each["id"] for each in page] for page in await listed(service)] == [["d0", "d1", "d2", "d3"]]
