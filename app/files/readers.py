@@ -30,7 +30,7 @@ READERS: dict[Kind, Reader] = {
     "xlsx": Reader("app.files.sheets:read_xlsx", 2, "openpyxl"),
     "html": Reader("app.files.web:read_html", 1, "markdownify"),
     "csv": Reader("app.files.text:read_csv", 2),
-    "markdown": Reader("app.files.text:read_markdown", 1, decodes=True),
+    "markdown": Reader("app.files.text:read_markdown", 2, decodes=True),
     "text": Reader("app.files.text:read_text", 1, decodes=True),
 }
 

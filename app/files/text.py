@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from typing import IO
 
 from app.files.types import Converted, Unreadable
@@ -14,7 +13,8 @@ SAMPLE = 16_384
 DELIMITERS = ",;\t|"
 LONGEST_FIELD = 2**20
 
-HEADING = re.compile(r"#{1,6}[ \t]+(.*?)[ \t]*#*")
+BLANK = " \t"
+DEEPEST = 6
 FENCE = ("```", "~~~")
 
 
@@ -56,9 +56,19 @@ def first_heading(text: str) -> str:
     fenced = False
     for line in text.splitlines():
         fenced ^= line.lstrip().startswith(FENCE)
-        if not fenced and (found := HEADING.fullmatch(line)) and found[1]:
-            return found[1]
+        if not fenced and (title := _heading(line)):
+            return title
     return ""
+
+
+def _heading(line: str) -> str:
+    """What a line says as a heading. A run of # behind it closes it only after a blank: "# C#" is "C#"."""
+    behind = line.lstrip("#")
+    title = behind.strip(BLANK)
+    if not 0 < len(line) - len(behind) <= DEEPEST or not behind.startswith(tuple(BLANK)):
+        return ""
+    said = title.rstrip("#")
+    return title if said and not said.endswith(tuple(BLANK)) else said.rstrip(BLANK)
 
 
 def _bounded(text: str, most: int) -> str:

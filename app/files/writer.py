@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from app.files.types import Converted, Unreadable
 
 UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-MARKS = re.compile(r"^(\s*)(#{1,6}(?=\s|$)|```|~~~|>|\|)", re.M)
+MARKS = re.compile(r"^([^\S\n]*)(#{1,6}(?=\s|$)|```|~~~|>|\|)", re.M)
 """At the beginning of a line these would be structure, and the text of a page is not."""
 
 DEEPEST = 6

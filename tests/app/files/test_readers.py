@@ -7,12 +7,14 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import date
+from time import process_time
 
 import pytest
 
 from app.files.convert import convert
 from app.files.kinds import kind_of
 from app.files.types import Kind, Unreadable
+from app.files.writer import Writer
 from tests.app.files.made import (
     COURIER,
     Grid,
@@ -159,6 +161,35 @@ def test_text_is_read_as_it_was_written(encoding: str) -> None:
 def test_markdown_stays_as_it_is_and_gives_its_title() -> None:
     raw = b"```\n# a comment\n```\n\n## Real ##\n\nText.\n"
     assert read(raw, "markdown") == (raw.decode(), "Real", [])
+
+
+@pytest.mark.parametrize(
+    ("line", "title"),
+    [
+        ("# C#", "C#"),
+        ("# C# #", "C#"),
+        ("# C #\t", "C"),
+        ("#\tTabs\t##", "Tabs"),
+        ("## #5 and #6", "#5 and #6"),
+        ("###### Deep", "Deep"),
+        ("####### Deeper", ""),
+        ("#hashtag", ""),
+        ("## ##", ""),
+        ("#", ""),
+    ],
+)
+def test_what_closes_a_heading_is_no_part_of_a_title_and_what_is_written_to_a_word_is(line: str, title: str) -> None:
+    assert read(f"{line}\n\nText.".encode(), "markdown")[1] == title
+
+
+def test_a_heading_and_a_paragraph_of_blanks_are_read_in_no_more_time_than_others() -> None:
+    text = f"# x{' ' * 40_000}y\n"
+    began = process_time()
+    assert read(text.encode(), "markdown") == (text, text[2:-1], [])
+    writer = Writer(MOST)
+    writer.paragraph(f"before{chr(10) * 40_000}\u00a0# after")
+    assert writer.done().text.endswith("\n\u00a0\\# after")
+    assert process_time() - began < 1.0
 
 
 BAD: dict[str, tuple[Callable[[], bytes], Kind, str]] = {
