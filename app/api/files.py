@@ -24,7 +24,7 @@ from app.engine import Engine
 from app.errors import Fault, Invalid, NotInstalled, TimedOut, TooLarge, UnsupportedType
 from app.files.kinds import kind_of
 from app.files.readers import EXTRA, READERS, converter
-from app.files.types import Kind, Unreadable
+from app.files.types import PATH, Kind, Unreadable
 from app.service.collections import DEFAULT
 from app.service.files import File, check_size
 from app.service.ingest import Ticket
@@ -42,9 +42,13 @@ FIELDS = {
     "metadata": {"type": "object", "description": "What all of these documents get, as JSON."},
 }
 TYPES = "text/plain, text/markdown, text/html, text/csv, application/pdf"
+SAID = {"schema": {"type": "string"}, "description": "The file's name, percent-encoded, in place of the form's own."}
 FORM_OF = {
     "schema": {"type": "object", "properties": FIELDS, "required": ["files"], "additionalProperties": False},
-    "encoding": {"files": {"contentType": TYPES}, "metadata": {"contentType": "application/json"}},
+    "encoding": {
+        "files": {"contentType": TYPES, "headers": {PATH: SAID}},
+        "metadata": {"contentType": "application/json"},
+    },
 }
 BODY = {"requestBody": {"required": True, "content": {FORM: FORM_OF}}}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack
+from urllib.parse import unquote_to_bytes
 
 from fastapi import Request
 from fastapi.datastructures import FormData
@@ -13,6 +14,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.api.deps import pieces
 from app.errors import Malformed, TooLarge
+from app.files.types import PATH
 from app.settings import Settings
 
 IN_MEMORY = 2**18
@@ -58,7 +60,15 @@ async def read_form(request: Request, settings: Settings, stack: ExitStack) -> F
     for _, each in form.multi_items():
         if isinstance(each, UploadFile):
             stack.callback(each.file.close)
+            each.filename = _name(each)
     return form
+
+
+def _name(file: UploadFile) -> str:
+    """A form spells a quotation mark as `%22`, and nothing tells it from a name that has just that: hence a header."""
+    if (told := file.headers.get(PATH)) is None:
+        return file.filename or ""
+    return unquote_to_bytes(told.encode("latin-1")).decode("utf-8", "surrogateescape")
 
 
 async def _bounded(request: Request, most: int) -> AsyncGenerator[bytes, None]:

@@ -7,6 +7,9 @@ from typing import Literal
 
 Kind = Literal["pdf", "docx", "pptx", "xlsx", "html", "markdown", "text", "csv", "jsonl"]
 
+PATH = "Winnow-Path"
+"""The header of a form's part that says a file's name, percent-encoded, where the form itself can't say it as it is."""
+
 
 class Unreadable(Exception):
     """A file that can't be read; the message goes on from the file's name and says what to change."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,9 +12,11 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from tempfile import TemporaryFile
 from typing import IO, Any
+from urllib.parse import quote
 
 import httpx
 
+from app.files.types import PATH
 from app.terminal.client import Client, Refused, read_json
 from app.terminal.sources import Source
 
@@ -34,6 +37,9 @@ UNFIT = (400, 413, 422, NOT_INSTALLED)
 
 REFUSED_BEFORE = "refused before"
 """What becomes of a file that the service could not read before, beside what the service itself says."""
+
+UNSAID = re.compile(r'["\\\x00-\x1f]')
+"""In a name: what does not come out of a form as it went in."""
 
 TIMEOUT = httpx.Timeout(10.0, read=3600.0, write=300.0)
 """The service gives up on a file that takes too long; here it need not be known when."""
@@ -130,7 +136,9 @@ class Shipment:
 
     async def _post(self, parcel: Sequence[Source]) -> Shipped:
         with ExitStack() as opened:
-            form = [("files", (file.name, opened.enter_context(_as_it_is(file)))) for file in parcel]
+            form = [
+                ("files", (file.name, opened.enter_context(_as_it_is(file)), None, _naming(file))) for file in parcel
+            ]
             answer = await self._client.patiently(
                 "POST",
                 "/ingest/files",
@@ -141,6 +149,10 @@ class Shipment:
             )
         told = read_json(answer)
         return Shipped(sum(file.size for file in parcel), told["files"], [told["job"]] if told["job"] else [])
+
+
+def _naming(file: Source) -> dict[str, str]:
+    return {PATH: quote(file.name)} if UNSAID.search(file.name) else {}
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TypeVar
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -241,6 +242,29 @@ def test_pruning_deletes_what_was_made_of_files_that_are_gone_and_nothing_else(
     assert "1 deleted" in told.output
     for name, status in (("stays.md", 200), ("line", 200), ("goes.txt", 404)):
         assert service.client.get(f"/documents/{name}", params={"collection": "pruned"}).status_code == status
+
+
+def test_a_file_is_known_and_kept_whatever_its_name_is_made_of(
+    terminal: Terminal, service: Process, tmp_path: Path
+) -> None:
+    names = (
+        'she said "no".md', "she said %22no%22.md", "back\\slash.md", 'mixed\\".md', "c:\\notes.md", "\\\\share.md",
+        'semi; filename="x".md', "50%.md", "näher.md",
+    )  # fmt: skip
+    write(tmp_path, {name: f"# {number}".encode() for number, name in enumerate(names)})
+    ingest(terminal, tmp_path, "names")
+    before = uploads(service)
+    told = terminal("ingest", tmp_path, "-c", "names", "--prune")
+    assert (told.code, outcomes(told)["unchanged"], uploads(service)) == (0, len(names), before)
+    assert "deleted" not in told.output
+    for number, name in enumerate(names):
+        answer = service.client.get(f"/documents/{quote(name, safe='')}", params={"collection": "names"})
+        assert answer.json()["text"] == f"# {number}"
+
+    write(tmp_path, {"two\nlines.md": b"# none"})
+    told = terminal("ingest", tmp_path, "-c", "names", "--prune")
+    assert (told.code, outcomes(told)["refused"], "deleted" in told.output) == (1, 1, False)
+    assert "holds the control character U+000A: remove it" in told.errors
 
 
 def uploads(service: Process) -> int:

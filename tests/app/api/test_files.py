@@ -322,6 +322,39 @@ async def test_what_is_no_form_or_breaks_off_is_refused(service: Service) -> Non
     )
 
 
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ('filename="a%22b.md"', "a%22b.md"),
+        ('filename="a\\"b.md"', 'a"b.md'),
+        ('filename="näher;.md"', "näher;.md"),
+        ('filename="x"\r\nWinnow-Path: sub/a%22%5Cb%2522.md', 'sub/a"\\b%22.md'),
+        ('filename="x"\r\nwinnow-path: näher.md', "näher.md"),
+    ],
+    ids=["as browsers say it", "as curl says it", "as it is", "in a header", "in a header as it is"],
+)
+async def test_a_name_is_taken_as_the_form_or_a_header_says_it(service: Service, said: str, name: str) -> None:
+    answer = await service.client.post("/ingest/files", content=part(said), headers=PART_OF)
+    assert [file["id"] for file in body(answer)["files"]] == [name]
+
+
+@pytest.mark.parametrize("said", ["%FF.md", "a%0Ab.md", "", "%20a.md"])
+async def test_a_name_in_a_header_is_checked_as_any_other(service: Service, said: str) -> None:
+    answer = await service.client.post(
+        "/ingest/files", content=part(f'filename="x.md"\r\nWinnow-Path: {said}'), headers=PART_OF
+    )
+    problem(answer, 422, "invalid")
+    assert set(pointers(answer)) == {"/files/0"}
+
+
+PART_OF = {"content-type": "multipart/form-data; boundary=x"}
+
+
+def part(said: str) -> bytes:
+    """A form with one file, as it goes over the wire."""
+    return f'--x\r\nContent-Disposition: form-data; name="files"; {said}\r\n\r\n# Text\r\n--x--\r\n'.encode()
+
+
 async def test_limits_of_files_are_kept(tmp_path: Path) -> None:
     limits = {"max_files": 2, "max_file_bytes": 100, "max_upload_bytes": 1024, "max_text_chars": 50}
     async with serving(fakes(tmp_path, **limits)) as service:
