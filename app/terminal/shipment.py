@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import re
 import shutil
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -17,11 +18,15 @@ from urllib.parse import quote
 import httpx
 
 from app.files.types import PATH
+from app.stores.metadata import LONG
 from app.terminal.client import Client, Refused, read_json
 from app.terminal.sources import Source
 
 ASKED = 1000
 """Files that the service is asked about at once."""
+
+NAMED = 5000
+"""Names in one filter; it may have 20,000 values."""
 
 FILES, BYTES = 8, 16 * 2**20
 """Sent at once, so that a service that is stopped has little to do again."""
@@ -75,10 +80,14 @@ class Shipment:
 
     async def prune(self, sources: Sequence[Source]) -> int:
         """Delete what was made of files that are not among these; says how many there were."""
-        kept = [source.name for source in sources if source.is_file]
-        gone = {"file.path": {"$exists": True, "$nin": kept}}
+        kept = sorted(source.name for source in sources if source.is_file and _is_text(source.name))
+        return sum([await self._delete(gone) for gone in _others(kept)])
+
+    async def _delete(self, paths: dict[str, Any]) -> int:
+        """A document's own metadata may have a `file.path` as well, but hardly all that a file's has."""
+        wanted = {"file.path": paths, "file.sha256": {"$exists": True}, "file.converter": {"$exists": True}}
         answer = await self._client.patiently(
-            "POST", "/documents/delete", self._say, json={"filter": gone, "collection": self._collection}
+            "POST", "/documents/delete", self._say, json={"filter": wanted, "collection": self._collection}
         )
         return len(read_json(answer)["deleted"])
 
@@ -153,6 +162,22 @@ class Shipment:
 
 def _naming(file: Source) -> dict[str, str]:
     return {PATH: quote(file.name)} if UNSAID.search(file.name) else {}
+
+
+def _others(kept: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Conditions on a path that together mean all but these, in order of code points, each of no more than it may."""
+    cuts = [kept[at][:LONG] for at in range(NAMED, len(kept), NAMED)]
+    for first, last in zip(["", *cuts], [*cuts, None], strict=True):
+        here = kept[bisect_left(kept, first) : bisect_left(kept, last) if last else None]
+        yield {"$gte": first} | ({"$lt": last} if last else {}) | ({"$nin": here} if here else {})
+
+
+def _is_text(name: str) -> bool:
+    """A name may hold bytes that are no text; such a file was never taken in."""
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 @contextmanager

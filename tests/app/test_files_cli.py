@@ -20,6 +20,7 @@ import pytest
 from rich.console import Console
 
 from app.terminal.client import Target, connect
+from app.terminal.shipment import Shipment
 from app.terminal.sources import Source
 from app.terminal.upload import Screen, Tally, Upload
 from loadtest.process import Process
@@ -265,6 +266,54 @@ def test_a_file_is_known_and_kept_whatever_its_name_is_made_of(
     told = terminal("ingest", tmp_path, "-c", "names", "--prune")
     assert (told.code, outcomes(told)["refused"], "deleted" in told.output) == (1, 1, False)
     assert "holds the control character U+000A: remove it" in told.errors
+
+
+def test_pruning_leaves_alone_what_was_not_made_of_a_file_and_says_that_it_has_a_path(
+    terminal: Terminal, service: Process, tmp_path: Path
+) -> None:
+    by_hand = {"id": "mine", "text": "no file", "metadata": {"file": {"path": "elsewhere.md", "kind": "markdown"}}}
+    write(tmp_path, {"goes.txt": b"it goes", "lines.jsonl": json.dumps(by_hand).encode()})
+    ingest(terminal, tmp_path, "by-hand")
+    (tmp_path / "goes.txt").unlink()
+    told = terminal("ingest", tmp_path, "-c", "by-hand", "--prune")
+    assert (told.code, "1 deleted" in told.output) == (0, True), "though none of what is left is a file"
+    assert held(service, "by-hand", ["mine", "goes.txt"]) == {"mine"}
+
+
+def test_pruning_goes_on_beside_a_file_whose_name_is_no_text(
+    terminal: Terminal, service: Process, tmp_path: Path
+) -> None:
+    write(tmp_path, {"stays.md": b"it stays", "goes.md": b"it goes"})
+    ingest(terminal, tmp_path, "no-text")
+    (tmp_path / "goes.md").unlink()
+    (tmp_path / os.fsdecode(b"\xff.md")).write_bytes(b"# Named in bytes")
+    told = terminal("ingest", tmp_path, "-c", "no-text", "--prune")
+    assert (told.code, "1 deleted" in told.output) == (1, True)
+    assert "has a name that is not UTF-8: rename it" in told.errors
+    assert held(service, "no-text", ["stays.md", "goes.md"]) == {"stays.md"}
+
+
+def test_pruning_knows_more_files_than_a_filter_may_name(terminal: Terminal, service: Process, tmp_path: Path) -> None:
+    assert terminal("collections", "create", "many").code == 0
+    here = [f"{number:05}.md" for number in range(25_000)]
+    stay = [*here[::2500], here[4999], here[-1]]
+    gone = ["!.md", "04999.md.md", "05000!.md", "24999x.md", "\U0001f980.md"]
+    write(tmp_path, {name: name.encode() for name in (*stay, *gone)})
+    ingest(terminal, tmp_path, "many")
+
+    async def prune() -> int:
+        async with connect(Target(str(service.client.base_url))) as client:
+            sources = [Source(tmp_path / name, name, 0) for name in reversed(here)]
+            return await Shipment(client, "many", Console(stderr=True).print).prune(sources)
+
+    assert asyncio.run(prune()) == len(gone)
+    assert held(service, "many", [*stay, *gone]) == set(stay)
+
+
+def held(service: Process, collection: str, names: list[str]) -> set[str]:
+    """Those of the documents that the collection has."""
+    asked = {name: service.client.get(f"/documents/{quote(name)}", params={"collection": collection}) for name in names}
+    return {name for name, answer in asked.items() if answer.status_code == 200}
 
 
 def uploads(service: Process) -> int:
