@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 import docx
@@ -18,7 +18,13 @@ from app.files.writer import Writer
 HEADING = re.compile(r"heading (\d)")
 CODE = re.compile(r"code|preformatted|verbatim|listing")
 TEXT, TAB, BREAK, LAID_OUT = qn("w:t"), qn("w:tab"), qn("w:br"), qn("w:lastRenderedPageBreak")
+PARAGRAPH, TABLE, ROW, CELL = qn("w:p"), qn("w:tbl"), qn("w:tr"), qn("w:tc")
+WRAPPERS = (qn("w:sdt"), qn("w:sdtContent"), qn("w:customXml"))
+"""Stand around paragraphs, tables, rows and cells alike: controls that one fills in, a cover page, parts of forms."""
+GALLERY, CONTENTS = qn("w:docPartGallery"), "Table of Contents"
 LEVEL = qn("w:ilvl")
+WIDEST = 100
+"""Columns that one cell may span."""
 PAGE = "\f"
 """Stands in a paragraph's text where the next page begins."""
 
@@ -30,14 +36,14 @@ def read_docx(file: IO[bytes], most: int) -> Converted:
     if breaks:
         writer.page()
     items: list[tuple[int, str]] = []
-    for block in document.iter_inner_content():
+    for block in _blocks(document.element.body, document):
         shape, text = _shape(block), "" if isinstance(block, Table) else _text(block, breaks)
         if shape == "item" and PAGE not in text:
             items.append((_depth(block), text))
             continue
         writer.items(items)
         items = []
-        _write(writer, block, shape, text)
+        _write(writer, document, block, shape, text)
     writer.items(items)
     return writer.done(document.core_properties.title or "")
 
@@ -50,9 +56,51 @@ def _breaks(document: Document) -> frozenset[str]:
     return frozenset({BREAK} if any(_is_page_break(each) for each in body.iter(BREAK)) else ())
 
 
-def _write(writer: Writer, block: Paragraph | Table, shape: str, text: str) -> None:
+def _blocks(around: Any, document: Document) -> Iterator[Paragraph | Table]:
+    for element in _within(around, (PARAGRAPH, TABLE)):
+        yield Paragraph(element, document) if element.tag == PARAGRAPH else Table(element, document)
+
+
+def _within(around: Any, tags: Sequence[str]) -> Iterator[Any]:
+    """What stands there, in wrappers or without; a table of contents says nothing that its headings do not."""
+    for element in around:
+        if element.tag in tags:
+            yield element
+        elif element.tag in WRAPPERS and not _is_contents(element):
+            yield from _within(element, tags)
+
+
+def _is_contents(wrapper: Any) -> bool:
+    return any(each.get(qn("w:val")) == CONTENTS for each in wrapper.iterfind(f"*/*/{GALLERY}"))
+
+
+def _rows(table: Any, document: Document) -> Iterator[list[str]]:
+    """Each cell once and in its column; one that goes on below says the same there, so that each row stands alone."""
+    above: dict[int, str] = {}
+    for row in _within(table, (ROW,)):
+        told = [""] * min(row.grid_before, WIDEST)
+        for cell in _within(row, (CELL,)):
+            column = len(told)
+            text = above.get(column, "") if cell.vMerge == "continue" else _cell(cell, document)
+            above[column] = text
+            told += [text, *[""] * (min(cell.grid_span, WIDEST) - 1)]
+        yield told
+
+
+def _cell(cell: Any, document: Document) -> str:
+    """All that stands in it; a table within it becomes lines, since Markdown has no such thing."""
+    lines: list[str] = []
+    for block in _blocks(cell, document):
+        if isinstance(block, Paragraph):
+            lines.append(_text(block, frozenset()))
+        else:
+            lines += [", ".join(filter(None, row)) + ";" for row in _rows(block._tbl, document)]
+    return "\n".join(lines).strip().removesuffix(";")
+
+
+def _write(writer: Writer, document: Document, block: Paragraph | Table, shape: str, text: str) -> None:
     if isinstance(block, Table):
-        writer.table([cell.text for cell in row.cells] for row in block.rows)
+        writer.table(_rows(block._tbl, document))
         return
     first, *rest = text.split(PAGE)
     _write_paragraph(writer, shape, first)

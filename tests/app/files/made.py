@@ -106,6 +106,19 @@ def word(chapters: Sequence[tuple[str, str]] = (("Tides", "The moon pulls."),), 
     return _saved(document)
 
 
+def word_of(body: str) -> bytes:
+    """A Word document with this XML for its body."""
+    raw = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(word())) as old, zipfile.ZipFile(raw, "w") as new:
+        for part in old.namelist():
+            content = old.read(part)
+            if part == "word/document.xml":
+                head, _, _ = content.partition(b"<w:body>")
+                content = head + f"<w:body>{body}</w:body></w:document>".encode()
+            new.writestr(part, content)
+    return raw.getvalue()
+
+
 def slides(*texts: str) -> bytes:
     presentation = pptx.Presentation()
     for number, text in enumerate(texts):

@@ -27,6 +27,7 @@ from tests.app.files.made import (
     sheet,
     slides,
     word,
+    word_of,
 )
 
 MOST, MEMORY = 200_000, 2**30
@@ -99,6 +100,66 @@ def test_a_word_document_keeps_its_structure_and_pages() -> None:
     )
     assert "- ebb\n- flow" in first
     assert second.startswith("# Salt\n\nRivers carry it.")
+
+
+def p(text: str, style: str = "") -> str:
+    styled = f'<w:pPr><w:pStyle w:val="{style}"/></w:pPr>' if style else ""
+    return f"<w:p>{styled}<w:r><w:t>{text}</w:t></w:r></w:p>"
+
+
+def sdt(content: str, gallery: str = "") -> str:
+    """A content control."""
+    said = f'<w:docPartObj><w:docPartGallery w:val="{gallery}"/></w:docPartObj>' if gallery else ""
+    return f"<w:sdt><w:sdtPr>{said}</w:sdtPr><w:sdtContent>{content}</w:sdtContent></w:sdt>"
+
+
+def tr(*cells: str, before: str = "") -> str:
+    return f"<w:tr>{before}{''.join(cells)}</w:tr>"
+
+
+def tc(content: str, properties: str = "") -> str:
+    return f"<w:tc><w:tcPr>{properties}</w:tcPr>{content}</w:tc>"
+
+
+def tbl(*rows: str) -> str:
+    return f"<w:tbl><w:tblPr/><w:tblGrid/>{''.join(rows)}</w:tbl>"
+
+
+def test_content_controls_of_a_word_document_are_read_wherever_they_stand() -> None:
+    table = tbl(tr(tc(p("Port")), tc(p("Height"))), sdt(tr(sdt(tc(sdt(p("Brest")))), tc(p("6 m")))))
+    body = (
+        sdt(p("The cover", "Title"), "Cover Pages"), sdt(p("Tides\t2"), "Table of Contents"),
+        sdt(p("Tides", "Heading1") + sdt(p("The moon pulls."))), sdt(table), p("The end."),
+    )  # fmt: skip
+    text, _, _ = read(word_of("".join(body)), "docx")
+    assert text == (
+        "# The cover\n\n# Tides\n\nThe moon pulls.\n\n| Port | Height |\n| --- | --- |\n| Brest | 6 m |\n\nThe end."
+    )
+
+
+def test_merged_cells_of_a_word_document_stand_once_in_a_row_and_in_their_columns() -> None:
+    wide, begins, goes_on = '<w:gridSpan w:val="2"/>', '<w:vMerge w:val="restart"/>', "<w:vMerge/>"
+    table = tbl(
+        tr(tc(p("Port")), tc(p("Height"), wide), tc(p("Note"))),
+        tr(tc(p("Brest"), begins), tc(p("low")), tc(p("1 m")), tc(p("a"))),
+        tr(tc(p(""), goes_on), tc(p("high")), tc(p("7 m")), tc(p("b"))),
+        tr(tc(p("12 m")), tc(p("c")), before='<w:trPr><w:gridBefore w:val="2"/></w:trPr>'),
+        tr(tc(p("all"), '<w:gridSpan w:val="1000000000"/>')),
+    )
+    text, _, _ = read(word_of(table), "docx")
+    assert text == (
+        "| Port | Height |  | Note |\n| --- | --- | --- | --- |\n"
+        "| Brest | low | 1 m | a |\n| Brest | high | 7 m | b |\n|  |  | 12 m | c |\n| all |  |  |  |"
+    )
+
+
+def test_a_table_within_a_cell_of_a_word_document_is_read_with_the_cell() -> None:
+    inner = tbl(
+        tr(tc(p("Brest")), tc(p("6 m"))), tr(tc(p("St. Malo")), tc(p("12 m") + tbl(tr(tc(p("spring")))) + p("")))
+    )
+    table = tbl(tr(tc(p("Coast")), tc(p("Ports"))), tr(tc(p("west")), tc(p("These:") + inner + p("and more"))))
+    text, _, _ = read(word_of(table), "docx")
+    assert text == ("| Coast | Ports |\n| --- | --- |\n| west | These: Brest, 6 m; St. Malo, 12 m spring; and more |")
 
 
 def test_a_slide_is_a_page_with_its_title_text_table_and_notes() -> None:
