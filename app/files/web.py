@@ -48,5 +48,14 @@ class Shown(MarkdownConverter):
 
 
 def _main(page: BeautifulSoup) -> BeautifulSoup | Tag:
-    """The part that the page itself calls its own, if there is one: the rest is on every page of the site."""
-    return page.find("main") or page.find("article") or page
+    """The part that the page itself calls its own, if that is clear: the rest is on every page of the site."""
+    mains, articles = page("main"), page("article")
+    if len(mains) == 1 and _length(mains[0]):
+        return mains[0]
+    if len(articles) == 1 and 2 * _length(articles[0]) > _length(page):
+        return articles[0]
+    return page
+
+
+def _length(part: Tag) -> int:
+    return len(part.get_text("", strip=True))

@@ -207,6 +207,22 @@ def test_html_becomes_what_a_reader_sees() -> None:
     assert read(b"<p>Menu</p><main><p>Matter</p></main>", "html")[0] == "Matter"
 
 
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<p>Menu</p><article>One.</article><article>Two.</article>", "Menu\n\nOne.\n\nTwo."),
+        ("<p>Menu</p><main><article>One.</article><article>Two.</article></main>", "One.\n\nTwo."),
+        ("<p>Menu</p><article><p>All that it has to say.</p></article>", "All that it has to say."),
+        ("<p>All that it has to say.</p><article><p>A card.</p></article>", "All that it has to say.\n\nA card."),
+        ("<main></main><p>Filled in elsewhere.</p>", "Filled in elsewhere."),
+        ("<main><p>One.</p></main><main><p>Two.</p></main>", "One.\n\nTwo."),
+    ],
+    ids=["articles", "articles in main", "an article", "an article beside text", "an empty main", "two mains"],
+)
+def test_of_a_page_in_html_a_part_is_read_only_if_it_is_clear_that_it_is_the_page(page: str, text: str) -> None:
+    assert read(page.encode(), "html")[0] == text
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_values_in_a_csv_become_a_table_whatever_parts_them(delimiter: str) -> None:
     raw = "".join(delimiter.join(row) + "\r\n" for row in [["Port", "Height"], ["Brest", "6 m"], ["St. Malo", "12 m"]])
