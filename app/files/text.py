@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import IO
+from typing import IO, Any
 
 from app.files.types import Converted, Unreadable
 from app.files.writer import Writer, clean
@@ -32,7 +32,7 @@ def read_csv(file: IO[bytes], most: int) -> Converted:
     csv.field_size_limit(LONGEST_FIELD)
     writer = Writer(most)
     try:
-        writer.table(csv.reader(io.StringIO(text, newline=""), _dialect(text)))
+        writer.table(csv.reader(io.StringIO(text, newline=""), **_format(text)))
     except csv.Error as error:
         raise Unreadable(f"can't be read as CSV: {error}") from error
     return writer.done()
@@ -77,8 +77,10 @@ def _bounded(text: str, most: int) -> str:
     return text
 
 
-def _dialect(text: str) -> type[csv.Dialect]:
+def _format(text: str) -> dict[str, Any]:
+    """What parts the values, and whether blanks do beside it. Quotes are as everybody has them: a guess loses some."""
     try:
-        return csv.Sniffer().sniff(text[:SAMPLE], DELIMITERS)
+        found = csv.Sniffer().sniff(text[:SAMPLE], DELIMITERS)
     except csv.Error:
-        return csv.excel
+        return {}
+    return {"delimiter": found.delimiter, "skipinitialspace": found.skipinitialspace}

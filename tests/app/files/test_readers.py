@@ -223,6 +223,20 @@ def test_of_a_page_in_html_a_part_is_read_only_if_it_is_clear_that_it_is_the_pag
     assert read(page.encode(), "html")[0] == text
 
 
+@pytest.mark.parametrize(
+    ("lines", "cells"),
+    [
+        ('1,"plain, quoted",x\n2,"the ""big"" one, here",x', ["2", 'the "big" one, here', "x"]),
+        ("1,'n',x\n2,'m',\"a, b\"", ["2", "'m'", "a, b"]),
+        ('1, "a, b", c\n2, "d, e", f', ["2", "d, e", "f"]),
+    ],
+    ids=["quotes in quotes", "apostrophes", "blanks"],
+)
+def test_quotes_in_a_csv_mean_what_they_mean_everywhere(lines: str, cells: list[str]) -> None:
+    text, _, _ = read(f"id,text,more\n{lines}\n".encode(), "csv")
+    assert text.splitlines()[-1] == f"| {' | '.join(cells)} |"
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_values_in_a_csv_become_a_table_whatever_parts_them(delimiter: str) -> None:
     raw = "".join(delimiter.join(row) + "\r\n" for row in [["Port", "Height"], ["Brest", "6 m"], ["St. Malo", "12 m"]])
