@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,11 +19,21 @@ from app.terminal import feedback, judge, keys, standby, tables
 from app.terminal.backup import backup, restore
 from app.terminal.calibrate import calibrate
 from app.terminal.check import check
-from app.terminal.client import REFUSED, UNREACHABLE, UNUSABLE, Failure, Target, connect, read_json, read_settings
+from app.terminal.client import (
+    REFUSED,
+    UNREACHABLE,
+    UNUSABLE,
+    Failure,
+    Target,
+    connect,
+    in_plain_words,
+    read_json,
+    read_settings,
+)
 from app.terminal.client import stderr as err
 from app.terminal.evaluate import evaluate
 from app.terminal.models import models
-from app.terminal.options import DataDir, Url, setting
+from app.terminal.options import DataDir, Url, condition, finite, setting
 from app.terminal.quality import quality
 from app.terminal.sources import Found, Unusable, find
 from app.terminal.synthesize import synthesize
@@ -63,16 +71,6 @@ def main() -> None:
 
 Name = Annotated[str, typer.Argument(help="The collection's name.")]
 InCollection = Annotated[str, typer.Option("--collection", "-c", help="Which collection.")]
-
-
-@contextmanager
-def in_plain_words() -> Iterator[None]:
-    """Let a command that fails say so in a sentence and end with the right exit code."""
-    try:
-        yield
-    except Failure as failure:
-        err.print(f"[red]winnow:[/] {escape(str(failure))}", soft_wrap=True)
-        raise typer.Exit(failure.code) from failure
 
 
 @app.callback(invoke_without_command=True)
@@ -178,9 +176,12 @@ def search(
         bool | None,
         typer.Option("--rerank/--no-rerank", help="Ask the second stage, or leave it out.", show_default="as advised"),
     ] = None,
-    min_score: Annotated[float | None, typer.Option(help="Leave out hits that score less.")] = None,
+    min_score: Annotated[float | None, typer.Option(callback=finite, help="Leave out hits that score less.")] = None,
     min_relevance: Annotated[
-        float | None, typer.Option(help="Leave out hits less probably relevant, where the collection is calibrated.")
+        float | None,
+        typer.Option(
+            callback=finite, help="Leave out hits less probably relevant, where the collection is calibrated."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the service's answer as it is.")] = False,
     url: Url = None,
@@ -202,7 +203,7 @@ def search(
         "candidates": int(candidates) if candidates and candidates.isdecimal() else candidates,
         "deadline_ms": deadline,
         "min_score": min_score,
-        "filter": _parsed(filter_) if filter_ is not None else None,
+        "filter": condition(filter_),
         "mode": mode,
         "exact": exact,
         "rerank": rerank,
@@ -377,13 +378,6 @@ def _target(context: typer.Context, url: str | None, data_dir: Path | None) -> T
     """What was said before the subcommand counts as well."""
     given = Target(url, data_dir)
     return context.obj if given == Target() and isinstance(context.obj, Target) else given
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise typer.BadParameter(f"{error}. A filter is JSON: '{{\"year\": 2020}}'", param_hint="--filter") from error
 
 
 def _given(**fields: Any) -> dict[str, Any]:

@@ -8,13 +8,16 @@ import tomllib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from difflib import get_close_matches
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import orjson
+import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
@@ -42,6 +45,8 @@ TIMEOUT = httpx.Timeout(10.0, read=300.0, write=300.0)
 UNHURRIED = httpx.Timeout(10.0, read=3600.0)
 """For what the service copies, builds or checks first."""
 
+LAST_PORT = 65_535
+
 stderr = Console(stderr=True, highlight=False)
 
 
@@ -59,7 +64,7 @@ class Refused(Failure):
     def __init__(self, response: httpx.Response) -> None:
         super().__init__(_told(response))
         self.status = response.status_code
-        self.wait = float(response.headers.get("retry-after", 1))
+        self.wait = _wait(response.headers.get("retry-after", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +131,14 @@ class Client:
             raise Failure(told, UNREACHABLE) from error
 
     async def readiness(self) -> dict[str, Any]:
-        """What /readyz says, be it yes or no."""
-        readiness: dict[str, Any] = read_json(await self._http.get("/readyz"))
+        """What /readyz says, be it yes or no; Refused if it says neither, since there are too many others."""
+        with self._reaching():
+            response = await self._http.get("/readyz")
+        if response.status_code not in (200, 503):
+            raise Refused(response)
+        readiness = read_json(response)
+        if not isinstance(readiness, dict) or "reasons" not in readiness:
+            raise Refused(response)
         return readiness
 
 
@@ -153,6 +164,17 @@ async def connect(target: Target, *, creates: bool = False) -> AsyncIterator[Cli
             client = Client(await stack.enter_async_context(_http("http://winnow", transport)), str(settings.data_dir))
             await _await_ready(client, status.update)
         yield client
+
+
+@contextmanager
+def in_plain_words() -> Iterator[None]:
+    """Let a command that fails say so in a sentence and end with the right exit code."""
+    try:
+        yield
+    except (Failure, UnicodeEncodeError) as error:
+        failure = _no_text(error) if isinstance(error, UnicodeEncodeError) else error
+        stderr.print(f"[red]winnow:[/] {escape(str(failure))}", soft_wrap=True)
+        raise typer.Exit(failure.code) from error
 
 
 def read_json(response: httpx.Response) -> Any:
@@ -228,6 +250,8 @@ def _http(
     url: str, transport: httpx.AsyncBaseTransport | None = None, headers: Mapping[str, str] | None = None
 ) -> httpx.AsyncClient:
     try:
+        if not 0 <= (port := httpx.URL(url).port or 0) <= LAST_PORT:
+            raise httpx.InvalidURL(f"there is no port {port}")
         return httpx.AsyncClient(base_url=url, transport=transport, headers=headers, timeout=TIMEOUT)
     except httpx.InvalidURL as error:
         raise Failure(f"'{url}' is not an address: {error}.", UNUSABLE) from error
@@ -254,5 +278,27 @@ def _told(response: httpx.Response) -> str:
         answer = None
     if not isinstance(answer, dict) or "title" not in answer:
         return f"{response.url} answered {response.status_code} {response.reason_phrase}: is that a Winnow service?"
-    faults = [f"  {fault['pointer'] or '/'} {fault['detail']}" for fault in answer.get("errors", ())]
+    faults = [f"  {fault['pointer'] or '/'} {fault['detail']}" for fault in _faults(answer.get("errors"))]
     return "\n".join([f"{answer['title']}: {answer.get('detail', '')}", *faults])
+
+
+def _faults(errors: Any) -> list[dict[str, Any]]:
+    """Other services' problem documents have them in other shapes."""
+    listed = errors if isinstance(errors, list) else []
+    return [each for each in listed if isinstance(each, dict) and {"pointer", "detail"} <= each.keys()]
+
+
+def _wait(said: str) -> float:
+    """Seconds until it may be asked again; what stands in front of a service may name a date (RFC 9110)."""
+    if said.isdecimal():
+        return float(said)
+    try:
+        return max((parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds(), 1.0)
+    except (TypeError, ValueError):
+        return 1.0
+
+
+def _no_text(error: UnicodeEncodeError) -> Failure:
+    """An argument may hold bytes that are no text, which no request can say."""
+    around = error.object[max(error.start - 20, 0) : error.end + 20]
+    return Failure(f"This can't be written in {error.encoding}: {around!a}.", UNUSABLE)

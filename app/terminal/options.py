@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
+import orjson
 import typer
 
 from app.settings import Settings
@@ -23,3 +25,18 @@ Url = Annotated[
     ),
 ]
 DataDir = Annotated[Path | None, setting("data_dir")]
+
+
+def finite(given: float | None) -> float | None:
+    """JSON has no other numbers."""
+    if given is not None and not isfinite(given):
+        raise typer.BadParameter(f"{given} is not a number that anything compares with.")
+    return given
+
+
+def condition(text: str | None) -> Any:
+    """A filter as JSON; what it holds is for the service to judge."""
+    try:
+        return None if text is None else orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise typer.BadParameter(f"{error}. A filter is JSON: '{{\"year\": 2020}}'", param_hint="--filter") from error

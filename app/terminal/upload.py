@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from app.terminal.client import UNREACHABLE, Client, Failure, read_json
+from app.terminal.client import UNREACHABLE, Client, Failure, Refused, read_json
 from app.terminal.shipment import REFUSED_BEFORE, Shipment, Shipped
 from app.terminal.sources import Batch, Source, batches
 
@@ -186,10 +186,15 @@ class Upload:
             if searchable != before:
                 before, since = searchable, monotonic()
             elif monotonic() - since > STALLED_SECONDS:
-                found = (await self._client.readiness())["reasons"]
-                reasons = "; ".join(found) or "the service is busy with other work"
-                self._screen.say(f"No document became searchable for {STALLED_SECONDS:.0f} s: {reasons}.")
+                self._screen.say(f"No document became searchable for {STALLED_SECONDS:.0f} s: {await self._why()}.")
                 since = monotonic()
+
+    async def _why(self) -> str:
+        try:
+            reasons = (await self._client.readiness())["reasons"]
+        except Refused as refusal:  # it does not even say why, which is no reason to stop
+            return str(refusal).rstrip(".")
+        return "; ".join(reasons) or "the service is busy with other work"
 
 
 def _reason(line: dict[str, Any]) -> str:

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -20,11 +22,14 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import app
-from app.terminal import sources
-from app.terminal.client import read_settings
+from app.terminal import sources, upload
+from app.terminal.client import Failure, Refused, Target, connect, read_settings
 from loadtest.process import Process
 
 PATIENCE = 60.0
+
+Answer = tuple[Any, ...]
+"""Of another service: its status, its headers, and lines of JSON."""
 FAKES = {"WINNOW_ENCODER": "fake", "WINNOW_RERANKER": "fake", "COLUMNS": "200"}
 
 SATURN = {"id": "saturn", "title": "Saturn", "text": "The planet Saturn has rings of ice and rock.", "year": 2020}
@@ -277,6 +282,107 @@ def test_a_filter_that_is_not_json_is_a_usage_error(terminal: Terminal) -> None:
     told = terminal("search", "x", "--filter", "{year")
     assert told.code == 2
     assert "A filter is JSON" in told.errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["search", "x", "--min-score", "nan"], "nan is not a number that anything compares with"),
+        (["search", "x", "--min-relevance", "inf"], "inf is not a number that anything compares with"),
+        (["search", "x", "--filter", '{"year": NaN}'], "A filter is JSON"),
+        (["search", "x", "--filter", '{"year": "\udcff"}'], "A filter is JSON"),
+        (["search", "sea \udcff"], 'can\'t be written in utf-8: \'{"query":"sea \\udcff'),
+        (["collections", "show", "\udcff"], "can't be written in utf-8: '\\udcff'"),
+        (["collections", "--url", "http://127.0.0.1:99999"], "is not an address: there is no port 99999"),
+        (["collections", "--url", "http://127.0.0.1:-1"], "is not an address: there is no port -1"),
+    ],
+)
+def test_an_argument_that_no_request_can_say_is_a_usage_error(
+    terminal: Terminal, arguments: list[str], said: str
+) -> None:
+    told = terminal(*arguments)
+    assert told.code == 2
+    assert said in told.errors
+
+
+def test_another_services_refusal_is_told_whatever_its_faults_look_like() -> None:
+    for errors in ({"name": ["is taken"]}, ["is taken"], [{"field": "name"}], "is taken", None):
+        problem = {"title": "Not so", "detail": "Ask otherwise.", "errors": errors}
+        with elsewhere({"/collections": [(400, {}, problem)]}) as url:
+            told = Terminal(url)("collections")
+        assert (told.code, told.errors) == (1, "winnow: Not so: Ask otherwise.\n")
+
+
+@pytest.mark.parametrize("said", ["Wed, 21 Oct 2015 07:28:00 GMT", "soon", "nan", "-1"])
+def test_a_busy_service_may_say_in_any_way_when_to_come_back(said: str, tmp_path: Path) -> None:
+    busy: Answer = (503, {"Retry-After": said}, {"title": "Busy"})
+    with elsewhere({"/ingest": [busy, (200, {}, {"status": "created"}, {"job": None})]}) as url:
+        told = Terminal(url)("ingest", write_lines(tmp_path / "one.jsonl", SATURN))
+    assert "asking again in 1 s" in told.errors
+    assert "1 created" in told.output
+
+
+def test_a_service_that_does_not_even_say_why_it_is_slow_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "STALLED_SECONDS", 0.1)
+    running = {"state": "running", "documents": 1, "pending": 1, "failed": 0, "error": None}
+    done = running | {"state": "done", "pending": 0}
+    answers: dict[str, list[Answer]] = {
+        "/ingest": [(202, {}, {"status": "created"}, {"job": "j"})],
+        "/jobs/j": [*[(200, {}, running)] * 5, (200, {}, done)],
+        "/readyz": [(429, {}, {"title": "Too many requests", "detail": "Connections are full."})],
+    }
+    with elsewhere(answers) as url:
+        told = Terminal(url)("ingest", write_lines(tmp_path / "one.jsonl", SATURN))
+    assert told.code == 0
+    assert "became searchable for 0 s: Too many requests: Connections are full." in told.errors
+
+
+async def test_readiness_of_a_service_that_is_gone_or_another_one_is_a_failure() -> None:
+    async with connect(Target("http://127.0.0.1:9")) as client:
+        with pytest.raises(Failure, match="can't be reached") as caught:
+            await client.readiness()
+        assert caught.value.code == 3
+    others: list[Answer] = [(429, {}, {"title": "Too many"}), (503, {}, {"title": "Stopping"}), (200, {}, ["ready"])]
+    for answer in others:
+        with elsewhere({"/readyz": [answer]}) as url:
+            async with connect(Target(url)) as client:
+                with pytest.raises(Refused):
+                    await client.readiness()
+
+
+@contextmanager
+def elsewhere(answers: dict[str, list[Answer]]) -> Iterator[str]:
+    """Another service, at an address: by path its answers in their order, the last one for good."""
+    left = {path: list(each) for path, each in answers.items()}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            come = left[self.path.partition("?")[0]]
+            status, headers, *lines = come.pop(0) if len(come) > 1 else come[0]
+            content = "\n".join(map(json.dumps, lines)).encode()
+            self.send_response(status)
+            for name, value in (headers | {"Content-Length": str(len(content))}).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            serving.join()
 
 
 def test_collections_are_created_listed_shown_and_dropped(terminal: Terminal) -> None:
