@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
+import httpx
 import orjson
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +18,9 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from app.terminal.client import UNREACHABLE, Client, Failure, Refused, read_json
 from app.terminal.shipment import REFUSED_BEFORE, Shipment, Shipped
 from app.terminal.sources import Batch, Source, batches
+
+TIMEOUT = httpx.Timeout(10.0, read=3600.0, write=3600.0)
+"""For lines: the service goes on with them, and reads on, at the pace of its key's allowance."""
 
 POLL_SECONDS = 0.2
 STALLED_SECONDS = 20.0
@@ -129,6 +133,7 @@ class Upload:
                 params={"collection": self._collection, "wait": "false"},
                 content=batch.body,
                 headers={"content-type": "application/x-ndjson"},
+                timeout=TIMEOUT,
             )
             self._account(batch, [orjson.loads(line) for line in response.content.splitlines()])
         self._read = batch.read

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 import httpx
@@ -22,6 +22,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import app
+from app.stores.keys import KeyFile
 from app.terminal import sources, upload
 from app.terminal.client import Failure, Refused, Target, connect, read_settings
 from loadtest.process import Process
@@ -238,6 +239,20 @@ def test_a_busy_service_is_waited_for(tmp_path: Path) -> None:
     assert "the service is busy, asking again in" in told.errors
     assert told.code == 0
     assert "1 created" in told.output
+
+
+def test_an_ingest_goes_on_at_the_pace_of_its_keys_allowance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.terminal.client.TIMEOUT", httpx.Timeout(2.0))
+    _, shown = KeyFile(tmp_path / "data" / "keys.json").create("few", ["ingest"], [], 6000)
+    lines = [{"id": f"{number}", "text": f"{number} " + "word " * 90} for number in range(70)]
+    with Process(tmp_path / "data", ENCODER="fake") as service:
+        service.await_ready()
+        began = monotonic()
+        told = Terminal(str(service.client.base_url))(
+            "ingest", write_lines(tmp_path / "many.jsonl", *lines), WINNOW_API_KEY=shown
+        )
+    assert (told.code, "70 created" in told.output) == (0, True), told.errors
+    assert monotonic() - began > 2.5, "or it was never slowed down"
 
 
 def test_a_lost_service_ends_an_ingest_with_code_3_and_says_how_to_resume(folder: Path) -> None:
