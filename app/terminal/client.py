@@ -178,8 +178,16 @@ def in_plain_words() -> Iterator[None]:
 
 
 def read_json(response: httpx.Response) -> Any:
+    return _read(response, response.content)
+
+
+def read_lines(response: httpx.Response) -> list[Any]:
+    return [_read(response, line) for line in response.content.splitlines()]
+
+
+def _read(response: httpx.Response, content: bytes) -> Any:
     try:
-        return orjson.loads(response.content)
+        return orjson.loads(content)
     except orjson.JSONDecodeError:
         raise Failure(f"{response.url} does not answer as Winnow does: is it another service?", UNREACHABLE) from None
 

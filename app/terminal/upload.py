@@ -10,12 +10,11 @@ from time import monotonic
 from typing import Any
 
 import httpx
-import orjson
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from app.terminal.client import UNREACHABLE, Client, Failure, Refused, read_json
+from app.terminal.client import UNREACHABLE, Client, Failure, Refused, read_json, read_lines
 from app.terminal.shipment import REFUSED_BEFORE, Shipment, Shipped
 from app.terminal.sources import Batch, Source, batches
 
@@ -135,13 +134,13 @@ class Upload:
                 headers={"content-type": "application/x-ndjson"},
                 timeout=TIMEOUT,
             )
-            self._account(batch, [orjson.loads(line) for line in response.content.splitlines()])
+            self._account(batch, read_lines(response))
         self._read = batch.read
 
     def _account(self, batch: Batch, told: list[dict[str, Any]]) -> None:
-        *lines, summary = told
-        if len(lines) != len(batch.good) or "job" not in summary:
+        if len(told) != len(batch.good) + 1 or "job" not in told[-1]:
             raise Failure("The service's answer broke off.", UNREACHABLE)
+        *lines, summary = told
         for record, line in zip(batch.good, lines, strict=True):
             if "error" in line:
                 self.tally.refuse(record.place, _reason(line))

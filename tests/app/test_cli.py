@@ -30,7 +30,7 @@ from loadtest.process import Process
 PATIENCE = 60.0
 
 Answer = tuple[Any, ...]
-"""Of another service: its status, its headers, and lines of JSON."""
+"""Of another service: its status, its headers, and lines of JSON or whatever it says."""
 FAKES = {"WINNOW_ENCODER": "fake", "WINNOW_RERANKER": "fake", "COLUMNS": "200"}
 
 SATURN = {"id": "saturn", "title": "Saturn", "text": "The planet Saturn has rings of ice and rock.", "year": 2020}
@@ -354,6 +354,14 @@ def test_a_service_that_does_not_even_say_why_it_is_slow_is_waited_for(
     assert "became searchable for 0 s: Too many requests: Connections are full." in told.errors
 
 
+@pytest.mark.parametrize(("answer", "said"), [(b"", "answer broke off"), (b"<html>", "does not answer as Winnow does")])
+def test_an_ingest_into_what_is_no_winnow_says_so(tmp_path: Path, answer: bytes, said: str) -> None:
+    with elsewhere({"/ingest": [(200, {}, answer)]}) as url:
+        told = Terminal(url)("ingest", write_lines(tmp_path / "one.jsonl", SATURN))
+    assert told.code == 3
+    assert said in told.errors
+
+
 async def test_readiness_of_a_service_that_is_gone_or_another_one_is_a_failure() -> None:
     async with connect(Target("http://127.0.0.1:9")) as client:
         with pytest.raises(Failure, match="can't be reached") as caught:
@@ -377,7 +385,7 @@ def elsewhere(answers: dict[str, list[Answer]]) -> Iterator[str]:
             self.rfile.read(int(self.headers.get("content-length", 0)))
             come = left[self.path.partition("?")[0]]
             status, headers, *lines = come.pop(0) if len(come) > 1 else come[0]
-            content = "\n".join(map(json.dumps, lines)).encode()
+            content = b"\n".join(each if isinstance(each, bytes) else json.dumps(each).encode() for each in lines)
             self.send_response(status)
             for name, value in (headers | {"Content-Length": str(len(content))}).items():
                 self.send_header(name, value)
