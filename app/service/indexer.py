@@ -86,7 +86,9 @@ class Indexer:
         self._round = ROUND_CHUNKS
         self._woken = asyncio.Event()
         self._moved = asyncio.Condition()
+        self._measuring = asyncio.Lock()
         self._task = Background("indexer", self._run, metrics, collection)
+        self._counter = Background("counter", self._count, metrics, collection)
         self._to_save = False
         self._ended: WinnowError | None = None
         self.trouble: str | None = None
@@ -95,6 +97,7 @@ class Indexer:
     def start(self) -> None:
         self._woken.set()
         self._task.start()
+        self._counter.start()
 
     def wake(self) -> None:
         """Something waits, or was deleted."""
@@ -119,6 +122,7 @@ class Indexer:
     async def close(self, why: WinnowError | None = None) -> None:
         """Stop; whoever waits for documents is told why."""
         await self._task.close()
+        await self._counter.close()
         self._ended = why or Unavailable("The service is stopping.")
         await self._tell()
 
@@ -151,7 +155,6 @@ class Indexer:
             await self._take_all(batch)
         await self._tell()  # what waited may also have been deleted
         await self._indexes.tidy()
-        await self._measure()
 
     async def _take_all(self, batch: Sequence[Waiting]) -> None:
         """These and what waits behind them."""
@@ -242,10 +245,17 @@ class Indexer:
         number = self._collection.number
         return await self._database.read(lambda db: changelog.waiting(db, number, self._round, after))
 
+    async def _count(self) -> None:
+        """Whatever a round does meanwhile: what waits while indexing is stuck is what somebody should hear of."""
+        while True:
+            await self._measure()
+            await asyncio.sleep(TIDY_SECONDS)
+
     async def _measure(self) -> None:
-        name, index = self._collection.name, self._indexes.dense.index
-        lag = await self._database.read(lambda db: changelog.lag(db, self._collection.number))
-        self._metrics.index_lag.labels(name).set(lag)
+        async with self._measuring:  # of two at once the older figure might be told last
+            lag = await self._database.read(lambda db: changelog.lag(db, self._collection.number))
+            name, index = self._collection.name, self._indexes.dense.index
+            self._metrics.index_lag.labels(name).set(lag)
         self._metrics.index_chunks.labels(name).set(len(index))
         self._metrics.index_deleted.labels(name).set(index.deleted)
         self._metrics.index_bytes.labels(name).set(index.nbytes)

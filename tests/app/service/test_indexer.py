@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from typing import NoReturn
 
 import apsw
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from app.batcher import Batcher
 from app.device import Device
-from app.errors import NotFound, WinnowError
+from app.errors import NoSpace, NotFound, WinnowError
 from app.service.follower import Workers
 from app.service.indexer import MOST_CHUNKS, ROUND_CHUNKS, ROUND_SECONDS, Indexer, next_round
 from app.service.indexes import Indexes
@@ -28,7 +29,8 @@ from app.stores.sqlite import Database
 from app.telemetry import Metrics
 from app.types import Chunk, Collection, Document, Job, Recipe
 from models.fake import FakeEncoder
-from tests.app.serving import fakes, until
+from tests.app.batching import sample
+from tests.app.serving import fakes, nothing_embedded, until
 
 
 def whole(document: Document) -> list[Chunk]:
@@ -65,6 +67,10 @@ class Bench:
         through = await self.database.write(put_all)
         self.indexer.wake()
         return named, through
+
+    @property
+    def lag(self) -> float:
+        return sample(self.metrics, "winnow_index_lag_documents", collection=self.collection.name)
 
     async def job(self, named: str) -> Job:
         found = await self.database.read(lambda db: jobs.find(db, named))
@@ -234,6 +240,32 @@ def test_a_round_keeps_its_bounds_grows_no_more_than_twofold_and_follows_the_spe
     assert ROUND_CHUNKS <= following <= min(MOST_CHUNKS, 2 * size)
     assert following <= size or (chunks >= size and seconds < ROUND_SECONDS * chunks / size)
     assert following == ROUND_CHUNKS or seconds < ROUND_SECONDS or following * seconds <= chunks * ROUND_SECONDS
+
+
+@pytest.mark.parametrize("error", [RuntimeError("it broke"), NoSpace("The disk is full.")])
+async def test_while_indexing_is_stuck_what_waits_is_counted(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr("app.service.indexer.FIRST_RETRY", 0.05)
+    async with bench(tmp_path, FakeEncoder()) as at:
+        with monkeypatch.context() as patched:
+            patched.setattr(at.indexes, "add_ahead", fail)
+            _, through = await at.put(*numbered(3))
+            await until(lambda: at.lag == 3)
+        await asyncio.wait_for(at.indexer.settled(through), 10)
+        assert at.lag == 0
+
+
+async def test_what_waits_is_counted_though_a_round_does_not_end(tmp_path: Path) -> None:
+    async with bench(tmp_path, FakeEncoder()) as at:
+        with nothing_embedded():
+            _, through = await at.put(*numbered(3))
+            await until(lambda: at.lag == 3)
+        await asyncio.wait_for(at.indexer.settled(through), 10)
+        assert at.lag == 0
 
 
 async def test_deletions_are_followed_though_nothing_is_taken_in(tmp_path: Path) -> None:
