@@ -14,7 +14,7 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +30,9 @@ COLLECTION = "loadtest"
 WORDS = 4000
 BACKOFF_SECONDS = 0.5
 
+ASKED_FOR, WORDS_OF_ONE = 500, 12
+"""Documents that are looked for by their first words in the end, to see that they are found."""
+
 
 @dataclass
 class Phase:
@@ -39,13 +42,17 @@ class Phase:
     statuses: Counter[int] = field(default_factory=Counter)
     torn: int = 0
     lasted: float = 0.0
+    """Until the last answer had come: all of them count."""
+
+    @property
+    def rate(self) -> float:
+        return len(self.seconds) / self.lasted
 
     def row(self, name: str) -> str:
         p50, p95, p99 = np.percentile(self.seconds, [50, 95, 99]) * 1000
         other = sum(amount for status, amount in self.statuses.items() if status not in (200, 429))
-        rate = len(self.seconds) / self.lasted
-        cells = f"{len(self.seconds)} | {rate:.1f} | {p50:.0f} | {p95:.0f} | {p99:.0f} | {self.statuses[429]} | {other}"
-        return f"| {name} | {cells} | {self.torn} |"
+        times = f"{self.rate:.1f} | {p50:.0f} | {p95:.0f} | {p99:.0f}"
+        return f"| {name} | {len(self.seconds)} | {times} | {self.statuses[429]} | {other} | {self.torn} |"
 
 
 class Corpus:
@@ -103,18 +110,20 @@ def is_torn(hit: dict[str, str | int], corpus: Corpus) -> bool:
     return text[int(hit["start"]) : int(hit["end"])] != hit["text"]
 
 
-async def run_phase(asking: Asking, until: asyncio.Future[None]) -> Phase:
+async def run_phase(asking: Asking, until: Awaitable[object]) -> Phase:
+    """Nobody asks afterwards; all that were asked are waited for, and count with the time that this takes."""
     phase, stop, began = Phase(), asyncio.Event(), perf_counter()
     searches = [asyncio.create_task(search_until(stop, asking, phase, seed)) for seed in range(asking.clients)]
     await until
-    phase.lasted = perf_counter() - began
     stop.set()
     await asyncio.gather(*searches)
+    phase.lasted = perf_counter() - began
     return phase
 
 
-async def ingest(client: httpx.AsyncClient, corpus: Corpus, start: int, end: int) -> None:
-    """Stream documents in and wait until all can be found."""
+async def ingest(client: httpx.AsyncClient, corpus: Corpus, start: int, end: int) -> float:
+    """Stream documents in and wait until all can be found; returns the seconds that this took."""
+    began = perf_counter()
     where = {"collection": COLLECTION, "wait": "false"}
     headers = {"content-type": "application/x-ndjson"}
     answer = await client.post("/ingest", params=where, headers=headers, content=corpus.lines(start, end))
@@ -123,11 +132,25 @@ async def ingest(client: httpx.AsyncClient, corpus: Corpus, start: int, end: int
     assert not refused, refused[:3]
     while (await client.get(f"/collections/{COLLECTION}")).json()["pending"]:  # noqa: ASYNC110  # another process
         await asyncio.sleep(1)
+    return perf_counter() - began
 
 
-async def count_lost(client: httpx.AsyncClient, total: int) -> int:
+async def count_lost(client: httpx.AsyncClient, corpus: Corpus, total: int) -> int:
+    """By how many there are in the truth and in each index, and of some by asking for their words."""
     held = (await client.get(f"/collections/{COLLECTION}")).json()
-    return abs(total - int(held["documents"])) + abs(int(held["chunks"]) - int(held["index_chunks"]))
+    missing = abs(total - int(held["documents"]))
+    missing += sum(abs(int(held["chunks"]) - int(held[index])) for index in ("index_chunks", "lexical_chunks"))
+    for number in random.Random(1).sample(range(total), min(ASKED_FOR, total)):
+        missing += not await is_found(client, corpus, number)
+    return missing
+
+
+async def is_found(client: httpx.AsyncClient, corpus: Corpus, number: int) -> bool:
+    """Whether a search by a document's own words finds it."""
+    words = " ".join(corpus.text(number).split()[:WORDS_OF_ONE])
+    body = {"query": words, "collection": COLLECTION, "mode": "lexical", "rerank": False, "top_k": 10}
+    answer = (await client.post("/search", json=body)).raise_for_status().json()
+    return any(hit["document_id"] == str(number) for hit in answer["hits"])
 
 
 async def measure(url: str, given: argparse.Namespace) -> None:
@@ -142,19 +165,19 @@ async def measure(url: str, given: argparse.Namespace) -> None:
         alone = await run_phase(asking, asyncio.ensure_future(asyncio.sleep(given.seconds)))
         streaming = asyncio.ensure_future(ingest(client, corpus, given.before, total))
         during = await run_phase(asking, streaming)
-        lost = await count_lost(client, total)
+        took = await streaming
+        lost = await count_lost(client, corpus, total)
         await client.delete(f"/collections/{COLLECTION}")
-    report(given, alone, during, lost)
+    report(given, alone, during, given.documents / took, lost)
 
 
-def report(given: argparse.Namespace, alone: Phase, during: Phase, lost: int) -> None:
+def report(given: argparse.Namespace, alone: Phase, during: Phase, rate: float, lost: int) -> None:
     ratio = np.percentile(during.seconds, 99) / np.percentile(alone.seconds, 99)
     print(f"{given.clients} clients, candidates: {given.candidates}, about {given.words} words a document\n")
     print("| phase | searches | per s | p50 ms | p95 ms | p99 ms | 429 | other errors | torn hits |")
     print("|---|---|---|---|---|---|---|---|---|")
     print(alone.row(f"searches alone, {given.before} documents"))
     print(during.row(f"while {given.documents} documents stream in"))
-    rate = given.documents / during.lasted
     print(f"\np99 while ingesting / p99 alone: {ratio:.2f}. Ingest: {rate:.0f} documents/s. Lost: {lost}.")
 
 
