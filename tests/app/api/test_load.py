@@ -6,16 +6,19 @@ import asyncio
 import gc
 import random
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from threading import Event
 from time import monotonic, perf_counter, process_time, sleep
 
 import httpx
 import orjson
 import pytest
 
-from tests.app.serving import Service, body, documents, fakes, listening, problem, serving
+from models.fake import FakeReranker
+from models.types import Scores, Tokens
+from tests.app.serving import PATIENCE, Service, body, documents, fakes, listening, problem, serving, until
 
 JSON = {"content-type": "application/json"}
 BLINK = 0.5
@@ -120,6 +123,38 @@ async def test_a_search_that_does_not_fit_is_refused_before_any_work(tmp_path: P
             served
         )
         assert (await service.client.post("/search", json=request)).status_code == 200
+
+
+async def test_what_a_search_reads_in_windows_takes_room_as_long_as_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, reading, score = Event(), Event(), FakeReranker.score
+
+    def held_up(model: FakeReranker, batch: Sequence[Tokens]) -> Scores:
+        reading.set()
+        assert gate.wait(PATIENCE)
+        return score(model, batch)
+
+    gate.set()
+    monkeypatch.setattr(FakeReranker, "score", held_up)
+    async with serving(fakes(tmp_path)) as service:
+        await service.ingest({"id": "a", "text": words(200)})
+
+        def taken() -> float:
+            return service.sample("winnow_queue_tokens", model="reranker:fake", lane="search")
+
+        with service.engine.collections.shelf("default").ranker.admit(50):
+            set_aside = taken()
+        gate.clear()
+        reading.clear()
+        searching = asyncio.create_task(service.search("river " * 420, on_truncation="window"))
+        try:
+            await until(reading.is_set)
+            assert taken() > set_aside + 512, "a second window is full at least"
+        finally:
+            gate.set()
+        await searching
+        assert taken() == 0
 
 
 async def test_more_requests_than_allowed_are_refused_unread(tmp_path: Path) -> None:
