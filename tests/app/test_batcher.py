@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from app.allowance import Allowance, Meter
 from app.batch import Lane, Ran
-from app.batcher import Batcher
+from app.batcher import LEAST_BUDGET, Batcher
 from app.caller import Caller, acting
 from app.device import Device
 from app.errors import Overloaded, Unavailable
@@ -86,6 +87,23 @@ async def test_a_batch_that_the_device_has_no_memory_for_is_computed_in_halves(
     batches.clear()
     assert (await batcher.run(texts, "search")).values.tolist() == list(range(20))
     assert max(batches) <= 300, "batches stay as small as they had to become"
+
+
+async def test_batches_stay_useful_however_short_the_texts_were_that_there_was_no_memory_for(
+    device: Device, metrics: Metrics
+) -> None:
+    sizes: list[int] = []
+
+    def compute(batch: Sequence[Tokens]) -> NDArray[np.float32]:
+        sizes.append(len(batch))
+        if len(sizes) == 1:
+            raise OutOfMemory("no room for now")
+        return marks(batch)
+
+    batcher, many = serve(compute, device, metrics, budget=1000), LEAST_BUDGET // 10
+    await batcher.run([text(10)] * 2, "search")
+    await batcher.run([text(10)] * many, "search")
+    assert sizes == [2, 1, 1, many]
 
 
 async def test_a_text_that_the_device_has_no_memory_for_fails_alone_and_says_why(
@@ -244,6 +262,21 @@ async def test_a_model_that_takes_all_cores_for_a_batch_has_them_for_itself_and_
     several.gate.set()
     assert (await first).values.tolist() == [0, 1, 2, 3]
     assert (await second).values.tolist() == [8, 9]
+
+
+async def test_a_model_computes_no_more_batches_at_once_than_it_can_though_the_device_has_threads_for_more(
+    device: Device, metrics: Metrics
+) -> None:
+    model = Model()
+    serve(Model(), device, metrics, "wide", budget=10, abreast=3)
+    batcher = serve(model, device, metrics, budget=10, abreast=2)
+    model.gate.clear()
+    (work,) = await begin(batcher.run([text(10, mark) for mark in range(6)], "search"))
+    await until(lambda: len(model.batches) >= 2)
+    await asyncio.sleep(0.1)
+    assert len(model.batches) == 2
+    model.gate.set()
+    assert (await work).values.tolist() == list(range(6))
 
 
 async def test_an_empty_text_has_a_value_too(device: Device, metrics: Metrics) -> None:
@@ -435,6 +468,25 @@ async def test_who_is_in_and_needs_more_goes_on_and_others_find_less(device: Dev
         with batcher.admit(400):
             pass
     assert sample(metrics, "winnow_queue_tokens", model="model", lane="search") == 0
+
+
+def test_who_is_refused_for_want_of_room_has_all_tokens_back(device: Device, metrics: Metrics) -> None:
+    batcher, allowance = serve(Model(), device, metrics, queue=1000), Allowance(5000, lambda: 0.0)
+    asking = Caller("key", has_key=True, meter=Meter(allowance))
+    with batcher.admit(900), acting(asking), pytest.raises(Overloaded):
+        batcher.admit(500)
+    assert allowance.left() == 5000
+
+
+async def test_what_waits_in_front_counts_for_how_long_a_search_takes(device: Device, metrics: Metrics) -> None:
+    model = Model()
+    batcher = serve(model, device, metrics)
+    alone = batcher.takes(100)
+    busy = await model.hold(batcher)
+    waiting = await begin(batcher.run([text(250)], "search"), batcher.run([text(50)], "search"))
+    assert batcher.takes(100) == pytest.approx(4 * alone)
+    model.gate.set()
+    await asyncio.gather(busy, *waiting)
 
 
 def test_the_time_to_come_back_is_never_nothing(device: Device, metrics: Metrics) -> None:

@@ -62,6 +62,22 @@ async def test_a_model_that_comes_back_serves_again() -> None:
             assert (await batcher.run([text(3, 7)], "search")).values == [7]
 
 
+async def test_a_batch_that_hung_says_nothing_of_the_models_rate() -> None:
+    """Else searches with a deadline would read nothing, and most be refused, long after it came back."""
+    with open_device(patience=PATIENCE) as device:
+        model = Model()
+        batcher = serve(model, device, Metrics(), budget=8)
+        await batcher.run([text(1)], "search")
+        before = batcher.takes(1000)
+        held = await model.hold(batcher)
+        await look(device, PATIENCE + 1)
+        model.gate.set()
+        with pytest.raises(Unavailable):
+            await held
+        await until(lambda: not device.trouble)
+        assert batcher.takes(1000) == before
+
+
 async def test_the_first_batch_of_a_model_has_more_time() -> None:
     with open_device(patience=PATIENCE) as device:
         model = Model()

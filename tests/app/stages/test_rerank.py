@@ -8,8 +8,9 @@ import pytest
 
 from app.device import Device
 from app.sharer import Memory, Sharer
-from app.stages.rerank import Parts, Ranker, cost
+from app.stages.rerank import NARROWEST, Parts, Ranker, cost
 from app.telemetry import Lap, Metrics
+from app.types import Seen
 from models.fake import FakeReranker
 from tests.app.batching import sample, serve
 
@@ -69,6 +70,17 @@ async def test_windows_count_by_themselves_and_not_for_searches_to_come(ranker: 
         ranker.learn(read)
     with ranker.admit(2):
         assert taken(metrics) == pytest.approx(firsts, abs=2)
+
+
+async def test_beside_a_query_that_takes_all_the_room_a_text_is_read_in_narrow_windows(ranker: Ranker) -> None:
+    """Of the query each of them shows less than the reranker has room for; the widest one tells how much."""
+    (read,) = texts = await parts(ranker, "river " * 600, " ".join(["word"] * 200))
+    spans = [part.span for part in read]
+    assert spans == [(5 * start, 5 * min(start + NARROWEST, 200) - 1) for start in (0, 48, 96, 144)]
+    unseen = [part.pair.total - len(part.pair) for part in read]
+    assert unseen[0] > unseen[-1]
+    scored = await ranker.score(texts, Lap())
+    assert scored.seen == [Seen(802, 802 - unseen[0])]
 
 
 async def test_a_text_without_tokens_is_one_window(ranker: Ranker) -> None:
