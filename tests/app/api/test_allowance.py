@@ -101,6 +101,18 @@ async def test_a_document_that_is_there_already_costs_nothing(limited: Keyed) ->
     assert body(await limited.post("/ingest", batch))["documents"][0]["status"] == "unchanged"
 
 
+async def test_each_encoder_that_reads_a_document_is_paid_for(tmp_path: Path) -> None:
+    read = []
+    for sparse in ("", "fake"):
+        folder = tmp_path / (sparse or "dense")
+        key, shown = KeyFile(folder / "keys.json").create("enough", ["ingest"], [], 10_000)
+        async with serving(fakes(folder, sparse=sparse)) as service:
+            keyed = Keyed(service, key.id, shown)
+            assert (await keyed.post("/ingest", {"documents": documents(3, "{0} of a few words")})).status_code == 200
+            read.append(keyed.read)
+    assert read[1] == 2 * read[0] > 0
+
+
 async def test_a_stream_that_was_let_in_is_slowed_down_and_loses_nothing(tmp_path: Path) -> None:
     _, shown = KeyFile(tmp_path / "keys.json").create("few", ["ingest"], [], 6000)
     async with serving(fakes(tmp_path)) as service:

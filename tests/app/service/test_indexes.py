@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
+from app.errors import Unavailable
 from app.service.follower import REPLAY, Workers
 from app.service.indexes import Indexes, Kind, View
 from app.stores import collections, documents
@@ -32,6 +33,8 @@ KINDS: list[Kind] = ["dense", "lexical", "sparse"]
 
 MANY = REPLAY + 76
 """Chunks whose index is built anew by the threads for what takes long."""
+
+TERMS = SparseVector(np.array([7], np.int32), np.ones(1, np.float32))
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -68,10 +71,11 @@ class Bench:
     collection: Collection
     indexes: Indexes
     rebuilding: Held
+    stopping: Event
 
     async def publish(self, name: str, chunks: int) -> None:
         """A document of so many chunks, which the indexes then have."""
-        number, terms = self.collection.number, SparseVector(np.array([7], np.int32), np.ones(1, np.float32))
+        number = self.collection.number
 
         def split(document: Document) -> list[Chunk]:
             return [Chunk(0, len(document.text), f"{document.text} {n}", 2) for n in range(chunks)]
@@ -79,7 +83,7 @@ class Bench:
         def publish(db: apsw.Connection) -> None:
             version = documents.put(db, number, None, Document(name, name), split).version
             (waiting,) = changelog.waiting(db, number, chunks, version - 1)
-            changelog.publish(db, number, waiting, vectors(chunks, version), [terms] * chunks)
+            changelog.publish(db, number, waiting, vectors(chunks, version), [TERMS] * chunks)
 
         await self.database.write(publish)
         await self.indexes.follow()
@@ -125,14 +129,14 @@ async def bench(folder: Path) -> AsyncIterator[Bench]:
         database = Database(folder / "winnow.db")
         stack.callback(database.close)
         (collection,) = await database.read(collections.every) or [await database.write(insert)]
-        workers = Workers(threads, rebuilding, Event())
+        workers = Workers(threads, rebuilding, stopping := Event())
         indexes = Indexes(database, collection, folder / "index", fakes(folder), Metrics(), workers)
         if await database.read(lambda db: changelog.count_living(db, collection.number)):
             rebuilding.let_go.set()  # the index of terms is built at every start
         await indexes.open()
         stack.push_async_callback(indexes.close)
         stack.callback(rebuilding.let_go.set)
-        yield Bench(database, collection, indexes, rebuilding)
+        yield Bench(database, collection, indexes, rebuilding, stopping)
 
 
 def insert(db: apsw.Connection) -> Collection:
@@ -207,3 +211,34 @@ async def test_an_index_of_nothing_is_put_in_place_though_the_log_has_forgotten_
         assert view.index is not old
         await at.publish("last", 3)
         assert at.held == [3] * 3
+
+
+@pytest.mark.parametrize("kind", ["dense", "lexical"])
+async def test_an_index_that_is_ahead_of_the_truth_is_not_kept_as_it_is(tmp_path: Path, kind: Kind) -> None:
+    """What was added ahead may never be published, and the next start would take it for what the truth has."""
+    async with bench(tmp_path) as at:
+        await at.publish("first", 5)
+        view = at.indexes.view(kind)
+        assert view
+        before = view.saved
+        await at.indexes.add_ahead([99], ["a stray"], vectors(1, 99), [TERMS])
+        await at.indexes.save()
+        assert view.saved == before
+        await at.indexes.follow()
+        await at.indexes.save()
+        assert view.saved == view.index.sequence > before
+        assert at.held == [5] * 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_service_that_stops_waits_for_no_index_to_be_built_anew(tmp_path: Path, kind: Kind) -> None:
+    async with bench(tmp_path) as at:
+        await at.publish("first", MANY)
+        at.rebuilding.let_go.set()
+        at.stopping.set()
+        at.indexes.renew([kind])
+        view = at.indexes.view(kind)
+        assert view
+        await view.renewal.end()
+        with pytest.raises(Unavailable, match="stops while an index is being rebuilt"):
+            view.renewal.built()

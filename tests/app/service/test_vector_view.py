@@ -55,6 +55,17 @@ async def test_a_compacted_index_is_what_the_next_start_opens(tmp_path: Path) ->
         assert await service.found(f"topic{AMOUNT - 1}", top_k=1) == [f"d{AMOUNT - 1}"]
 
 
+async def test_an_index_built_anew_has_the_effort_that_was_found_for_the_old_one(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path)) as service:
+        await service.ingest(*documents(5))
+        indexes = service.engine.collections.shelf("default").indexes
+        before, view = indexes.dense.index, indexes.dense
+        view.tune(before.ef + 13)
+        indexes.renew(["dense"])
+        await until(lambda: view.index is not before)
+        assert view.index.ef == before.ef
+
+
 async def test_a_snapshot_that_is_newer_than_the_database_is_not_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
