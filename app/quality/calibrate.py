@@ -156,7 +156,7 @@ def calibrate(every: Sequence[Asked], basis: Basis, candidates: int, seed: int) 
     _check(fitting, measuring)
     fitted = {name: fit_blend(_lists(fitting, basis), rerank=name == REFITTED) for name in (REFITTED, WITHOUT)}
     blends = {ALONE: Blend(), OWN: basis.blend, **fitted}
-    values = _values(measuring, blends, basis)
+    values = _values(measuring, blends)
     served = REFITTED if values[REFITTED].mean() > values[OWN].mean() else OWN
     gains = _gains(values, served, seed)
     scales, mapped = zip(*(_mapped(fitting, measuring, blend, seed) for blend in (blends[served], None)), strict=True)
@@ -261,7 +261,7 @@ def _best(each: Asked, final: Numbers) -> list[int]:
     return [place for name, place in places.items() if name in each.counted]
 
 
-def _values(measuring: Sequence[Asked], blends: Mapping[str, Blend], basis: Basis) -> dict[str, Numbers]:
+def _values(measuring: Sequence[Asked], blends: Mapping[str, Blend]) -> dict[str, Numbers]:
     """nDCG@10 of every answerable query, in each order."""
     answerable = [each for each in measuring if each.question.held]
     queries = [each.question.query for each in answerable]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.quality.calibrate import Asked, Basis, Question, TooLittle, asked, calibrate
+from app.quality.calibrate import Asked, Basis, Question, TooLittle, _halves, asked, calibrate
 from app.quality.types import Query
 from app.types import Fusion
 from models.types import Blend
@@ -24,13 +24,14 @@ BASIS = Basis(
 )
 
 
-def answered(number: int, rerank: float, *, answer: bool = True, judged_only: bool = False) -> Asked:
-    """A question whose first document is relevant and has the highest cosine; the reranker adds so much for it."""
+def answered(number: int, rerank: float, *, near: float = 0.3, answer: bool = True, judged_only: bool = False) -> Asked:
+    """A question whose first document is relevant, and nearer by as much, by default than any other; the reranker adds
+    so much for it."""
     draw = np.random.default_rng(number)
-    dense, noise = draw.uniform(0.2, 0.5, 12) + 0.3 * (np.arange(12) == 0) * answer, draw.normal(0, 1, 12)
+    cosines, noise = draw.uniform(0.2, 0.5, 12) + near * (np.arange(12) == 0) * answer, draw.normal(0, 1, 12)
     scores: list[dict[str, Any]] = [
-        {"dense": {"score": float(near)}, "rerank": {"score": float(own + rerank * (place == 0))}}
-        for place, (near, own) in enumerate(zip(dense, noise, strict=True))
+        {"dense": {"score": float(cosine)}, "rerank": {"score": float(own + rerank * (place == 0))}}
+        for place, (cosine, own) in enumerate(zip(cosines, noise, strict=True))
     ]
     hits = [{"document_id": f"d{place}", "stages": stages} for place, stages in enumerate(scores)]
     grades = {"d0": 1, "d1": 0} if answer else {}
@@ -53,6 +54,28 @@ def test_a_reranker_that_throws_dice_is_named() -> None:
     assert findings.refitted.dense > 0
     assert not found.rerank
     assert "the reranker acme/reranker" in found.advice
+
+
+def test_a_blend_that_is_no_better_than_the_rerankers_own_is_not_taken() -> None:
+    found, findings = calibrate([answered(number, 20) for number in range(60)], BASIS, 12, 0)
+    orders = {each.name: each.ndcg.mean for each in findings.orders}
+    assert orders["refitted blend"] == orders["own blend"] == 1
+    assert not findings.taken
+    assert found.blend is None
+
+
+def test_a_reranker_that_is_worse_alone_and_adds_to_the_first_stage_is_not_named() -> None:
+    found, findings = calibrate([answered(number, 1.5, near=0.15) for number in range(60)], BASIS, 12, 0)
+    orders = {each.name: each.ndcg.mean for each in findings.orders}
+    assert orders["reranker alone"] < orders["first stage"]
+    assert orders["refitted blend"] > max(orders["first stage"], orders["blend without the reranker"])
+    assert (found.rerank, found.advice) == (True, "")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_half_has_its_share_of_questions_that_nothing_answers(seed: int) -> None:
+    every = [answered(number, 3, answer=number % 4 > 0) for number in range(60)]
+    assert [sum(not each.question.held for each in half) for half in _halves(every, seed)] == [8, 7]
 
 
 def test_the_same_seed_finds_the_same() -> None:
