@@ -27,6 +27,26 @@ class Disk(Protocol):
     def empty(self, service: Process) -> None: ...
 
 
+@contextmanager
+def synced(folder: Path) -> Iterator[list[str]]:
+    """What is synced and renamed in a folder meanwhile, in its order: a power cut leaves what was synced before."""
+    told, fsync, replace = list[str](), os.fsync, Path.replace
+
+    def sync(descriptor: int) -> None:
+        inode = os.fstat(descriptor).st_ino
+        told.extend(f"sync {path.name}" for path in (folder, *folder.rglob("*")) if path.stat().st_ino == inode)
+        fsync(descriptor)
+
+    def rename(path: Path, target: Path) -> Path:
+        told.append(f"{path.name} becomes {target.name}")
+        return replace(path, target)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", sync)
+        patched.setattr(Path, "replace", rename)
+        yield told
+
+
 class Limited:
     """Any folder: the system lets the process write no file any further, which fails as a full disk does."""
 

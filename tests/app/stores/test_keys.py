@@ -9,6 +9,7 @@ import pytest
 
 from app.errors import Invalid, NotFound
 from app.stores.keys import KeyFile, split
+from tests.app.disks import synced
 
 
 @pytest.fixture
@@ -40,6 +41,15 @@ def test_the_file_has_no_secret_and_is_for_its_owner_alone(file: KeyFile) -> Non
     _, _, secret = shown.split("_", 2)
     assert secret not in file.path.read_text()
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+
+
+def test_a_key_that_is_shown_is_on_disk(file: KeyFile) -> None:
+    """As is the end of one that was revoked."""
+    file.create("app", ["search"], [], None)
+    with synced(file.path.parent) as told:
+        file.create("other", ["search"], [], None)
+        file.revoke("app")
+    assert told == ["sync keys.partial", "keys.partial becomes keys.json", f"sync {file.path.parent.name}"] * 2
 
 
 def test_a_change_changes_the_mark(file: KeyFile) -> None:

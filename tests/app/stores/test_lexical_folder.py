@@ -13,6 +13,7 @@ from app.stores import lexical_files, lexical_folder
 from app.stores.lexical import TantivyIndex
 from app.stores.snapshot import Unusable
 from app.types import Wording
+from tests.app.disks import synced
 
 LIVING = 28
 
@@ -47,6 +48,21 @@ def test_it_opens_as_it_was_saved(folder: Path) -> None:
     assert (len(index), index.sequence) == (LIVING, 32)
     assert len(index.search("cat", 100)) == LIVING
     assert sorted(index.chunks.tolist()) == [n for n in range(1, 31) if n not in (5, 15)]
+
+
+def test_how_far_it_has_come_is_on_disk_before_it_takes_the_place_of_what_was_known(folder: Path) -> None:
+    index = opened(folder)
+    with synced(folder) as told:
+        lexical_folder.save(index, folder, "english")
+    assert told == ["sync winnow.partial", f"winnow.partial becomes {lexical_folder.MANIFEST}", f"sync {folder.name}"]
+
+
+def test_one_that_was_built_anew_has_its_place_on_disk(folder: Path) -> None:
+    fresh = folder.rename(folder.with_name("fresh"))
+    with synced(folder.parent) as told:
+        moved = lexical_folder.move(fresh, folder, "english", 32)
+    assert told == [f"fresh becomes {folder.name}", f"sync {folder.parent.name}"]
+    assert (len(moved), moved.sequence) == (LIVING, 32)
 
 
 def test_what_was_committed_after_the_manifest_is_there_and_is_seen_again(folder: Path) -> None:

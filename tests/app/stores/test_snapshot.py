@@ -18,6 +18,7 @@ from app.stores import snapshot
 from app.stores.hnsw import HnswIndex, Truth
 from app.stores.snapshot import MANIFEST, Unusable
 from app.types import Change, ChunkIds
+from tests.app.disks import synced
 
 DIMENSIONS = 24
 SETTINGS = Settings(index_m=8, index_ef_construction=50, index_ef=64, exact_below=0)
@@ -137,6 +138,20 @@ def test_another_length_in_the_graph_asks_for_a_new_one(folder: Path) -> None:
 def test_an_empty_index_is_written_and_read(tmp_path: Path) -> None:
     snapshot.write(HnswIndex(DIMENSIONS, 8, 50, 64, 0), tmp_path, "abc")
     assert len(taken(tmp_path)) == 0
+
+
+def test_all_of_a_snapshot_is_on_disk_before_it_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    with synced(tmp_path) as told:
+        snapshot.write(filled(50), tmp_path, "abc")
+    index = index_file(tmp_path).name
+    assert told == [
+        "sync index.partial",
+        "sync manifest.partial",
+        f"index.partial becomes {index}",
+        f"sync {tmp_path.name}",
+        f"manifest.partial becomes {MANIFEST}",
+        f"sync {tmp_path.name}",
+    ]
 
 
 def test_a_second_snapshot_takes_the_place_of_the_first(folder: Path) -> None:
