@@ -125,6 +125,13 @@ def test_the_healthcheck_needs_nothing_but_python() -> None:
     assert "/readyz" in command[2]
 
 
+def test_compose_asks_for_health_as_the_image_does() -> None:
+    options, _, command = _last("HEALTHCHECK").partition("CMD ")
+    told = dict(option.removeprefix("--").replace("-", "_").split("=") for option in options.split())
+    check = _services(COMPOSE)["winnow"]["healthcheck"]
+    assert check == {"test": ["CMD", *json.loads(command)], **told, "retries": int(told["retries"])}
+
+
 def test_every_service_has_a_healthcheck_and_gives_up_its_privileges() -> None:
     for name, service in _services(COMPOSE).items():
         assert service["healthcheck"]["test"][0] == "CMD", name
