@@ -31,6 +31,7 @@ from app.terminal.client import (
     read_settings,
 )
 from app.terminal.client import stderr as err
+from app.terminal.documents import documents
 from app.terminal.evaluate import evaluate
 from app.terminal.models import models
 from app.terminal.options import DataDir, Url, condition, finite, setting
@@ -215,6 +216,7 @@ def search(
         typer.echo(response.text) if as_json else _print(tables.hits(read_json(response), query))
 
 
+app.command()(in_plain_words()(documents))
 app.command()(in_plain_words()(backup))
 app.command()(in_plain_words()(restore))
 app.command()(in_plain_words()(quality))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -37,6 +38,23 @@ def hits(answer: Answer, query: str) -> RenderableType:
         figures = [_short(hit[name]) for name in (*known, "score")]
         table.add_row(str(rank), *figures, *thoughts, _where(hit), _told(hit, query))
     return Group(table, _foot(answer))
+
+
+def documents(found: Sequence[Answer], *, more: bool) -> RenderableType:
+    """What there is of each, and whether there are others behind them."""
+    table = Table(box=SIMPLE, pad_edge=False)
+    for name in ("document", "title"):
+        table.add_column(name, overflow="fold", min_width=8, max_width=40, style="cyan" if name == "document" else None)
+    table.add_column("chunks", justify="right", no_wrap=True)
+    for name in ("state", "taken in"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("metadata", overflow="ellipsis", no_wrap=True, max_width=48)
+    for each in found:
+        state = "" if each["state"] == "live" else f"{each['state']} {each['error'] or ''}".strip()
+        about = json.dumps(each["metadata"], ensure_ascii=False)
+        words = (each["id"], each["title"], f"{each['chunks']:,}", state, each["created_at"][:19], about)
+        table.add_row(*map(Text, words))
+    return Group(table, Text("… and more: --limit says how many.")) if more else table
 
 
 def collections(found: Sequence[Answer]) -> RenderableType:

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.stores.keys import KeyFile
-from app.terminal import sources, upload
+from app.terminal import documents, sources, upload
 from app.terminal.client import Failure, Refused, Target, connect, read_settings
 from loadtest.process import Process
 
@@ -113,6 +113,29 @@ def document(service: Process, name: str, collection: str) -> dict[str, Any]:
     answer = service.client.get(f"/documents/{name}", params={"collection": collection})
     found: dict[str, Any] = answer.raise_for_status().json()
     return found
+
+
+def test_what_a_collection_holds_is_listed_and_taken_along(
+    terminal: Terminal, folder: Path, collection: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "PAGE", 3)
+    assert terminal("ingest", folder, "-c", collection).code == 0
+
+    table = terminal("documents", "-c", collection)
+    assert {"saturn", "7", "sub/violin.md", "sub/treaty.txt"} < set(table.output.split())
+    assert "and more" not in table.output
+    assert "and more" in terminal("documents", "-c", collection, "--limit", 3).output
+
+    (tmp_path / "corpus.jsonl").write_text(terminal("documents", "-c", collection, "--jsonl").output)
+    lines = {each["id"]: each for each in map(json.loads, (tmp_path / "corpus.jsonl").read_text().splitlines())}
+    assert lines.keys() == {"saturn", "7", "sub/violin.md", "sub/treaty.txt"}
+    assert lines["saturn"] == {**{name: SATURN[name] for name in ("id", "text", "title")}, "metadata": {"year": 2020}}
+    again = terminal("ingest", tmp_path / "corpus.jsonl", "-c", collection)
+    assert "3 unchanged" in again.output, "all but the Markdown are as they were"
+
+    chosen = terminal("documents", "-c", collection, "--filter", '{"year": {"$gt": 2020}}', "--jsonl")
+    assert [json.loads(line)["id"] for line in chosen.output.splitlines()] == ["7"]
+    assert terminal("documents", "-c", "nowhere").code != 0
 
 
 def test_a_folder_is_ingested_and_searched_without_a_service(folder: Path, tmp_path: Path) -> None:
