@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -183,7 +184,7 @@ class Chat:
 
     async def _wait(self, busy: Busy, attempt: int) -> None:
         longest = min(LONGEST_PAUSE, self._endpoint.pause * 2**attempt)
-        pause = busy.pause if busy.pause is not None else random.uniform(longest / 2, longest)
+        pause = max(random.uniform(longest / 2, longest), busy.pause or 0)
         if busy.everyone:
             self._pace.hold(pause)
         else:
@@ -248,16 +249,20 @@ def _message(response: httpx.Response) -> str:
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds, which the header gives as such or as a date."""
+    """Seconds, which the header gives as such or as a date; nothing where it names no time to come."""
     value = response.headers.get("retry-after", "")
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except ValueError:
-        pass
+        seconds = _seconds_until(value)
+    return seconds if 0 < seconds < math.inf else None
+
+
+def _seconds_until(date: str) -> float:
     try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+        return (parsedate_to_datetime(date) - datetime.now(UTC)).total_seconds()
     except (ValueError, TypeError):
-        return None
+        return 0.0
 
 
 def _why(error: Exception) -> str:

@@ -378,6 +378,15 @@ async def test_nobody_asks_before_the_server_said_so(bench: Bench, value: str) -
     assert len(bench.journal.answered) == 4
 
 
+@pytest.mark.parametrize("value", ["0", "-5", "nan", "inf", "Wed, 21 Oct 2015 07:28:00 GMT"])
+async def test_a_server_that_names_no_pause_gets_one_all_the_same(bench: Bench, value: str) -> None:
+    told = first(1, lambda seen: refusal(429, "slow down", retry_after=value))
+    with chat_server(told) as server:
+        await bench.run(server, passages(1), pause=0.6)
+
+    assert server.seen[1].at - server.seen[0].at >= 0.3
+
+
 async def test_a_pause_holds_back_all_that_have_not_left(bench: Bench) -> None:
     def answer(seen: Seen) -> Response:
         return refusal(429, "slow down", retry_after="1") if seen.number == 0 else good(seen)
