@@ -147,7 +147,7 @@ class Chat:
                 response = await self._http.post("/chat/completions", content=self._body(prompt, formatted))
         except (TimeoutError, httpx.ReadTimeout) as error:
             raise Busy(f"no answer within {limit:g} s: raise --timeout or lower --concurrency") from error
-        except httpx.ConnectError as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise self._unreachable(error) from error
         except httpx.RequestError as error:
             raise Busy(f"the connection broke: {_why(error)}") from error
@@ -178,7 +178,7 @@ class Chat:
             return Stop(f"{told.rstrip('.')}. It asks to come back in {pause / 60:,.0f} minutes: run this again then.")
         return Busy(told, pause, everyone=response.status_code == 429 or pause is not None)
 
-    def _unreachable(self, error: httpx.ConnectError) -> Exception:
+    def _unreachable(self, error: httpx.TransportError) -> Exception:
         told = f"{self._endpoint.url} can't be reached: {_why(error)}"
         return Busy(told) if self._reached else Unreachable(f"{told}. Is the server running there? Check --url.")
 
@@ -194,7 +194,7 @@ class Chat:
         try:
             body = orjson.loads(response.content)
             choice = body["choices"][0]
-            text = self._endpoint.without_key(choice["message"].get("content") or "")
+            text = self._endpoint.without_key(_words(choice["message"].get("content")))
             usage = _counted(body.get("usage"))
             cut = choice.get("finish_reason") == "length"
             return Reply(text, usage or _guessed(prompt, text), cut, counted=usage is not None)
@@ -222,6 +222,15 @@ def _parsed(url: str) -> httpx.URL:
         return httpx.URL(url)
     except httpx.InvalidURL as error:
         raise Unusable(f"{url!r} is no address: {error}.") from error
+
+
+def _words(content: Any) -> str:
+    """What the model said; some servers send it in parts, thoughts and all."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part.get("type") == "text")
+    if not isinstance(content, str | None):
+        raise TypeError("content is no text")
+    return content or ""
 
 
 def _counted(usage: Any) -> Usage | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import Response
 from fastapi.responses import StreamingResponse
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 
 from models.fake import FakeEncoder
 from models.synthesis.ask import FAILURES_IN_A_ROW, Asking
-from models.synthesis.chat import Endpoint, open_chat
+from models.synthesis.chat import Chat, Endpoint, open_chat
 from models.synthesis.corpus import draw, fingerprint, is_held_out, open_corpus, select
 from models.synthesis.cost import Meter, Prices, estimate
 from models.synthesis.found import round_trip
@@ -538,6 +539,43 @@ async def test_a_page_that_is_no_chat_endpoint_is_said_to_be_none(bench: Bench) 
         pytest.raises(Stop, match="does not answer as a chat endpoint"),
     ):
         await bench.run(server, passages(3))
+
+
+@pytest.mark.parametrize("key", ["", KEY])
+async def test_an_answer_in_parts_is_read_and_one_that_is_no_text_ends_the_run(bench: Bench, key: str) -> None:
+    def parts(*content: Any) -> Response:
+        return reply({"choices": [{"message": {"content": list(content)}}]})
+
+    def answer(seen: Seen) -> Response:
+        text = questions("what is the use of it")
+        thought = {"type": "thinking", "thinking": "hm"}
+        return parts(thought, {"type": "text", "text": text[:9]}, {"type": "text", "text": text[9:]})
+
+    with chat_server(answer) as server:
+        await bench.run(server, passages(1), key=key)
+    assert len(bench.journal.answered) == 1
+
+    fresh = Bench(bench.journal.path.parent / "fresh")
+    with (
+        chat_server(lambda seen: parts("bare", 7)) as server,
+        pytest.raises(Stop, match="does not answer as a chat endpoint"),
+    ):
+        await fresh.run(server, passages(1), key=key)
+
+
+async def test_a_server_that_never_takes_the_call_is_said_at_once_to_be_out_of_reach(bench: Bench) -> None:
+    tried: list[httpx.Request] = []
+
+    def deaf(request: httpx.Request) -> httpx.Response:
+        tried.append(request)
+        raise httpx.ConnectTimeout("timed out", request=request)
+
+    place = Endpoint("http://192.0.2.1/v1", "parrot", pause=0.01)
+    async with httpx.AsyncClient(base_url=place.url, transport=httpx.MockTransport(deaf)) as http:
+        with pytest.raises(Unreachable, match=r"192\.0\.2\.1/v1 can't be reached: timed out"):
+            await Chat(place, bench.pace, http, bench.told.append).ask("why?", 1)
+
+    assert len(tried) == 1
 
 
 async def test_a_key_never_stands_in_a_message_or_file(bench: Bench) -> None:
