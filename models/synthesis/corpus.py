@@ -74,12 +74,16 @@ def wording(passage: Passage) -> str:
 
 def draw(passage: Passage, seed: object) -> float:
     """A number from 0 to 1 that only the passage and the seed decide."""
-    return int(_hash(str(seed), fingerprint(passage)), 16) / 2**128
+    return _number(seed, fingerprint(passage))
 
 
 def is_held_out(passage: Passage, share: float, seed: int) -> bool:
-    """Whether a passage is for evaluation. Only the passage decides, so that it never changes sides."""
-    return draw(passage, f"held out {seed}") < share
+    """Whether a passage is for evaluation. Its text alone decides, so that it never changes sides."""
+    return _number(f"held out {seed}", wording(passage)) < share
+
+
+def _number(seed: object, of: str) -> float:
+    return int(_hash(str(seed), of), 16) / 2**128
 
 
 def _hash(*parts: str) -> str:

@@ -150,6 +150,16 @@ def test_a_larger_sample_begins_with_the_smaller_one_and_equal_texts_count_once(
     assert other != ten
 
 
+def test_of_equal_texts_under_several_titles_one_is_asked_about_and_all_fall_to_one_side(tmp_path: Path) -> None:
+    lines = [{"_id": f"p{n}", "title": f"page {n}", "text": f"text {n % 30}"} for n in range(60)]
+    corpus = open_corpus(corpus_file(tmp_path / "c.jsonl", *lines), "s")
+
+    assert len(select(corpus, None, 1)) == 30
+    sides = {(passage.text, is_held_out(passage, 0.5, 7)) for passage in corpus}
+    assert len(sides) == 30
+    assert {held for _, held in sides} == {True, False}
+
+
 @given(st.integers(0, 10**6), st.floats(0.01, 0.99), st.floats(0.01, 0.99))
 def test_a_passage_that_is_held_out_stays_so_under_a_larger_share(seed: int, one: float, other: float) -> None:
     small, large = sorted((one, other))
