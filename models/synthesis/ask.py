@@ -12,7 +12,7 @@ from models.synthesis.cost import CostReached, Meter, guess
 from models.synthesis.journal import Journal, Record
 from models.synthesis.prompt import Prompt
 from models.synthesis.questions import Malformed, parse
-from models.synthesis.types import NOTHING, Failed
+from models.synthesis.types import NOTHING, CalledOff, Failed, Stop
 from models.training.pairs import Passage
 
 MALFORMED_ATTEMPTS = 3
@@ -35,45 +35,65 @@ class Asking:
     uncounted: int = 0
     """Answers whose tokens the server did not count."""
     _in_a_row: int = 0
+    _broken: Exception | None = None
 
     async def run(self, passages: Sequence[Passage], at_once: int) -> None:
-        """All of them, so many at once, until further requests make no sense; what is then under way is awaited."""
+        """All of them, so many at once, until further requests make no sense; what is then under way is awaited, and so
+        it is when the run is cancelled: it is paid for. Cancelled twice, it gives up at once."""
         self.chat.proven = bool(self.journal.answered)
         waiting = iter(passages)
+        workers = [asyncio.create_task(self._work(waiting)) for _ in range(at_once)]
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(at_once):
-                    group.create_task(self._work(waiting))
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            await self._awaited(workers)
+        finally:
+            for each in workers:
+                each.cancel()
+        if self._broken:
+            raise self._broken
+
+    async def _awaited(self, workers: Sequence[asyncio.Task[None]]) -> None:
+        try:
+            await asyncio.wait(workers)
+        except asyncio.CancelledError:
+            self.chat.end(
+                "Waiting for answers that are under way, since they are paid for. Ctrl-C again gives them up."
+            )
+            await asyncio.wait(workers)
+            raise
 
     async def _work(self, waiting: Iterator[Passage]) -> None:
         for passage in waiting:
             try:
-                self._take(await self._record(passage))
+                await self._write_down(passage)
             except CostReached:
                 self.stopped = "The next request might exceed --max-cost: raise it to go on."
-            if self.stopped:
+            except CalledOff:
+                return
+            except Exception as error:  # raised when all others have ended
+                self._broken = self._broken or error
+                self.chat.end()
+            if self.stopped or self._broken:
                 return
 
-    async def _record(self, passage: Passage) -> Record:
-        """What becomes of a passage, with what all attempts at it took."""
+    async def _write_down(self, passage: Passage) -> None:
+        """What becomes of a passage, with what all attempts at it took, be they cut short."""
         key, spent, trouble = fingerprint(passage), NOTHING, ""
         for _ in range(MALFORMED_ATTEMPTS):
             try:
                 reply = await self._ask(self.prompt.fill(passage))
                 spent += reply.usage
-                return Record(key, passage.id, parse(reply.text), spent)
+                self._take(Record(key, passage.id, parse(reply.text), spent))
+                return
             except Malformed as malformed:
                 trouble = f"{malformed}{CUT if reply.cut else ''}"
             except Failed as failure:
                 trouble = str(failure)
                 break
-            except CostReached:
-                if not spent.total:
-                    raise
-                break
-        return Record(key, passage.id, usage=spent, error=trouble)
+            except (CostReached, CalledOff, Stop):
+                if spent.total:
+                    self._take(Record(key, passage.id, usage=spent, error=trouble))
+                raise
+        self._take(Record(key, passage.id, usage=spent, error=trouble))
 
     async def _ask(self, prompt: str) -> Reply:
         first = guess(prompt, self.prompt.count)

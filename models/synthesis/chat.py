@@ -18,7 +18,7 @@ import orjson
 from models.synthesis.cost import tokens
 from models.synthesis.pace import Pace
 from models.synthesis.prompt import SCHEMA
-from models.synthesis.types import Failed, Stop, Unreachable, Unusable, Usage
+from models.synthesis.types import CalledOff, Failed, Stop, Unreachable, Unusable, Usage
 
 CONNECT_SECONDS = 10.0
 LONGEST_PAUSE = 60.0
@@ -104,6 +104,7 @@ class Chat:
         self._tell = tell
         self._takes_format: bool | None = None
         self._reached = False
+        self._over = asyncio.Event()
         self.proven = False
         """Whether it has ever given a good answer: from then on a refusal concerns one passage, not all."""
 
@@ -119,6 +120,12 @@ class Chat:
                 if attempt < self._endpoint.retries:
                     await self._wait(busy, attempt)
         raise Failed(f"{trouble} ({self._endpoint.retries + 1} attempts)")
+
+    def end(self, why: str = "") -> None:
+        """From now on nothing is sent: what is under way may be awaited, what waits for its turn is called off."""
+        self._over.set()
+        if why:
+            self._tell(why)
 
     async def _attempt(self, prompt: str, expected: float) -> Reply:
         formatted = self._takes_format is not False
@@ -140,7 +147,9 @@ class Chat:
         return response
 
     async def _post(self, prompt: str, expected: float, formatted: bool) -> httpx.Response:
-        await self._pace.admit(expected)
+        await self._pace.admit(expected, self._sleep)
+        if self._over.is_set():
+            raise CalledOff
         limit = self._endpoint.timeout
         try:
             async with asyncio.timeout(limit):  # httpx's own begins anew with each byte that arrives
@@ -188,7 +197,15 @@ class Chat:
         if busy.everyone:
             self._pace.hold(pause)
         else:
-            await asyncio.sleep(pause)
+            await self._sleep(pause)
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._over.wait()
+        except TimeoutError:
+            return
+        raise CalledOff
 
     def _reply(self, response: httpx.Response, prompt: str) -> Reply:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -19,10 +20,10 @@ class Pace:
     """Tokens a minute, of prompts and answers together."""
     _free_at: float = field(default=0.0, init=False)
 
-    async def admit(self, tokens: float) -> None:
+    async def admit(self, tokens: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Wait for this request's turn."""
-        while (wait := self._free_at - monotonic()) > 0:  # noqa: ASYNC110  # others may go first, or a pause begin
-            await asyncio.sleep(wait)
+        while (wait := self._free_at - monotonic()) > 0:  # others may go first, or a pause begin
+            await sleep(wait)
         self._free_at = monotonic() + self.seconds(tokens)
 
     def owe(self, tokens: float) -> None:

@@ -17,6 +17,10 @@ class Unreachable(Stop):
     """There is no server at the address."""
 
 
+class CalledOff(Exception):
+    """The run ended before a request was sent."""
+
+
 class Failed(Exception):
     """One passage gets no questions; the others may."""
 

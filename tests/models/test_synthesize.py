@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import re
@@ -12,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import pairwise
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 import httpx
@@ -418,6 +419,64 @@ async def test_a_server_that_asks_for_hours_ends_the_run(bench: Bench) -> None:
     ):
         await bench.run(server, passages(3), at_once=1)
     assert len(server.seen) == 1
+
+
+async def test_what_is_under_way_when_the_run_ends_is_awaited_and_kept(bench: Bench) -> None:
+    def answer(seen: Seen) -> Response:
+        sleep(0.1 if seen.title == "weasel 3" else 0.5)
+        return refusal(429, "quota is used up", retry_after="7200") if seen.title == "weasel 3" else good(seen)
+
+    with chat_server(answer) as server, pytest.raises(Stop, match="quota is used up"):
+        await bench.run(server, passages(9), at_once=4)
+
+    assert len(server.seen) == 4
+    assert sorted(record.id for record in bench.journal.answered.values()) == ["p0", "p1", "p2"]
+    assert bench.journal.spent == bench.meter.spent == Usage(300, 120)
+
+
+async def test_ctrl_c_leaves_nothing_behind_that_was_paid_for(bench: Bench) -> None:
+    def slow(seen: Seen) -> Response:
+        sleep(0.5)
+        return good(seen)
+
+    with chat_server(slow) as server:
+        running = asyncio.create_task(bench.run(server, passages(9), at_once=3))
+        while len(server.seen) < 3:  # noqa: ASYNC110  # the server is in another thread
+            await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    assert len(server.seen) == len(bench.journal.answered) == 3
+    assert bench.journal.spent == Usage(300, 120)
+    assert "Ctrl-C again gives them up" in bench.told[0]
+
+
+async def test_whoever_waits_to_ask_again_when_the_run_ends_does_not_wait_any_longer(bench: Bench) -> None:
+    def answer(seen: Seen) -> Response:
+        if seen.title == "badger 0":
+            return refusal(500, "broken")
+        sleep(0.3)
+        return refusal(402, "no money left")
+
+    began = monotonic()
+    with chat_server(answer) as server, pytest.raises(Stop, match="no money left"):
+        await bench.run(server, passages(9), at_once=2, pause=30)
+
+    assert len(server.seen) == 2
+    assert monotonic() - began < 10
+
+
+async def test_what_malformed_answers_cost_is_counted_when_the_run_ends_too(bench: Bench) -> None:
+    def answer(seen: Seen) -> Response:
+        return said("a poem") if seen.number < 2 else refusal(402, "no money left")
+
+    with chat_server(answer) as server, pytest.raises(Stop, match="no money left"):
+        await bench.run(server, passages(3), at_once=1)
+
+    assert len(server.seen) == 3
+    assert bench.journal.spent == bench.meter.spent == Usage(200, 80)
+    assert "not JSON" in bench.journal.failed[fingerprint(passages(1)[0])].error
 
 
 async def test_an_answer_that_takes_too_long_is_given_up_and_asked_for_again(bench: Bench) -> None:
