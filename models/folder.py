@@ -19,8 +19,8 @@ _TITLES: Mapping[Kind, str] = {"encoder": "encoder", "reranker": "reranker", "sp
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TRUSTED = ("sentence_transformers.", "torch.")
 _ROUTER = ".Router"
-# Its activation function is one of two words, where that of others is a class.
-_SPLADE = "SpladePooling"
+# Their activation functions are words that they know, where those of others are classes.
+_IN_WORDS = ("SpladePooling", "Transformer")
 _FIRST = ("Transformer", "SparseStaticEmbedding")
 # PyLate's name for a module that sentence-transformers has too, and takes from there.
 _RENAMED = "pylate.models.Dense.Dense"
@@ -179,7 +179,7 @@ def _class_references(path: Path) -> Iterator[str]:
     config, modules = _read(path / "config.json"), _modules(path)
     saved = [_read(path / _SETTINGS), config.get("sentence_transformers") or {}]
     saved += [
-        _read(path / module["path"] / "config.json") for module in modules if not module["type"].endswith(_SPLADE)
+        _read(path / module["path"] / "config.json") for module in modules if not module["type"].endswith(_IN_WORDS)
     ]
     named = [entry.get(key) for entry in saved for key in ("activation_fn", "activation_function")]
     named += [config.get("sbert_ce_default_activation_function")]

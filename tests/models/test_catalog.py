@@ -171,6 +171,15 @@ def test_an_architecture_that_comes_as_code_is_refused(tmp_path: Path, encoder_f
         open_encoder(str(folder))
 
 
+def test_what_a_transformer_calls_its_own_activation_is_no_code(tmp_path: Path, encoder_folder: Path) -> None:
+    folder = shutil.copytree(encoder_folder, tmp_path / "e")
+    edit(folder / "config.json", activation_function="gelu_new", activation_fn="swiglu")
+    assert open_encoder(str(folder)).dimensions == 24
+    edit(folder / "2_Dense" / "config.json", activation_function="custom.Activation")
+    with pytest.raises(ModelError, match=r"needs code of its own \(custom\.Activation\)"):
+        open_encoder(str(folder))
+
+
 def test_an_activation_that_comes_as_code_is_refused(tmp_path: Path, reranker_folder: Path) -> None:
     folder = shutil.copytree(reranker_folder, tmp_path / "r")
     edit(folder / "config_sentence_transformers.json", activation_fn="custom.Activation")
