@@ -108,7 +108,7 @@ class Network:
 
 def width_of(longest: int, limit: int) -> int:
     """What texts are filled up to; a model has no positions behind its limit."""
-    return min(-(-longest // STEP) * STEP, limit)
+    return min(max(-(-longest // STEP), 1) * STEP, limit)
 
 
 def _streams(threads: int) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from models.arithmetic import prefers_eight_bits
-from models.batch import check_finite
+from models.batch import TINY, check_finite, worded
 from models.conversions import check, converted
 from models.converted import Converted, Source
 from models.eight_bits import Ranges, read_ranges
@@ -56,7 +56,7 @@ class OpenvinoEncoder:
         """In small batches of like length; a batch that comes sorted by length costs nothing extra."""
         if not batch:
             return np.zeros((0, self.dimensions), np.float32)
-        return self._unit(self._network.run(batch))
+        return self._unit(self._network.run(batch), batch)
 
     def inside(self, tokens: Tokens) -> slice:
         return self._text.inside(tokens)
@@ -66,16 +66,16 @@ class OpenvinoEncoder:
         if not batch:
             return []
         made = self._network.run_whole(batch)
-        vectors = self._unit(np.stack([row for row, _ in made]))
+        vectors = self._unit(np.stack([row for row, _ in made]), batch)
         states = [own[self.inside(tokens)] for (_, own), tokens in zip(made, batch, strict=True)]
         check_finite(self.name, np.concatenate(states))
         return [Embedded(vector, rounded(own)) for vector, own in zip(vectors, states, strict=True)]
 
-    def _unit(self, rows: NDArray[np.float32]) -> Vectors:
+    def _unit(self, rows: NDArray[np.float32], batch: Sequence[Tokens]) -> Vectors:
         raw = rows[:, : self.dimensions]
-        unit: Vectors = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+        unit: Vectors = raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), TINY)
         check_finite(self.name, unit)
-        return unit
+        return worded(unit, batch)
 
 
 class OpenvinoReranker:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from models.batch import TINY
+
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2, "int8": 0.2}
 """How far a model may be from torch with padding in float32, by what it computes in: of vectors 1 - cosine, of scores
 the difference beside the largest of them, or beside 1."""
@@ -23,4 +25,6 @@ def distance(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
     """Of vectors to those of unit length, or of scores: between the two that differ most."""
     if expected.shape[1] == 1:
         return float(np.abs(got - expected).max() / max(np.abs(expected).max(), 1))
-    return float(1 - ((got * expected).sum(axis=1) / np.linalg.norm(got, axis=1)).min())
+    worded = expected.any(axis=1)  # of a text without tokens there is nothing to say
+    lengths = np.maximum(np.linalg.norm(got, axis=1), TINY)
+    return float(1 - ((got * expected).sum(axis=1) / lengths)[worded].min())

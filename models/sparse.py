@@ -101,6 +101,7 @@ class _Reading:
             pooled = self._body.run(batch)["sentence_embedding"]
             heaviest = pooled.topk(min(most, pooled.shape[1]), sorted=False)
         weights, terms = finite(self._name, heaviest.values), heaviest.indices.cpu().numpy().astype(np.int32)
+        weights *= np.array([len(tokens) > 0 for tokens in batch])[:, None]  # what padding foresees is nobody's
         return [_vector(*row) for row in zip(terms, weights, strict=True)]
 
 

@@ -15,6 +15,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from models.batch import TINY, worded
 from models.folder import check_folder, hash_folder, named_prompts, read_blends, read_unit, wants_end
 from models.late_head import read_late, rounded
 from models.tokens import TOKENISATION
@@ -82,7 +83,7 @@ class TorchEncoder:
         if not batch:
             return np.zeros((0, self.dimensions), np.float32)
         with torch.inference_mode():
-            return self._unit(self.run(batch))
+            return self._unit(self.run(batch), batch)
 
     def inside(self, tokens: Tokens) -> slice:
         return self.text.inside(tokens)
@@ -93,16 +94,16 @@ class TorchEncoder:
             return []
         with torch.inference_mode():
             made = self.run(batch)
-            vectors, states = self._unit(made), finite(self.name, made[TOKENS])
+            vectors, states = self._unit(made, batch), finite(self.name, made[TOKENS])
         each = _apart(states, [max(len(tokens), 1) for tokens in batch])
         return [
             Embedded(vector, rounded(own[self.inside(tokens)]))
             for vector, own, tokens in zip(vectors, each, batch, strict=True)
         ]
 
-    def _unit(self, made: Mapping[str, Tensor]) -> Vectors:
+    def _unit(self, made: Mapping[str, Tensor], batch: Sequence[Tokens]) -> Vectors:
         raw = made["sentence_embedding"][:, : self.dimensions]
-        return finite(self.name, raw / raw.norm(dim=1, keepdim=True))
+        return worded(finite(self.name, raw / raw.norm(dim=1, keepdim=True).clamp(min=TINY)), batch)
 
     def _facts(self) -> dict[str, Any]:
         return {

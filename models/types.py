@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 Vectors = NDArray[np.float32]
-"""One unit-length row per text."""
+"""One unit-length row per text, or zeros for one without tokens."""
 
 Scores = NDArray[np.float32]
 """One number per pair: higher is more relevant."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from models.catalog import open_encoder
 from models.types import BiEncoder, ModelOptions, Role, Tokens
 from tests.models import tiny
+from tests.models.folders import edit
 
 RUNTIMES: dict[str, ModelOptions] = {
     "torch": ModelOptions(precision="float32", runtime="torch"),
@@ -49,6 +53,24 @@ def test_every_text_has_a_unit_vector_even_without_words(encoder: BiEncoder, rol
     assert vectors.dtype == np.float32
     assert vectors.shape == (len(TEXTS), encoder.dimensions)
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(TEXTS)), abs=1e-5)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_where_no_special_tokens_frame_a_text_one_without_words_is_near_nothing(
+    encoders: dict[str, str], tmp_path: Path, runtime: str, family: str
+) -> None:
+    folder = shutil.copytree(encoders[family], tmp_path / "bare")
+    edit(folder / "tokenizer.json", post_processor=None)
+    edit(folder / "config_sentence_transformers.json", prompts={})
+    bare = open_encoder(str(folder), replace(RUNTIMES[runtime], conversions=tmp_path / "kept"))
+    alone = bare.encode(bare.tokenize([""], "document"))
+    assert bare.runtime == runtime
+    assert not alone.any()
+    vectors = bare.encode(bare.tokenize(["", "bank", ""], "document"))
+    np.testing.assert_array_equal(vectors[[0, 2]], np.concatenate([alone, alone]))
+    np.testing.assert_allclose(vectors[[1]], bare.encode(bare.tokenize(["bank"], "document")), atol=2e-6)
+    assert np.linalg.norm(vectors[1]) == pytest.approx(1)
 
 
 def test_no_texts_give_no_vectors(encoder: BiEncoder) -> None:

@@ -58,6 +58,17 @@ def test_terms_rise_and_their_weights_are_above_0(encoder: SparseEncoder, role: 
         assert (vector.weights > 0).all()
 
 
+def test_where_no_special_tokens_frame_a_text_one_without_words_has_no_terms(
+    sparse_encoders: dict[str, str], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(sparse_encoders["splade"], tmp_path / "bare")
+    edit(folder / "tokenizer.json", post_processor=None)
+    bare = open_sparse(str(folder), EXACT)
+    assert [len(vector) for vector in weighed(bare, [""], "document")] == [0]
+    first, second = weighed(bare, ["", "bank"], "document")
+    assert len(first) == 0 < len(second)
+
+
 def test_no_texts_give_no_vectors(encoder: SparseEncoder) -> None:
     assert encoder.tokenize([], "query") == []
     assert encoder.encode([], "query") == []
