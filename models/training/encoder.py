@@ -22,7 +22,16 @@ from models.training.bench import Bench
 from models.training.card import Account, Report
 from models.training.held_out import APART, hold_out
 from models.training.judge import EncoderJudge, Metrics, Questions
-from models.training.pairs import Pair, answers, described, passage_text, read_pairs, sample, titles_tell_nothing
+from models.training.pairs import (
+    Pair,
+    answers,
+    described,
+    passage_text,
+    read_pairs,
+    sample,
+    titles_tell_nothing,
+    without_negatives,
+)
 from models.training.settings import EncoderSettings, RunSettings, asked_prompts, caps, dimensions
 from models.training.trainer import EncoderTrainer, on_one_device
 from models.training.watch import Watch
@@ -105,8 +114,15 @@ def prepare(pairs: Sequence[Pair], settings: RunSettings) -> EncoderData:
     """Samples the pairs and keeps some apart."""
     chosen = [pair for found in sample(pairs, caps(settings.take), settings.seed).values() for pair in found]
     rest, held = hold_out(
-        chosen, lambda pair: pair.query, lambda pair: pair.passage.key, settings.held_out, settings.apart, settings.seed
+        chosen,
+        lambda pair: pair.query,
+        lambda pair: pair.passage.text,
+        settings.held_out,
+        settings.apart,
+        settings.seed,
     )
+    if settings.apart == "both":
+        rest = without_negatives(rest, {text for pair in held for text in (pair.passage.text, pair.passage.titled)})
     by_source = {source: list(found) for source, found in groupby(rest, lambda pair: pair.source)}
     questions = _questions(held, rest, pairs, settings.seed) if held else None
     return EncoderData(by_source, questions, _account(chosen, questions, settings))

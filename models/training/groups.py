@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,12 @@ class Group:
     @property
     def answer(self) -> str:
         return self.passages[0]
+
+    def without_negatives(self, texts: Container[str]) -> Group:
+        """The same, but that none of these texts stands behind the answer."""
+        kept = [at for at, text in enumerate(self.passages) if at == 0 or text not in texts]
+        dense, lexical = ([scores[at] for at in kept] for scores in (self.dense, self.lexical))
+        return Group(self.source, self.query, [self.passages[at] for at in kept], dense, lexical)
 
     @property
     def line(self) -> str:

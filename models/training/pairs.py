@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -105,6 +105,11 @@ def sample(examples: Iterable[Example], caps: Mapping[str, int], seed: int) -> d
     return {
         source: draw.sample(found, min(len(found), caps.get(source, len(found)))) for source, found in by_source.items()
     }
+
+
+def without_negatives(pairs: Iterable[Pair], texts: Container[str]) -> list[Pair]:
+    """The same pairs, but that none of these texts stands among their negatives."""
+    return [replace(pair, negatives=tuple(text for text in pair.negatives if text not in texts)) for pair in pairs]
 
 
 def passage_text(pair: Pair, draw: random.Random) -> str:

@@ -20,6 +20,7 @@ from models.training.backbone import hold_steady, limit, prompted, step_back, wr
 from models.training.bench import Bench
 from models.training.blend import BLEND_FILE, START, beside, fit_blend, list_loss, split, write_blends
 from models.training.card import Account, Report
+from models.training.errors import TrainingError
 from models.training.groups import Group, read_groups
 from models.training.held_out import APART
 from models.training.judge import Metrics, RerankerJudge, Weights
@@ -130,7 +131,7 @@ def train_reranker(groups: Path, output: Path, settings: RerankerSettings, watch
     teacher = _find_teacher(settings)
     others = {settings.teacher: hash_folder(teacher, {})} if teacher else {}
     bench = Bench.set_up("reranker", groups, output, settings, watch, others)
-    rest, held_out = split(read_groups(groups), settings)
+    rest, held_out = divide(read_groups(groups), settings)
     trained = _chosen(rest, settings)
     account = _account(trained, held_out, settings)
     watch.say(account.data)
@@ -148,6 +149,18 @@ def train_reranker(groups: Path, output: Path, settings: RerankerSettings, watch
         return _write(model, trained, to_fit_on, bench, folder)
 
     return bench.finish(write, account, before, fitted)
+
+
+def divide(groups: Sequence[Group], settings: RerankerSettings) -> tuple[list[Group], list[Group]]:
+    """Groups to train on, and groups to judge by, whose answers are not among the others' negatives either."""
+    rest, held_out = split(groups, settings)
+    if settings.apart == "queries":
+        return rest, held_out
+    known = {group.answer for group in held_out}
+    kept = [group for each in rest if len((group := each.without_negatives(known)).passages) > 1]
+    if not kept:
+        raise TrainingError("Of all groups the negatives are answers that are held out: mine more of them.")
+    return kept, held_out
 
 
 def _chosen(groups: Sequence[Group], settings: RerankerSettings) -> Sequence[Group]:

@@ -17,13 +17,13 @@ from tokenizers import Tokenizer
 
 from models.catalog import open_encoder
 from models.training.backbone import prompted
-from models.training.encoder import column_prompts, datasets, train_encoder
+from models.training.encoder import column_prompts, datasets, prepare, train_encoder
 from models.training.errors import Interrupted, TrainingError
 from models.training.pairs import Pair, Passage
 from models.training.settings import EncoderSettings
 from models.types import ModelError
 from tests.models.folders import silenced
-from tests.models.training.conftest import ONE_CORE, Witness
+from tests.models.training.conftest import ANIMALS, FACTS, ONE_CORE, WORDS, Witness
 
 QUICK = {"steps": 6, "batch": 4, "rate": 0.01, "held_out": 4, "apart": "queries", "dims": "32,16"} | ONE_CORE
 
@@ -196,6 +196,33 @@ def test_it_can_go_only_a_share_of_the_way(base: Path, groups: Path, tmp_path: P
         for folder in (base, tmp_path / "encoder")
     )
     np.testing.assert_allclose(before, after, atol=2e-3)
+
+
+def test_what_is_held_out_with_its_answers_is_nowhere_in_what_is_trained_on(base: Path) -> None:
+    """The same questions and answers, in other letters and under other titles, in two sources."""
+    told = [(f"where is the {animal}", f"the {animal} sleeps") for animal in (*ANIMALS, *FACTS, *WORDS)]
+    others = [text for _, text in told]
+    pairs = [
+        Pair(f"{query} {n}".upper() if source == "tame" else f"{query} {n}", Passage(source, f"{n}", source, text),
+             (f"wild\n{others[n - 1]}", others[n - 2], "nobody sleeps"))
+        for source in ("wild", "tame")
+        for n, (query, text) in enumerate(told)
+    ]  # fmt: skip
+
+    data = prepare(pairs, _settings(base, apart="both"))
+
+    assert data.questions
+    asked, found = data.questions.queries.values(), data.questions.answers.values()
+    assert len({query.casefold() for query in asked}) == len(asked) // 2 > 0
+    answers = {
+        data.questions.passages[name].removeprefix("wild\n").removeprefix("tame\n") for each in found for name in each
+    }
+    trained = [pair for source in data.pairs.values() for pair in source]
+    assert not {query.casefold() for query in asked} & {pair.query.casefold() for pair in trained}
+    assert not answers & {pair.passage.text for pair in trained}
+    assert not answers & {text.removeprefix("wild\n") for pair in trained for text in pair.negatives}
+    assert sum(len(pair.negatives) < 3 for pair in trained) > 0
+    assert all("nobody sleeps" in pair.negatives for pair in trained)
 
 
 def test_pairs_with_and_without_negatives_do_not_share_a_batch() -> None:

@@ -19,7 +19,7 @@ from models.catalog import locate, open_reranker
 from models.conversions import converted
 from models.converted import Source
 from models.eight_bits import read_ranges
-from models.folder import PRICE_FILE, RANGES_FILE, read_blends
+from models.folder import PRICE_FILE, RANGES_FILE, hash_folder, read_blends
 from models.training.blend import blend_file, fit_beside, fit_blend
 from models.training.card import Report
 from models.training.errors import Interrupted, TrainingError
@@ -28,11 +28,11 @@ from models.training.judge import RerankerJudge
 from models.training.late import late_file
 from models.training.machine import Machine
 from models.training.price import compared, price
-from models.training.reranker import ResidualBinaryLoss, ResidualListLoss, ResidualLoss, train_reranker
+from models.training.reranker import ResidualBinaryLoss, ResidualListLoss, ResidualLoss, divide, train_reranker
 from models.training.rounding import ranges, rounding_file, write_rounding
 from models.training.settings import BlendSettings, LateSettings, RerankerSettings, RoundingSettings
 from models.types import NO_PROMPTS, Blend, Blends, ModelError, ModelOptions
-from tests.models.training.conftest import ANIMALS, ONE_CORE, Witness
+from tests.models.training.conftest import ANIMALS, ONE_CORE, WORDS, Witness
 
 QUICK = {"steps": 4, "batch": 4, "held_out": 4, "apart": "queries"} | ONE_CORE
 HERE = Machine("cpu", bfloat16=False)
@@ -307,6 +307,42 @@ def test_the_card_says_how_it_was_judged(trained: Path) -> None:
     assert "queries with" in card
     assert "| ndcg@10 with first stage |" in card
     assert "winnow train reranker" in card
+
+
+def test_a_training_without_a_teacher_is_known_by_its_base_alone(report: Report, base: Path) -> None:
+    """As it always was: one that was interrupted goes on under another version."""
+    assert report.plan.models == {str(base): hash_folder(base, {})}
+
+
+def test_answers_that_are_held_out_are_nobodys_negatives(base: Path, tmp_path: Path) -> None:
+    """Each group has its neighbour's answer as a negative, and every other one nothing else."""
+    answers = [f"the {word} eats at night" for word in WORDS]
+    negatives = [[answers[n - 1], *([] if n % 2 else ["it hides from rain"])] for n in range(len(answers))]
+    groups = [
+        _group(f"what does the {word} do ?", answer, others)
+        for word, answer, others in zip(WORDS, answers, negatives, strict=True)
+    ]
+    (file := tmp_path / "groups.jsonl").write_text("".join(group.line for group in groups))
+    settings = _settings(base, apart="both", steps=1)
+
+    trained, held = divide(groups, settings)
+
+    known = {group.answer for group in held}
+    robbed = [group for group in groups if group not in held and set(group.passages[1:]) <= known]
+    assert known
+    assert robbed
+    assert not known & {text for group in trained for text in group.passages}
+    assert all(len(each.passages) == len(each.dense) == len(each.lexical) >= 2 for each in trained)
+    assert len(trained) == len(groups) - len(held) - len(robbed)
+    card = (train_reranker(file, tmp_path / "out", settings, Witness()).output / "README.md").read_text()
+    assert f"{len(trained)} groups of {len(trained)} queries" in card
+    with pytest.raises(TrainingError, match="mine more of them"):
+        divide([_group(group.query, group.answer, [*known]) for group in groups], settings)
+
+
+def _group(query: str, answer: str, negatives: list[str]) -> Group:
+    even = [0.5] * (1 + len(negatives))
+    return Group("wild", query, [answer, *negatives], even, even)
 
 
 def test_it_can_go_only_a_share_of_the_way(trained: Path, groups: Path, tmp_path: Path) -> None:
