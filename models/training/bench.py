@@ -49,7 +49,7 @@ class Bench(Generic[Settings]):
     ) -> Bench[Settings]:
         """Finds the base and the machine, and refuses what can't end well before any work is done.
 
-        Other models that have a part in it are given with their fingerprints, by name.
+        Other models that have a part in it are given with their fingerprints, by that part and their names.
         """
         machine = Machine.find(settings.device, settings.threads)
         base = Base.find(settings, "reranker" if what == "reranker" else "encoder")

@@ -129,7 +129,7 @@ LOSSES = {"listwise": ResidualListLoss, "binary": ResidualBinaryLoss}
 def train_reranker(groups: Path, output: Path, settings: RerankerSettings, watch: Watch) -> Report:
     """Trains a cross-encoder on top of the base model and writes it with its blend and a card."""
     teacher = _find_teacher(settings)
-    others = {settings.teacher: hash_folder(teacher, {})} if teacher else {}
+    others = {f"teacher {settings.teacher}": hash_folder(teacher, {})} if teacher else {}
     bench = Bench.set_up("reranker", groups, output, settings, watch, others)
     rest, held_out = divide(read_groups(groups), settings)
     trained = _chosen(rest, settings)

@@ -27,7 +27,7 @@ class Plan:
     data: Mapping[str, str]
     """SHA-256 of each file, by the path it was named with."""
     models: Mapping[str, str]
-    """Fingerprint of each model it starts from, by the name it was given."""
+    """Fingerprint of each model it starts from, by the name it was given; of one with another part, by that too."""
     settings: Mapping[str, Any]
     flags: list[str]
     """The settings that differ from their defaults, as they are typed."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
+from models.folder import hash_folder
 from models.training.errors import TrainingError
 from models.training.groups import Group
 from models.training.reranker import Imitation, ResidualListLoss, imitation_loss, train_reranker
@@ -93,7 +94,8 @@ def test_a_training_with_a_teacher_says_so_and_asks_it_once(base: Path, groups: 
 
     report = train_reranker(groups, tmp_path / "taught", settings, witness)
 
-    assert report.plan.models.keys() == {str(base)}
+    assert report.plan.models == {name: hash_folder(base, {}) for name in (str(base), f"teacher {base}")}
+    assert next(iter(report.plan.models)) == str(base)
     assert any(name.startswith("teacher reads") for name in witness.done)
     assert "--teacher=" in (report.output / "README.md").read_text()
     with pytest.raises(ModelError):
