@@ -51,7 +51,9 @@ class TrainingSettings(RunSettings):
 
     epochs: Annotated[float, "How often all of the data is seen."] = 1.0
     steps: Annotated[int, "Exact number of steps, whatever the epochs say; -1: as the epochs say."] = -1
-    minutes: Annotated[float, "Stop after so many minutes and keep the best so far; 0: train to the end."] = 0.0
+    minutes: Annotated[
+        float, "Stop after so many minutes, those before an interruption included, and keep the best so far; 0: never."
+    ] = 0.0
     evaluate_every: Annotated[int, "Judge by the held-out queries after so many steps too, not only after epochs."] = 0
     checkpoint_every: Annotated[int, "Steps after which an interrupted run can go on where it stopped."] = 200
     share: Annotated[float, "How far to go from the base model's weights to the trained ones."] = 1.0

@@ -87,7 +87,7 @@ class Pace(TrainerCallback):
         self._began = monotonic()
         self._settings = settings
         self._watch = watch
-        self._until = self._began + settings.minutes * 60 if settings.minutes else float("inf")
+        self._limit = settings.minutes * 60 or float("inf")
         self.asked_to_stop = False
         self.interrupted = False
 
@@ -95,6 +95,11 @@ class Pace(TrainerCallback):
     def seconds(self) -> float:
         """How long it has taken, the time before an interruption included."""
         return float(self._spent + monotonic() - self._began)
+
+    @property
+    def over(self) -> bool:
+        """Whether there is no time left."""
+        return self.seconds > self._limit
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._watch.advance("training", state.global_step, state.max_steps)
@@ -107,7 +112,7 @@ class Pace(TrainerCallback):
         control.should_evaluate |= judges
         control.should_save |= saves
         control.should_log |= saves
-        control.should_training_stop |= self.interrupted or monotonic() > self._until
+        control.should_training_stop |= self.interrupted or self.over
 
     def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.interrupted:  # saved already, and nothing ended
@@ -166,12 +171,30 @@ def fit(trainer: BaseTrainer, run: Run, settings: TrainingSettings, watch: Watch
     if checkpoint:
         watch.say(f"Going on from step {checkpoint.name.rpartition('-')[2]}.")
     with _polite(pace):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if checkpoint and pace.over:
+            _conclude(trainer, checkpoint)
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     state = trainer.state
     if pace.interrupted:
         place = f"Stopped after step {state.global_step} of {state.max_steps}"
         raise Interrupted(f"{place}. Run the same command again to go on from there.")
     return Fitted(_curve(state.log_history), pace.seconds, state.global_step, state.best_global_step)
+
+
+def _conclude(trainer: BaseTrainer, checkpoint: Path) -> None:
+    """Leaves in the model what a checkpoint holds, or the best before, as at the end of a training."""
+    state = trainer.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+    trainer._load_from_checkpoint(str(checkpoint))
+    metric = trainer.args.metric_for_best_model
+    if metric is None:
+        return
+    judged = any(metric in entry and entry["step"] == state.global_step for entry in state.log_history)
+    value = None if judged else trainer.evaluate()[metric]
+    if value is not None and (state.best_metric is None or value > state.best_metric):
+        state.best_global_step = state.global_step
+    elif state.best_model_checkpoint:
+        trainer._load_from_checkpoint(state.best_model_checkpoint)
 
 
 def _curve(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:

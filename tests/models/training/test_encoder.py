@@ -6,6 +6,7 @@ import csv
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,38 @@ def test_an_existing_output_is_refused_before_training(base: Path, groups: Path,
     with pytest.raises(TrainingError, match="exists: name a new one"):
         train_encoder(groups, tmp_path, _settings(base), witness)
     assert not witness.said
+
+
+@pytest.mark.parametrize("held_out", [0, 4])
+def test_time_that_was_spent_before_an_interruption_counts(
+    base: Path, groups: Path, tmp_path: Path, held_out: int
+) -> None:
+    output, wanted = tmp_path / "encoder", _settings(base, held_out=held_out)
+    with pytest.raises(Interrupted, match="Stopped after step 2"):
+        train_encoder(groups, output, wanted, Interrupter(2, signal.SIGINT))
+    stopped = load_file(tmp_path / "encoder.partial" / "checkpoints" / "checkpoint-2" / "model.safetensors")
+
+    report = train_encoder(groups, output, replace(wanted, minutes=1e-9), Witness())
+
+    assert report.fitted.steps == 2
+    assert report.fitted.best == (2 if held_out else None)
+    assert ("ndcg@10 32" in report.fitted.curve[-1]) == bool(held_out)
+    written = load_file(output / "model.safetensors")
+    assert all(torch.equal(written[name], value.half()) for name, value in stopped.items())
+
+
+def test_out_of_time_after_an_interruption_the_best_state_is_kept(base: Path, groups: Path, tmp_path: Path) -> None:
+    wanted = _settings(base, evaluate_every=1, rate=0.1)
+    with pytest.raises(Interrupted):
+        train_encoder(groups, tmp_path / "encoder", wanted, Interrupter(5, signal.SIGINT))
+
+    report = train_encoder(groups, tmp_path / "encoder", replace(wanted, minutes=1e-9), Witness())
+
+    first = next(iter(report.before))
+    judged = {row["step"]: row[first] for row in report.fitted.curve if first in row}
+    assert set(judged) == {1, 2, 3, 4, 5}
+    assert report.fitted.best == max(judged, key=lambda step: (judged[step], -step))
+    assert report.after[first] == pytest.approx(judged[report.fitted.best], abs=0.05)
 
 
 def test_out_of_time_it_keeps_what_it_has(base: Path, groups: Path, tmp_path: Path) -> None:
