@@ -23,7 +23,7 @@ from models.training.settings import RunSettings
 from models.types import NO_PROMPTS, ModelError, ModelOptions, Prompts
 
 LONGEST = 512
-"""Most tokens that a trained model reads, however many its base could."""
+"""Most tokens that a model reads that was trained through and through, however many its base could."""
 
 STRAY_SETTINGS = frozenset(
     {"is_local", "local_files_only", "max_length", "pad_to_multiple_of", "pad_token_type_id", "stride"}
@@ -64,8 +64,18 @@ def prompted(model: SentenceTransformer, name: str, folder: Path, asked: Prompts
 
 def limit(model: SentenceTransformer | CrossEncoder) -> int:
     """How many tokens the trained model shall read."""
+    return within(LONGEST, model)
+
+
+def reach(model: SentenceTransformer) -> int:
+    """How many tokens a model reads as it is."""
+    return within(model.max_seq_length or LONGEST, model)
+
+
+def within(tokens: int, model: SentenceTransformer | CrossEncoder) -> int:
+    """So many tokens, or as many as a model has positions for."""
     body: Any = model.transformers_model
-    return min([LONGEST, *positions(body)])
+    return min([tokens, *positions(body)])
 
 
 def hold_steady(model: SentenceTransformer | CrossEncoder) -> None:
@@ -84,9 +94,10 @@ def step_back(model: nn.Module, before: Mapping[str, Tensor], share: float) -> N
     model.load_state_dict(after | {name: torch.lerp(before[name], after[name], share) for name in floating})
 
 
-def write_model(model: SentenceTransformer | CrossEncoder, output: Path) -> None:
-    """Writes half-precision weights that load in single precision, and a tokenizer that cuts nothing by itself."""
-    model.max_seq_length = limit(model)
+def write_model(model: SentenceTransformer | CrossEncoder, output: Path, tokens: int) -> None:
+    """Writes half-precision weights that load in single precision, and a tokenizer that cuts nothing by itself; of a
+    text the model will read so many tokens."""
+    model.max_seq_length = tokens
     model.to(torch.float16).save_pretrained(str(output), create_model_card=False)
     for path in output.rglob("*.safetensors"):
         path.chmod(0o644)

@@ -96,14 +96,15 @@ def train_encoder(pairs: Path, output: Path, settings: EncoderSettings, watch: W
     data = prepare(read_pairs(pairs), settings)
     watch.say(data.account.data)
     model = _open(bench)
-    judge = EncoderJudge(data.questions, _dims(model, settings), bench.machine) if data.questions else None
+    dims, machine = _dims(model, settings), bench.machine
+    judge = EncoderJudge(data.questions, dims, limit(model), machine) if data.questions else None
     before = bench.judge_base(judge, model)
     start = {name: value.clone() for name, value in model.state_dict().items()}
     fitted = bench.fit(_trainer(model, data.pairs, judge, bench))
 
     def write(folder: Path) -> Metrics:
         step_back(model, start, settings.share)
-        write_model(model, folder)
+        write_model(model, folder, limit(model))
         carry_late(bench.base.folder, folder)
         return judge(_opened(folder, bench)) if judge else {}
 

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import Tensor, nn
 
-from models.training.backbone import carry_late, limit, prompted, write_model
+from models.training.backbone import carry_late, prompted, reach, write_model
 from models.training.bench import Bench
 from models.training.card import Report
 from models.training.encoder import prepare
@@ -75,9 +75,10 @@ def train_head(pairs: Path, output: Path, settings: HeadSettings, watch: Watch) 
     model = prompted(bench.machine.open_frozen(base.folder), base.name, base.folder, asked_prompts(settings))
     _refuse_a_second_head(model, base.name)
     dims = dimensions(settings.dims, model.get_embedding_dimension() or 0)
-    judge = EncoderJudge(data.questions, dims, bench.machine) if data.questions else None
+    read = reach(model)
+    judge = EncoderJudge(data.questions, dims, read, bench.machine) if data.questions else None
     before = bench.judge_base(judge, model)
-    model.max_seq_length = min(settings.tokens, limit(model))
+    model.max_seq_length = min(settings.tokens, read)
     examples = _examples(data.pairs, VectorFiles(model, bench.run.folder / "vectors", watch), settings.seed)
     head, fitted = fit_head(examples, dims, settings, watch)
 
@@ -85,7 +86,7 @@ def train_head(pairs: Path, output: Path, settings: HeadSettings, watch: Watch) 
         whole = SentenceTransformer(str(base.folder), device=bench.machine.device)
         modules = [*whole, head.widen, head.narrow, Normalize()]
         prompts = {role: prompt or "" for role, prompt in model.prompts.items()}
-        write_model(SentenceTransformer(modules=modules, prompts=prompts), folder)
+        write_model(SentenceTransformer(modules=modules, prompts=prompts), folder, read)
         carry_late(base.folder, folder)
         return judge(bench.machine.open_frozen(folder)) if judge else {}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -62,11 +63,13 @@ class _Cut(InformationRetrievalEvaluator):
 
 
 class EncoderJudge(BaseEvaluator):
-    """nDCG, MRR and recall at ten by exact search, at each length that vectors may be cut to."""
+    """nDCG, MRR and recall at ten by exact search, at each length that vectors may be cut to. Whoever is judged reads
+    so many tokens of a text, be it trained on fewer."""
 
-    def __init__(self, questions: Questions, dims: Sequence[int], machine: Machine) -> None:
+    def __init__(self, questions: Questions, dims: Sequence[int], tokens: int, machine: Machine) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # the library leaves it untyped
         self._questions = questions
+        self._tokens = tokens
         self._machine = machine
         self._cuts = [_Cut(questions, length) for length in dims]
         self.primary_metric = f"ndcg@{DEPTH} {dims[0]}"
@@ -83,10 +86,19 @@ class EncoderJudge(BaseEvaluator):
 
     def _vectors(self, model: SentenceTransformer) -> Mapping[str, Tensor]:
         settings: dict[str, Any] = {"convert_to_tensor": True, "show_progress_bar": False}
-        with self._machine.faster():
+        with self._machine.faster(), _reading(self._tokens, model):
             queries = model.encode_query(list(self._questions.queries.values()), **settings)
             passages = model.encode_document(list(self._questions.passages.values()), **settings)
         return {"query": queries.float(), "document": passages.float()}
+
+
+@contextmanager
+def _reading(tokens: int, model: SentenceTransformer) -> Iterator[None]:
+    usual, model.max_seq_length = model.max_seq_length, tokens
+    try:
+        yield
+    finally:
+        model.max_seq_length = usual
 
 
 class _Remembered:

@@ -260,7 +260,7 @@ def _write(
     folder: Path,
 ) -> Metrics:
     """Writes model and blend, and judges them as a service will use them."""
-    write_model(model, folder)
+    write_model(model, folder, limit(model))
     stored: CrossEncoder = CrossEncoder(str(folder), device=bench.machine.device, model_kwargs=bench.machine.attention)
     stored.max_seq_length = bench.settings.tokens
     blends = fit_blend(stored, to_fit_on, bench.machine)

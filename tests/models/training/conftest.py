@@ -45,7 +45,12 @@ def witness() -> Witness:
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained sentence encoder that knows the words of these tests."""
-    bare, folder = tmp_path_factory.mktemp("bare"), tmp_path_factory.mktemp("base") / "model"
+    return save_base(tmp_path_factory.mktemp("base") / "model")
+
+
+def save_base(folder: Path, positions: int = 512, tokens: int | None = None) -> Path:
+    """Such an encoder, which has so many positions and reads so many tokens, by default as many."""
+    bare = folder.with_name("bare")
     torch.manual_seed(1)
     vocabulary = {word: at for at, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
     BertModel(
@@ -55,9 +60,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
             num_hidden_layers=2,
             num_attention_heads=2,
             intermediate_size=64,
+            max_position_embeddings=positions,
         )
     ).save_pretrained(bare)
-    BertTokenizer(vocab=vocabulary).save_pretrained(bare)
+    BertTokenizer(vocab=vocabulary, model_max_length=tokens or positions).save_pretrained(bare)
     SentenceTransformer(modules=[Transformer(str(bare)), Pooling(32), Normalize()], device="cpu").save(str(folder))
     return folder
 
@@ -86,6 +92,15 @@ def groups(tmp_path_factory: pytest.TempPathFactory, pairs: Path, corpus: Path, 
     output = tmp_path_factory.mktemp("mined") / "groups.jsonl"
     mine_file(corpus, pairs, output, MiningSettings(encoder=str(base), margin=2, twin=2), Witness())
     return output
+
+
+@pytest.fixture(scope="session")
+def late_answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs whose passages begin alike, with some thirty words."""
+    file = tmp_path_factory.mktemp("late") / "pairs.jsonl"
+    told = [f"the {animal} {fact}" for animal in ANIMALS for fact in FACTS]
+    file.write_text(lines({"query": each, "positive": f"{'where it does ? ' * 8}{each}"} for each in told))
+    return file
 
 
 def lines(rows: Iterable[object]) -> str:

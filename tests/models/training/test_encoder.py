@@ -210,6 +210,18 @@ def test_training_lifts_what_is_measured_on_held_out_queries(base: Path, pairs: 
     assert report.after["ndcg@10 32"] > report.before["ndcg@10 32"] + 0.05
 
 
+def test_before_between_and_after_the_same_length_is_judged(base: Path, late_answers: Path, tmp_path: Path) -> None:
+    """Nothing is learned, and what training reads of passages, all of them have in common."""
+    how = {"tokens": 16, "rate": 1e-9, "steps": 2, "evaluate_every": 1}
+
+    report = train_encoder(late_answers, tmp_path / "encoder", _settings(base, **how), Witness())
+
+    first = next(iter(report.before))
+    between = [row[first] for row in report.fitted.curve if first in row]
+    assert report.before[first] > 0.5
+    assert [*between, report.after[first]] == pytest.approx([report.before[first]] * 3, abs=0.01)
+
+
 def test_the_anchor_keeps_vectors_near_the_bases(base: Path, pairs: Path, tmp_path: Path) -> None:
     text = "the otter swims under ice"
     start = SentenceTransformer(str(base), device="cpu").encode(text)

@@ -17,7 +17,7 @@ from models.catalog import open_encoder
 from models.training.errors import TrainingError
 from models.training.head import Examples, Head, distillation, fit_head, train_head
 from models.training.settings import HeadSettings
-from tests.models.training.conftest import ONE_CORE, Witness
+from tests.models.training.conftest import ONE_CORE, Witness, save_base
 
 QUICK = {"steps": 20, "batch": 8, "hidden": 96, "held_out": 4, "apart": "queries", "dims": "32,8"} | ONE_CORE
 
@@ -101,6 +101,21 @@ def test_the_same_seed_gives_the_same_head(headed: Path, base: Path, groups: Pat
     for folder in ("3_Dense", "4_Dense"):
         first, second = (load_file(at / folder / "model.safetensors") for at in (headed, tmp_path / "again"))
         assert all(torch.equal(second[name], value) for name, value in first.items())
+
+
+@pytest.mark.parametrize(("positions", "tokens"), [(512, 16), (600, 600)])
+def test_it_reads_as_much_as_its_base_does_and_is_judged_so(
+    late_answers: Path, tmp_path: Path, positions: int, tokens: int
+) -> None:
+    base = save_base(tmp_path / "base", positions, tokens)
+    wanted = _settings(base=str(base), steps=1, rate=1e-9, dims="32")
+
+    report = train_head(late_answers, tmp_path / "encoder", wanted, Witness())
+
+    assert SentenceTransformer(str(tmp_path / "encoder"), device="cpu").max_seq_length == tokens
+    assert len(open_encoder(str(tmp_path / "encoder")).tokenize(["otter " * 700], "document")[0]) == tokens
+    if tokens > 16:  # where all passages read alike, chance puts them in order
+        assert report.after["ndcg@10 32"] == pytest.approx(report.before["ndcg@10 32"], abs=0.01)
 
 
 def test_a_second_head_is_refused(headed: Path, groups: Path, tmp_path: Path) -> None:
