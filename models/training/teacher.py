@@ -17,6 +17,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from models.training.backbone import within
 from models.training.errors import TrainingError
 from models.training.groups import Group
 from models.training.lexicon import rarity
@@ -44,7 +45,7 @@ class Teacher:
         if layer > (layers := body.config.num_hidden_layers):
             raise TrainingError(f"--teacher-layer is {layer}, and the teacher has {layers} layers.")
         self._layer = layer or -1
-        self._tokens = tokens
+        self._tokens = within(tokens, encoder)
         self._watch = watch
 
     def opinions(self, groups: Sequence[Group]) -> list[list[float]]:

@@ -65,6 +65,12 @@ def test_layers_think_differently_and_there_are_no_more_than_there_are(encoder: 
         Teacher(encoder, 3, 64, Witness())
 
 
+def test_a_teacher_reads_no_more_than_it_has_positions_for(encoder: SentenceTransformer) -> None:
+    long = Group("wild", QUERY, ["the otter eats at night " * 200, *TEXTS], [0.5] * 4, [0.5] * 4)
+
+    assert Teacher(encoder, 0, 900, Witness()).opinions([long]) == Teacher(encoder, 0, 512, Witness()).opinions([long])
+
+
 def test_whoever_thinks_as_the_teacher_does_has_nothing_to_learn() -> None:
     ours, theirs = [torch.tensor([2.0, 1.0, 0.0])], [torch.tensor([3.0, 2.0, 1.0])]
 
