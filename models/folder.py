@@ -24,7 +24,9 @@ _IN_WORDS = ("SpladePooling", "Transformer")
 _FIRST = ("Transformer", "SparseStaticEmbedding")
 # PyLate's name for a module that sentence-transformers has too, and takes from there.
 _RENAMED = "pylate.models.Dense.Dense"
-_SETTINGS = "config_sentence_transformers.json"
+SETTINGS_FILE = "config_sentence_transformers.json"
+"""What sentence-transformers writes of a model as a whole, its prompts included."""
+
 _ROUTES = "router_config.json"
 _CONFIGS = (
     "modules.json",
@@ -80,7 +82,7 @@ def kind_of(path: Path) -> Kind | None:
 
 def class_of(path: Path) -> str | None:
     """Which class of sentence-transformers opens a folder, as far as it says so."""
-    settings = _read(path / _SETTINGS)
+    settings = _read(path / SETTINGS_FILE)
     if settings.get("model_type") == "ColBERT" or "query_prefix" in settings:
         return _LATE
     if declared := settings.get("model_type"):
@@ -95,7 +97,7 @@ def class_of(path: Path) -> str | None:
 
 def named_prompts(path: Path) -> frozenset[str]:
     """The names of the prompts that were saved with a model, be they empty or not."""
-    return frozenset(_read(path / _SETTINGS).get("prompts") or ())
+    return frozenset(_read(path / SETTINGS_FILE).get("prompts") or ())
 
 
 def wants_end(path: Path) -> bool:
@@ -136,7 +138,7 @@ def bears_eight_bits(path: Path) -> bool:
 def read_unit(path: Path) -> Unit:
     """What a cross-encoder's scores are, by the activation that it was saved with; of one label that is the sigmoid."""
     config = _read(path / "config.json")
-    places = [_read(path / _SETTINGS), config.get("sentence_transformers") or {}]
+    places = [_read(path / SETTINGS_FILE), config.get("sentence_transformers") or {}]
     named = [place.get("activation_fn") for place in places] + [config.get("sbert_ce_default_activation_function")]
     activation = next((name for name in named if isinstance(name, str) and name.startswith("torch.")), "Sigmoid")
     return _UNITS.get(activation.rpartition(".")[2], "similarity")
@@ -177,7 +179,7 @@ def _check_code(name: str, path: Path) -> None:
 
 def _class_references(path: Path) -> Iterator[str]:
     config, modules = _read(path / "config.json"), _modules(path)
-    saved = [_read(path / _SETTINGS), config.get("sentence_transformers") or {}]
+    saved = [_read(path / SETTINGS_FILE), config.get("sentence_transformers") or {}]
     saved += [
         _read(path / module["path"] / "config.json") for module in modules if not module["type"].endswith(_IN_WORDS)
     ]

@@ -204,7 +204,8 @@ def train_late(
 
     Of each token some numbers are kept with the chunk, from an earlier layer of the pass that makes its vector. Before
     the reranker reads any, candidates are then put in order by what of the query's tokens they have. Nothing is
-    trained: the texts show along which directions tokens differ most, and which tokens are rare.
+    trained: the texts show along which directions tokens differ most, and which tokens are rare. They are read behind
+    the encoder's prompt, which the copy keeps, be it a card's or given here.
 
     \b
     winnow train late corpus.jsonl --encoder my-encoder --output my-late-encoder

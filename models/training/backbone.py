@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.cards import known_as
 from models.catalog import locate
-from models.folder import Kind, check_folder, hash_folder, named_prompts
+from models.folder import SETTINGS_FILE, Kind, check_folder, hash_folder, named_prompts
 from models.late_head import FOLDER
 from models.torch_body import positions
 from models.torch_runtime import completed, read_prompts
@@ -60,6 +60,14 @@ def prompted(model: SentenceTransformer, name: str, folder: Path, asked: Prompts
     model.prompts = {str(role): asked.get(role, prompt) for role, prompt in own.items()}
     model.default_prompt_name = None
     return model
+
+
+def save_prompts(model: SentenceTransformer, folder: Path) -> None:
+    """Writes a model's prompts into a folder that its weights were copied to."""
+    file = folder / SETTINGS_FILE
+    content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    content["prompts"] = (content.get("prompts") or {}) | {role: text or "" for role, text in model.prompts.items()}
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def limit(model: SentenceTransformer | CrossEncoder) -> int:

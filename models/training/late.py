@@ -24,12 +24,13 @@ from torch import Tensor
 from models.catalog import locate
 from models.folder import check_folder, hash_folder
 from models.late_head import BLEND, CONFIG, FOLDER, WEIGHTS
+from models.training.backbone import prompted, save_prompts, within
 from models.training.errors import TrainingError
 from models.training.lexicon import rarity
 from models.training.machine import Machine
 from models.training.pairs import read_texts
 from models.training.run import Plan, Run
-from models.training.settings import LateSettings
+from models.training.settings import LateSettings, asked_prompts
 from models.training.watch import Watch
 from models.types import Blend, Blends, LateHead, ModelOptions
 
@@ -59,10 +60,12 @@ def late_file(texts: Path, output: Path, settings: LateSettings, watch: Watch) -
     run = Run(output, Plan.of("train late", [texts], {settings.encoder: hash_folder(folder, {})}, settings))
     drawn = _drawn(read_texts(texts), settings)
     watch.say(f"Counting tokens in {sum(map(len, drawn.values())):,} texts of {len(drawn)} sources.")
-    found = fit(machine.open_frozen(folder), drawn, settings, watch)
+    encoder = prompted(machine.open_frozen(folder), settings.encoder, folder, asked_prompts(settings))
+    found = fit(encoder, drawn, settings, watch)
 
     def write(place: Path) -> Fitted:
         shutil.copytree(folder, place, ignore=shutil.ignore_patterns(FOLDER))
+        save_prompts(encoder, place)
         write_late(found.head, place)
         return found
 
@@ -140,7 +143,7 @@ def _states(encoder: SentenceTransformer, layer: int, texts: Sequence[str], toke
     """Of each text its tokens' states, without those that frame it."""
     prompt = encoder.prompts.get("document") or ""
     taken = encoder.tokenizer(
-        [prompt + text for text in texts], padding=True, truncation=True, max_length=tokens,
+        [prompt + text for text in texts], padding=True, truncation=True, max_length=within(tokens, encoder),
         return_special_tokens_mask=True, return_tensors="pt",
     ).to(encoder.device)  # fmt: skip
     words = taken["attention_mask"].bool() & ~taken.pop("special_tokens_mask").bool()

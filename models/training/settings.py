@@ -150,6 +150,8 @@ class LateSettings:
     """What an encoder keeps of tokens."""
 
     encoder: Annotated[str, "Encoder to start from: `embedded`, a folder, or a hub name."] = "embedded"
+    query_prompt: QueryPrompt = None
+    document_prompt: DocumentPrompt = None
     layer: Annotated[int, "Layer whose states the tokens are; 0: the last but one."] = 0
     width: Annotated[int, "Numbers to keep of each token, a byte each: disk against quality."] = 48
     count: Annotated[int, "Most texts of a source to count tokens in: what is rare."] = 3000
@@ -190,7 +192,7 @@ class MiningSettings:
 
 Settings = RunSettings | BlendSettings | RoundingSettings | LateSettings | MiningSettings
 
-Prompted = EncoderSettings | HeadSettings | BlendSettings | MiningSettings
+Prompted = EncoderSettings | HeadSettings | BlendSettings | LateSettings | MiningSettings
 """Settings of what asks an encoder."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from math import log
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from models.training.errors import TrainingError
 from models.training.late import late_file
 from models.training.settings import LateSettings
 from models.types import ModelOptions, TokenQuery
+from tests.models.folders import silenced
 from tests.models.training.conftest import ANIMALS, FACTS, ONE_CORE, Witness
+
+TORCH = ModelOptions(device="cpu", runtime="torch", precision="float32")
 
 
 @pytest.fixture
@@ -43,6 +47,35 @@ def test_an_encoder_learns_to_compare_token_by_token(base: Path, texts: Path, tm
     query = TokenQuery(wholes[0].tokens, encoder.late.weights(asked.ids[encoder.inside(asked)]))
     otter, heron = nearness(query, [each.tokens for each in wholes[1:]])
     assert otter > heron
+
+
+def test_it_is_measured_with_the_prompts_that_it_is_served_with_and_they_are_saved(
+    base: Path, texts: Path, tmp_path: Path, witness: Witness
+) -> None:
+    """A folder that says nothing of prompts gets those of the card that is named like it."""
+    known = silenced(Path(shutil.copytree(base, tmp_path / "intfloat" / "e5-small-v2")))
+    late_file(texts, tmp_path / "plain", settings(base), witness)
+    late_file(texts, tmp_path / "card", settings(known), witness)
+    late_file(texts, tmp_path / "asked", settings(known, query_prompt="where ? ", document_prompt=""), witness)
+
+    served, copied = (open_encoder(str(folder), TORCH) for folder in (known, tmp_path / "card"))
+    assert copied.prompts == served.prompts == {"query": "query: ", "document": "passage: "}
+    assert copied.fingerprint == served.fingerprint
+    assert open_encoder(str(tmp_path / "asked"), TORCH).prompts == {"query": "where ? ", "document": ""}
+    plain, card, asked = (read_late(tmp_path / name) for name in ("plain", "card", "asked"))
+    assert plain
+    assert card
+    assert asked
+    assert not np.array_equal(card.mean, plain.mean)
+    np.testing.assert_array_equal(asked.mean, plain.mean)
+
+
+def test_of_a_text_no_more_is_read_than_an_encoder_has_positions_for(
+    base: Path, tmp_path: Path, witness: Witness
+) -> None:
+    (long := tmp_path / "long.jsonl").write_text(json.dumps({"_id": "1", "text": "the otter eats at night " * 200}))
+    found = [late_file(long, tmp_path / f"{tokens}", settings(base, tokens=tokens), witness) for tokens in (512, 900)]
+    assert [each.tokens for each in found] == [510, 510]
 
 
 def test_rarity_is_counted_as_bm25_counts_it(base: Path, texts: Path, tmp_path: Path, witness: Witness) -> None:
