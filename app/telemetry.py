@@ -234,7 +234,7 @@ class Metrics:
         )
         self.depth_missed_share = Gauge(
             "winnow_depth_missed_share",
-            "Share of sampled queries with one of the ten best answers beyond the candidates that were reranked",
+            "Share of sampled queries with one of the ten best answers beyond their candidates",
             ["collection"],
             registry=r,
         )

@@ -82,8 +82,12 @@ class Dive(Protocol):
     """A search with more candidates, which are read a few at a time."""
 
     @property
+    def candidates(self) -> int:
+        """How many the search had."""
+
+    @property
     def depth(self) -> int:
-        """How many candidates there are."""
+        """How many there are."""
 
     @property
     def left(self) -> int:
@@ -93,6 +97,9 @@ class Dive(Protocol):
 
     def places(self) -> tuple[int, ...]:
         """Where in the first stage's order the best answers stood, counted from 1."""
+
+    def missed(self) -> int:
+        """How many of the best answers were not among the search's own candidates."""
 
 
 class SecondLook(Protocol):

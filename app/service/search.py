@@ -221,7 +221,8 @@ def _sighting(shelf: Shelf, query: Query, aim: Aim, ranked: Ranked, embedded: To
     name, number = shelf.collection.name, shelf.collection.number
     known = {hit.chunk: hit.stages["rerank"].score for hit in ranked.hits if "rerank" in hit.stages}
     policy: Truncation = "window" if query.on_truncation == "window" else "report"
-    asked = Asked(name, number, aim, _blend(shelf, query) if known else None, policy, known)
+    candidates = frozenset(hit.chunk for hit in ranked.hits)
+    asked = Asked(name, number, aim, _blend(shelf, query) if known else None, policy, candidates, known)
     length = embedded.total if embedded else None
     return Sighting(name, number, query.mode, ranked.hits, shown, ranked.read, ranked.late, length, aim.vector, asked)
 

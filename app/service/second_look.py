@@ -40,14 +40,17 @@ class Asked:
     blend: Blend | None
     """None where nothing was reranked."""
     policy: Truncation
+    candidates: frozenset[int]
+    """The chunks that the search had to choose from."""
     known: Mapping[int, float]
-    """What the reranker thought of chunks that it has read."""
+    """What the reranker thought of those that it has read."""
 
 
 class Plunge:
     """A search's candidates and as many again, several times over; what was read before is not read again."""
 
     def __init__(self, asked: Asked, blend: Blend, proposal: Proposal, parts: Sequence[Parts], ranker: Ranker) -> None:
+        self._asked = asked
         self._blend = blend
         self._proposal = proposal
         self._ranker = ranker
@@ -55,6 +58,10 @@ class Plunge:
         chunks = [found.chunk for found in proposal.found]
         self._unread = [place for place, chunk in enumerate(chunks) if chunk not in asked.known]
         self._scores = np.array([asked.known.get(chunk, 0.0) for chunk in chunks], np.float32)
+
+    @property
+    def candidates(self) -> int:
+        return len(self._asked.candidates)
 
     @property
     def depth(self) -> int:
@@ -70,9 +77,21 @@ class Plunge:
         self._scores[places] = scored.scores
 
     def places(self) -> tuple[int, ...]:
+        """By the stage that proposes: where tokens are compared, more candidates stand in another order than fewer."""
+        aim, opinions = self._asked.aim, self._proposal.opinions
+        ranks = opinions["fused" if aim.mode == "hybrid" else aim.mode].ranks
+        order = sorted(range(self.depth), key=lambda each: ranks[each] or self.depth)
+        places = {each: place for place, each in enumerate(order, 1)}
+        return tuple(places[each] for each in self._best())
+
+    def missed(self) -> int:
+        found = self._proposal.found
+        return sum(found[each].chunk not in self._asked.candidates for each in self._best())
+
+    def _best(self) -> list[int]:
         known = {stage: opinion.scores for stage, opinion in self._proposal.opinions.items()}
-        final = self._blend.rerank * self._scores + weighed(self._blend, known, len(self._scores))
-        return tuple((np.argsort(-final, kind="stable")[:BEST] + 1).tolist())
+        final = self._blend.rerank * self._scores + weighed(self._blend, known, self.depth)
+        return list(np.argsort(-final, kind="stable")[:BEST].tolist())
 
 
 class Hindsight:

@@ -20,10 +20,15 @@ HELD = 0.95
 class Sounding:
     """One search that was looked at once more."""
 
-    reranked: int
+    candidates: int
+    """How many it had."""
+    read: int
+    """How many of them the reranker read."""
     depth: int
     places: tuple[int, ...]
     """Of the best answers, in the first stage's order, counted from 1."""
+    missed: int
+    """Those of them that it did not have."""
 
     @property
     def needed(self) -> int:
@@ -41,24 +46,23 @@ class DepthWatch:
 
     @property
     def missed_share(self) -> float | None:
-        found = [each.needed > each.reranked for each in self._soundings]
-        return float(np.mean(found)) if found else None
+        return float(np.mean([each.missed > 0 for each in self._soundings])) if self._soundings else None
 
     def report(self, takes: Callable[[int], float]) -> Depth | None:
-        """With what another depth would cost, where so many candidates take so many seconds."""
+        """With what another depth would cost, where so many pairs take so many seconds and as much of it is read."""
         every = list(self._soundings)
-        missed = share(sum(each.needed > each.reranked for each in every), len(every))
+        missed = share(sum(each.missed > 0 for each in every), len(every))
         if missed is None:
             return None
-        usual = int(np.median([each.reranked for each in every]))
+        usual = int(np.median([each.candidates for each in every]))
+        read = float(np.mean([each.read / each.candidates for each in every]))
         places = np.concatenate([each.places for each in every])
-        beyond = np.concatenate([np.array(each.places) > each.reranked for each in every])
         needed = int(np.quantile(places, HELD, method="higher"))
         return Depth(
             candidates=usual,
             looked_at=round(float(np.mean([each.depth for each in every]))),
             missed=figure(missed, len(every)),
-            missed_answers=float(beyond.mean()),
+            missed_answers=sum(each.missed for each in every) / len(places),
             needed=needed,
-            costs_ms=1000 * (takes(needed) - takes(usual)),
+            costs_ms=1000 * (takes(round(read * needed)) - takes(round(read * usual))),
         )

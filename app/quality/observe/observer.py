@@ -204,7 +204,7 @@ class Observer:
             async with self._pace.turn() as lap:
                 await dive.read(AT_ONCE, lap)
         if dive and dive.depth:
-            watched.sounded(Sounding(sighting.reranked, dive.depth, dive.places()))
+            watched.sounded(Sounding(dive.candidates, sighting.reranked, dive.depth, dive.places(), dive.missed()))
 
     async def _tell_all(self) -> None:
         """Bring gauges up to date, a collection at a time."""

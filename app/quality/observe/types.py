@@ -43,17 +43,17 @@ class Depth:
     """Where the best answers stand when more candidates are reranked."""
 
     candidates: int
-    """How many searches rerank, as most of them do."""
+    """How many searches have, as most of them do."""
     looked_at: int
     """How many were reranked in the mean to find out."""
     missed: Figure
-    """Searches with one of the ten best answers beyond what was reranked for them."""
+    """Searches with one of the ten best answers beyond their candidates."""
     missed_answers: float
     """Share of the ten best that are beyond."""
     needed: int
     """Candidates that hold 95 % of the ten best."""
     costs_ms: float
-    """What so many more, or fewer, would take, by the reranker's measured rate."""
+    """What so many more, or fewer, would take, by the reranker's measured rate and the share of them that it reads."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,14 +154,16 @@ async def test_an_index_that_changes_meanwhile_is_never_held_against_another_sta
     assert len(found) > 10
 
 
-async def test_the_depth_that_is_named_holds_the_best_answers(tmp_path: Path) -> None:
-    """Thirty texts have two of the question's words and little else: they are near. Ten have all three among many."""
+@pytest.mark.parametrize("encoder", ["fake:512", "fake:late:512"])
+async def test_the_depth_that_is_named_holds_the_best_answers(tmp_path: Path, encoder: str) -> None:
+    """Thirty texts have two of the question's words and little else: they are near. Ten have all three among many, and
+    comparing token by token brings them to the front of all candidates that there are."""
     near = [{"id": f"near{i}", "text": f"alpha beta other{i}"} for i in range(30)]
     good = [
         {"id": f"good{i}", "text": "alpha beta gamma " + " ".join(f"more{i}x{j}" for j in range(12))} for i in range(10)
     ]
     far = [{"id": f"far{i}", "text": f"nothing{i} of{i} the{i} kind{i}"} for i in range(60)]
-    async with serving(watching(tmp_path, encoder="fake:512", exact_below=4096)) as service:
+    async with serving(watching(tmp_path, encoder=encoder, exact_below=4096)) as service:
         await service.ingest(*near, *good, *far)
         await ask(service, ["alpha beta gamma"], mode="dense", candidates=20)
         await until(lambda: came_to(service, "deepened") == 1)
