@@ -26,7 +26,7 @@ def hits(answer: Answer, query: str) -> RenderableType:
     if not answer["hits"]:
         found = "Nothing relevant" if answer.get("nothing_relevant") else "Nothing found"
         return Group(Text(f"{found} in collection '{answer['collection']}'."), _foot(answer))
-    stages = list(answer["hits"][0]["stages"])
+    stages = list(dict.fromkeys(stage for hit in answer["hits"] for stage in hit["stages"]))
     known = ["relevance"] if "relevance" in answer["hits"][0] else []
     table = Table(box=SIMPLE, pad_edge=False)
     for name in ("#", *known, "score", *stages):
@@ -34,7 +34,7 @@ def hits(answer: Answer, query: str) -> RenderableType:
     table.add_column("document", overflow="fold", max_width=32, style="cyan")
     table.add_column("text", overflow="fold", min_width=24)
     for rank, hit in enumerate(answer["hits"], 1):
-        thoughts = [_thought(**hit["stages"][stage]) for stage in stages]
+        thoughts = [_thought(hit["stages"].get(stage)) for stage in stages]
         figures = [_short(hit[name]) for name in (*known, "score")]
         table.add_row(str(rank), *figures, *thoughts, _where(hit), _told(hit, query))
     return Group(table, _foot(answer))
@@ -150,9 +150,9 @@ def _summary(answer: Answer) -> str:
     )
 
 
-def _thought(score: float, rank: int | None) -> str:
-    """A stage's score of a hit and, beneath it, its place there, if the stage found it."""
-    return f"{_short(score)}\n#{rank or '-'}"
+def _thought(thought: Answer | None) -> str:
+    """A stage's score of a hit and, beneath it, its place there, if the stage found it; nothing if it was not asked."""
+    return f"{_short(thought['score'])}\n#{thought['rank'] or '-'}" if thought else ""
 
 
 def _short(score: float) -> str:
