@@ -89,7 +89,7 @@ class FirstStages:
         near = dense.search(np.stack([each.vector for each in asked]), self.vectors, self.depth)
         for each, nearest in zip(asked, near, strict=True):
             alone = {"dense": nearest, "lexical": self.words.search(each.text, self.depth)}
-            if self.terms and each.terms:
+            if self.terms is not None and each.terms is not None:
                 alone["sparse"] = self.terms.search(each.terms, self.depth)
             rankings = {**alone, "fused": self._fused(alone, each)}
             pool = np.unique(np.concatenate([rankings[first].chunks[:candidates] for first in RERANKED]))
@@ -118,7 +118,7 @@ class FirstStages:
     def _fused(self, alone: Mapping[str, Candidates], asked: Asked) -> Candidates:
         chunks = found(alone)
         known = {"dense": self.vectors[chunks] @ asked.vector, "lexical": self.words.shares(asked.text, chunks)}
-        if self.terms and asked.terms:
+        if self.terms is not None and asked.terms is not None:
             known["sparse"] = self.terms.scores(asked.terms, chunks)
         return fuse(alone, known, self.fusion)
 
@@ -140,7 +140,7 @@ class FirstStages:
         lap("dense")
         alone["lexical"] = self.words.search(query, self.depth)
         lap("lexical")
-        if self.terms and terms:
+        if self.terms is not None and terms is not None:
             alone["sparse"] = self.terms.search(terms, self.depth)
             lap("sparse")
         fused = self._fused(alone, Asked(query, vectors[0], terms))

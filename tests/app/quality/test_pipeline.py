@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from app.quality.types import Evaluation, Run
 from app.quality.variants import Setup
 from app.types import Recipe
 from models.fake import FakeEncoder, FakeReranker, FakeSparseEncoder
-from models.types import Blend, Blends
+from models.types import Blend, Blends, Role, SparseVector, Tokens
 from tests.app.quality.folders import bench, write
 
 FAKES = Setup("fake", "fake", Recipe(32, 8))
@@ -73,6 +74,31 @@ def test_a_sparse_encoder_is_measured_beside_the_others_and_fused_with_them(tmp_
     stages = [each.stage for each in evaluation.latencies]
     assert stages == ["embed", "weigh", "dense", "lexical", "sparse", "fuse", "rerank"]
     assert evaluation.settings["sparse"] == "fake"
+
+
+class Blank(FakeSparseEncoder):
+    """Knows none of a query's words where there are so few of them."""
+
+    def encode(self, batch: Sequence[Tokens], role: Role) -> list[SparseVector]:
+        nothing = SparseVector(np.zeros(0, np.int32), np.zeros(0, np.float32))
+        made = super().encode(batch, role)
+        return [
+            nothing if role == "query" and len(each) < 3 else found for each, found in zip(batch, made, strict=True)
+        ]
+
+
+@pytest.mark.parametrize("order", [("q", "e"), ("e", "q")])
+def test_a_query_without_terms_finds_nothing_by_them_and_is_measured_all_the_same(
+    tmp_path: Path, order: tuple[str, str]
+) -> None:
+    documents = {f"d{n}": f"some text about topic {n}" for n in range(20)}
+    queries = {"q": "some text about topic 3", "e": "unheard"}
+    folder = write(tmp_path, documents, {name: queries[name] for name in order}, {"q": {"d3": 1}, "e": {"d4": 1}})
+    made = bench(sparse_encoders={"fake": Blank()})
+    evaluation, runs = evaluate(read(folder), replace(FAKES, sparse="fake"), made, 0)
+    assert answers(runs, "sparse", "e") == []
+    assert answers(runs, "sparse", "q")
+    assert [arm.name for arm in evaluation.arms] == ["dense", "lexical", "sparse", *ARMS[2:]]
 
 
 def test_an_encoder_that_compares_tokens_has_arms_of_its_own(tmp_path: Path) -> None:
