@@ -41,6 +41,7 @@ FEW = 100
 """Below so many queries a half of them says little."""
 FEWEST = 20
 """Below so many nothing can be said at all."""
+UNKNOWN = "none of their judged documents among the candidates"
 SIGNIFICANT = 0.05
 """A difference that chance makes more often may be luck."""
 
@@ -151,9 +152,11 @@ def asked(question: Question, answer: Answer, basis: Basis, *, judged_only: bool
 
 
 def calibrate(every: Sequence[Asked], basis: Basis, candidates: int, seed: int) -> tuple[Calibration, Findings]:
-    """All of it. Questions without candidates teach nothing: they are refused by themselves."""
-    fitting, measuring = _halves([each for each in every if each.documents], seed)
-    _check(fitting, measuring)
+    """All of it. Questions without candidates teach nothing: they are refused by themselves. Nor do those with no
+    candidate that counts: nobody knows whether what they find is relevant."""
+    fitting, measuring = _halves([each for each in every if each.counted], seed)
+    unknown = sum(bool(each.documents) and not each.counted for each in every)
+    _check(fitting, measuring, unknown)
     fitted = {name: fit_blend(_lists(fitting, basis), rerank=name == REFITTED) for name in (REFITTED, WITHOUT)}
     blends = {ALONE: Blend(), OWN: basis.blend, **fitted}
     values = _values(measuring, blends)
@@ -175,7 +178,7 @@ def calibrate(every: Sequence[Asked], basis: Basis, candidates: int, seed: int) 
         before=_before(measuring, seed),
         reranked=mapped[0],
         unreranked=mapped[1],
-        warnings=tuple(_warnings(len(every), measuring)),
+        warnings=tuple(_warnings(len(every), measuring, unknown)),
     )
     advice = _advice(values, served, gains[1], basis)
     return _calibration(basis, scales, blends[served] if findings.taken else None, advice, findings), findings
@@ -228,12 +231,15 @@ def _halves(every: Sequence[Asked], seed: int) -> tuple[list[Asked], list[Asked]
     return halves
 
 
-def _check(*halves: Sequence[Asked]) -> None:
+def _check(fitting: Sequence[Asked], measuring: Sequence[Asked], unknown: int) -> None:
+    halves = fitting, measuring
     answerable = sum(bool(each.question.held) for half in halves for each in half)
     if answerable < FEWEST:
+        more = f" ({unknown} more have {UNKNOWN})" if unknown else ""
         raise TooLittle(
-            f"The collection answers {answerable} of the labelled queries; {FEWEST} are the least that anything can be "
-            f"learned from, {FEW} give figures to rely on. Label more, or ingest the documents that they are about."
+            f"The collection answers {answerable} of the labelled queries{more}; {FEWEST} are the least that "
+            f"anything can be learned from, {FEW} give figures to rely on. Label more, or ingest the documents that "
+            "they are about."
         )
     if not all(any(each.relevant.any() for each in half) for half in halves):
         raise TooLittle("No relevant document is among the candidates: ask for more with --candidates.")
@@ -330,7 +336,9 @@ def _advice(values: Mapping[str, Numbers], served: str, gain: Difference, basis:
     return ""
 
 
-def _warnings(asked: int, measuring: Sequence[Asked]) -> Iterator[str]:
+def _warnings(asked: int, measuring: Sequence[Asked], unknown: int) -> Iterator[str]:
+    if unknown:
+        yield f"{unknown} queries have {UNKNOWN}: they are left out."
     if asked < FEW:
         yield f"{asked} queries are few: below {FEW} the figures are mostly luck."
     if all(each.question.held for each in measuring):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,25 @@ def test_unjudged_documents_do_not_count_when_that_is_wanted() -> None:
     assert len(answered(0, 1, answer=False, judged_only=True).counted) == 12
     _, findings = calibrate([answered(number, 3, judged_only=True) for number in range(60)], BASIS, 12, 0)
     assert findings.reranked.reliability.candidates.hits == 60
+
+
+def sparsely(number: int, *, found: bool) -> Asked:
+    """A question whose only label is of a document that is among the candidates, or of one that is not."""
+    each = answered(number, 3, judged_only=True)
+    return each if found else replace(each, relevant=np.zeros(12, bool), counted=set())
+
+
+def test_questions_none_of_whose_judged_documents_were_found_are_left_out_and_counted() -> None:
+    every = [sparsely(number, found=number >= 20) for number in range(60)]
+    _, findings = calibrate(every, BASIS, 12, 0)
+    assert findings.fitting + findings.measuring == 40
+    assert any("20 queries have none of their judged documents among the candidates" in w for w in findings.warnings)
+
+
+def test_too_few_questions_with_judged_documents_among_their_candidates_teach_nothing() -> None:
+    every = [sparsely(number, found=number >= 50) for number in range(60)]
+    with pytest.raises(TooLittle, match="50 more have none of their judged documents among the candidates"):
+        calibrate(every, BASIS, 12, 0)
 
 
 @pytest.mark.parametrize(("amount", "answer", "told"), [(10, True, "20 are the least"), (40, False, "answers 0 of")])
