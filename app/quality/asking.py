@@ -9,7 +9,7 @@ from typing import Any
 from app.quality.arms import arms
 from app.quality.first_stages import first_stages
 from app.quality.measures import DEPTH, NDCG, measure
-from app.quality.pipeline import LATE, SERVED, few, latency
+from app.quality.pipeline import LATE, few, latency
 from app.quality.statistics import estimates
 from app.quality.types import Ceiling, Dataset, Evaluation, Latency, Option, Query, Run
 from app.quality.variants import Setup
@@ -24,26 +24,50 @@ REACH = 500
 MODES: Mapping[str, Mode] = {"dense": "dense", "lexical": "lexical", "sparse": "sparse", "fused": "hybrid"}
 """How a service is asked for each of the first stages."""
 
-FIRST, ALONE, COMPARED = "fused", "fused+rerank", f"fused+{LATE}"
+SECOND = "blend"
+"""How it reranks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """How a service answers a search of the collection that says no more than its query."""
+
+    mode: Mode = "hybrid"
+    rerank: bool = True
+
+    @property
+    def first(self) -> str:
+        return next(first for first, mode in MODES.items() if mode == self.mode)
+
+    def compares(self, setup: Setup) -> bool:
+        """Whether candidates that nobody reads are put in order by their tokens."""
+        return setup.late and self.mode in ("hybrid", "dense")
+
+    def served(self, setup: Setup) -> str:
+        """The arm that it answers by."""
+        second = SECOND if self.rerank else LATE if self.compares(setup) else ""
+        return f"{self.first}+{second}" if second else self.first
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answers:
     """By query: of each first stage, and with the second one."""
 
+    usual: Usual
     first: Mapping[str, Sequence[Answer]]
     second: Sequence[Answer]
     timed: int
     """How many were asked one at a time, so that their timings are those of a service at rest."""
 
 
-def questions(query: Query, setup: Setup) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """The searches that one query takes: each first stage, deep, and reranked with all candidates in the answer."""
+def questions(query: Query, setup: Setup, usual: Usual) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The searches that one query takes: each first stage, deep, and the usual one reranked with all candidates in the
+    answer."""
     asked = {"query": query.text, "collection": setup.collection, "fusion": setup.fusing, "include": ["stages"]}
     first = first_stages(sparse=bool(setup.sparse))
     deep = {each: asked | {"mode": MODES[each], "top_k": REACH, "rerank": False, "late": False} for each in first}
-    whole = asked | {"mode": MODES[FIRST], "top_k": setup.depth, "candidates": setup.depth, "late": setup.late}
-    compared = {COMPARED: whole | {"rerank": False}} if setup.late else {}
+    whole = asked | {"mode": usual.mode, "top_k": setup.depth, "candidates": setup.depth, "late": setup.late}
+    compared = {f"{usual.first}+{LATE}": whole | {"rerank": False}} if usual.compares(setup) else {}
     return deep | compared, whole | {"rerank": True}
 
 
@@ -60,7 +84,7 @@ def evaluation(
         documents=len(dataset.documents),
         chunks=0,
         queries=dataset.queries,
-        served=SERVED,
+        served=answers.usual.served(setup),
         arms=arms(tables, seed),
         ceilings=(_ceiling(dataset, setup, answers, seed),),
         latencies=tuple(_latencies(answers)),
@@ -74,10 +98,11 @@ def _runs(dataset: Dataset, answers: Answers) -> list[Run]:
         ranked = (_documents(answer, stage) for answer in found)
         return Run(arm, {query.id: each for query, each in zip(dataset.queries, ranked, strict=True)})
 
+    stages = {first: first if first in MODES else None for first in answers.first}
     return [
-        *(run(first, found, None if first == COMPARED else first) for first, found in answers.first.items()),
-        run(ALONE, answers.second, "rerank"),
-        run(SERVED, answers.second, None),
+        *(run(first, found, stages[first]) for first, found in answers.first.items()),
+        run(f"{answers.usual.first}+rerank", answers.second, "rerank"),
+        run(f"{answers.usual.first}+{SECOND}", answers.second, None),
     ]
 
 
@@ -98,8 +123,9 @@ def _ceiling(dataset: Dataset, setup: Setup, answers: Answers, seed: int) -> Cei
         for query, answer in zip(dataset.queries, answers.second, strict=True)
     }
     names = (f"recall@{setup.depth}", NDCG)
-    recall, ndcg = estimates([measure(Run(FIRST, best), dataset.judgements, dataset.queries, names)], seed)
-    return Ceiling(FIRST, setup.depth, recall, ndcg)
+    first = answers.usual.first
+    recall, ndcg = estimates([measure(Run(first, best), dataset.judgements, dataset.queries, names)], seed)
+    return Ceiling(first, setup.depth, recall, ndcg)
 
 
 def _latencies(answers: Answers) -> list[Latency]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import TypeVar
 
 from app.quality.arms import arms, table, tested
 from app.quality.types import BASE, Comparison, Evaluation, Report, Summary
+
+Thing = TypeVar("Thing")
 
 PACKAGES = ("winnow", "ir-measures", "pytrec_eval-terrier", "tantivy", "numpy", "torch", "transformers")
 
@@ -44,19 +47,19 @@ def _comparisons(evaluations: Sequence[Evaluation], seed: int) -> Iterator[Compa
 
 
 def _compare(dataset: str | None, group: Sequence[Evaluation], seed: int) -> Iterator[Comparison]:
-    """By the arms of one stage, and by the one that the service would answer by."""
+    """By the arms of one stage, and by what a service would answer by with either."""
     base = [each for each in group if each.variant == BASE]
     wanted, pairs = [], []
     for variant in _distinct(each.variant for each in group if each.variant != BASE):
         ours = [each for each in group if each.variant == variant]
-        for arm in _distinct(["dense", "fused", base[0].served]):
-            if all(each.has(arm) for each in (*base, *ours)):
-                wanted.append((variant, arm))
-                pairs.append(([table(each.arm(arm)) for each in ours], [table(each.arm(arm)) for each in base]))
+        served = ours[0].served, base[0].served
+        for one, other in _distinct([("dense", "dense"), ("fused", "fused"), served]):
+            wanted.append((variant, one if one == other else f"{one} against {other}", (one, other) == served))
+            pairs.append(([table(each.arm(one)) for each in ours], [table(each.arm(other)) for each in base]))
     tests = tested(pairs, seed) if pairs else []
-    for (variant, arm), differences in zip(wanted, tests, strict=True):
-        yield Comparison(dataset, variant, arm, differences)
+    for (variant, arm, is_served), differences in zip(wanted, tests, strict=True):
+        yield Comparison(dataset, variant, arm, differences, is_served)
 
 
-def _distinct(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))
+def _distinct(things: Iterable[Thing]) -> list[Thing]:
+    return list(dict.fromkeys(things))

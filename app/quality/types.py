@@ -184,7 +184,10 @@ class Comparison:
     """None says that it is the mean over all datasets."""
     variant: str
     arm: str
+    """Where each is served by an arm of its own, that of the variant against that of the base."""
     differences: tuple[Difference, ...]
+    served: bool = True
+    """Whether it is of what a service would answer with either."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,13 @@ from urllib.parse import quote
 
 from rich.markup import escape
 
-from app.quality.asking import Answers, evaluation, questions
+from app.quality.asking import Answers, Usual, evaluation, questions
 from app.quality.first_stages import TIMED
 from app.quality.types import Dataset, Evaluation, Option, Query, Run
 from app.quality.variants import Setup
 from app.quality.workbench import Track
 from app.terminal.client import Client, Failure, Refused, Target, connect, read_json, stderr
+from app.terminal.kept import place
 
 AT_ONCE = 4
 """Requests under way together: enough to keep an accelerator busy, few enough to leave others their turn."""
@@ -45,22 +46,30 @@ class _Inquiry:
         facts = await self._client.get(f"/collections/{quote(str(self._setup.collection), safe='')}")
         late = bool(facts["late"]) and self._setup.late
         self._setup = replace(self._setup, sparse=facts["sparse"] or "", late=late)
+        usual = await self._usual(facts)
         notes = [*await self._missing(), *_unlike(facts, self._dataset)]
-        answers = await self._answers()
+        answers = await self._answers(usual)
         return evaluation(self._dataset, self._setup, answers, _settings(facts, self._setup), notes, seed)
 
-    async def _answers(self) -> Answers:
+    async def _usual(self, facts: dict[str, Any]) -> Usual:
+        """What holds for searches that do not say: the mode of the service, and what labels taught about reranking."""
+        mode = (await self._client.get(place(str(self._setup.collection))))["mode"]
+        known = [each for each in facts["calibrations"] if each["mode"] == mode and not each["trouble"]]
+        compares = self._setup.late or not facts["late"]  # without its tokens no calibration of the collection holds
+        return Usual(mode, all(each["rerank"] for each in known) or not compares)
+
+    async def _answers(self, usual: Usual) -> Answers:
         """The first ones one at a time, for the clock; the others as fast as the service likes."""
         queries = self._dataset.queries
         with self._track(f"{self._dataset.name}: ask", len(queries)) as advance:
-            alone = [await self._all(query, advance) for query in queries[:TIMED]]
-            others = await bounded(lambda query: self._all(query, advance), queries[TIMED:])
+            alone = [await self._all(query, usual, advance) for query in queries[:TIMED]]
+            others = await bounded(lambda query: self._all(query, usual, advance), queries[TIMED:])
         asked = [*alone, *others]
         first = {stage: [deep[stage] for deep, _ in asked] for stage in asked[0][0]}
-        return Answers(first, [second for _, second in asked], len(alone))
+        return Answers(usual, first, [second for _, second in asked], len(alone))
 
-    async def _all(self, query: Query, advance: Callable[[int], object]) -> tuple[dict[str, Any], Any]:
-        first, second = questions(query, self._setup)
+    async def _all(self, query: Query, usual: Usual, advance: Callable[[int], object]) -> tuple[dict[str, Any], Any]:
+        first, second = questions(query, self._setup, usual)
         deep = {stage: await self._search(body) for stage, body in first.items()}
         answer = await self._search(second)
         advance(1)

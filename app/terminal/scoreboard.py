@@ -38,16 +38,17 @@ def evaluation(found: Evaluation) -> RenderableType:
 
 def together(report: Report) -> RenderableType:
     """What several datasets or variants say in common."""
-    served = report.evaluations[0].served
-    return Group(*(_summary(each, served) for each in report.summaries), *_comparisons(report.comparisons))
+    served = {each.variant: each.served for each in report.evaluations}
+    summaries = (_summary(each, served[each.variant]) for each in report.summaries)
+    return Group(*summaries, *_comparisons(report.comparisons))
 
 
 def losses(report: Report) -> list[str]:
-    """Where a variant's answers are worse than the base's, and chance does not explain it.
+    """Where a variant's answers are worse than the base's, each as it is served, and chance does not explain it.
 
     Only their nDCG decides, so only that is corrected for being tested more than once.
     """
-    served = [each for each in report.comparisons if each.arm == report.evaluations[0].served]
+    served = [each for each in report.comparisons if each.served]
     tests = [(each.dataset, test) for each in served for test in each.differences if test.measure == NDCG]
     return [
         f"{test.measure} {_signed(test)} on {dataset or 'all datasets'}, p = {p:.3f}"

@@ -15,6 +15,7 @@ from app.terminal.asking import ask
 from app.terminal.client import Failure, Target
 from app.types import Recipe
 from tests.app.quality.folders import ANIMALS, bench, silent, write
+from tests.app.serving import fakes, listening
 
 ARMS = ["dense", "lexical", "fused", "fused+rerank", "fused+blend"]
 
@@ -48,6 +49,47 @@ def test_a_service_answers_as_the_models_do_offline(
         assert online.arm(name).measures == offline.arm(name).measures
     assert online.ceilings[0].recall.mean == 1
     assert online.served == offline.served == "fused+blend"
+
+
+def advise_against_reranking(server: httpx.Client, mode: str) -> None:
+    """As `winnow calibrate` does where the reranker makes the order worse."""
+    known = server.get("/collections/default/calibration").json()
+    scale = {"scores": [0.0, 1.0], "relevance": [0.1, 0.9]}
+    told = {name: known[name] for name in ("encoder", "reranker", "sparse", "late", "fusion")}
+    body = told | {"mode": mode, "reranked": scale, "unreranked": scale, "rerank": False, "advice": "It does harm."}
+    server.put("/collections/default/calibration", json=body).raise_for_status()
+
+
+@pytest.mark.parametrize(
+    ("mode", "encoder", "reranks", "served"),
+    [
+        ("dense", "fake", True, "dense+blend"),
+        ("lexical", "fake:late", True, "lexical+blend"),
+        ("hybrid", "fake", False, "fused"),
+        ("hybrid", "fake:late", False, "fused+late"),
+        ("dense", "fake:late", False, "dense+late"),
+        ("lexical", "fake:late", False, "lexical"),
+    ],
+)
+def test_what_is_called_served_is_what_a_search_answers_that_says_no_more_than_its_query(
+    tmp_path: Path, mode: str, encoder: str, reranks: bool, served: str
+) -> None:
+    folder = write(tmp_path / "set")
+    with listening(fakes(tmp_path / "data", mode=mode, encoder=encoder)) as server:
+        take_in(server, list(ANIMALS))
+        if not reranks:
+            advise_against_reranking(server, mode)
+        ((found, runs),) = asked(server, folder, of("default"))
+        usual = [
+            server.post("/search", json={"query": query.text, "collection": "default"}).json()
+            for query in found.queries
+        ]
+    assert found.served == served
+    (run,) = (each.scores for each in runs if each.arm == served)
+    for query, answer in zip(found.queries, usual, strict=True):
+        assert list(run[query.id]) == [hit["document_id"] for hit in answer["hits"]]
+        assert list(run[query.id].values()) == pytest.approx([hit["score"] for hit in answer["hits"]])
+    assert (usual[0]["mode"], usual[0]["reranked"] > 0) == (mode, reranks)
 
 
 def test_a_collection_with_a_sparse_encoder_is_asked_for_that_stage_too(server: httpx.Client, tmp_path: Path) -> None:

@@ -3,15 +3,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 
+from app.quality.arms import arms
 from app.quality.dataset import read
-from app.quality.measures import NDCG
+from app.quality.measures import NAMES, NDCG
 from app.quality.pipeline import evaluate
 from app.quality.reporting import report
-from app.quality.types import Evaluation
+from app.quality.types import BASE, Evaluation, Query
 from app.quality.variants import Setup, vary
+from app.terminal.scoreboard import losses
 from app.types import Recipe
 from tests.app.quality.folders import bench, write
 
@@ -68,7 +71,25 @@ def test_variants_without_a_second_stage_are_compared_by_what_both_have(tmp_path
     dataset, made = read(write(tmp_path)), bench()
     whole = evaluate(dataset, FAKES, made, 0)[0]
     first = evaluate(dataset, replace(FAKES, rerank=False, name="first"), made, 0)[0]
-    assert {each.arm for each in report([whole, first], 0).comparisons} == {"dense", "fused"}
+    found = report([whole, first], 0).comparisons
+    assert {each.arm: each.served for each in found} == {
+        "dense": False,
+        "fused": False,
+        "fused against fused+blend": True,
+    }
+
+
+def test_a_variant_loses_by_what_each_side_is_served_by(evaluations: list[Evaluation]) -> None:
+    """Both are the same in every arm; but one of them is no longer reranked."""
+    queries = tuple(Query(f"q{number}", "?") for number in range(40))
+    good, bad = (np.full((40, len(NAMES)), value) for value in (1.0, 0.2))
+    compared = arms({"dense": [bad], "fused": [bad], "fused+blend": [good]}, 0)
+    made = replace(evaluations[0], queries=queries, arms=compared)
+    unread = replace(made, served="fused", variant="collection=docs~standby")
+    assert losses(report([made, replace(made, variant="same")], 0)) == []
+    (told,) = losses(report([made, unread], 0))
+    assert told.startswith("nDCG@10 -0.800 on animals")
+    assert losses(report([replace(unread, variant=BASE), replace(made, variant="better")], 0)) == []
 
 
 def test_a_report_becomes_json_with_every_querys_value(evaluations: list[Evaluation]) -> None:
