@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.quality.observe.types import Depth, figure
+from app.quality.observe.types import LEAST, Depth, figure
 from app.quality.statistics import share
 
 WINDOW = 500
@@ -46,7 +46,10 @@ class DepthWatch:
 
     @property
     def missed_share(self) -> float | None:
-        return float(np.mean([each.missed > 0 for each in self._soundings])) if self._soundings else None
+        """None as long as too few searches say so for anybody to act on it."""
+        if len(self._soundings) < LEAST:
+            return None
+        return float(np.mean([each.missed > 0 for each in self._soundings]))
 
     def report(self, takes: Callable[[int], float]) -> Depth | None:
         """With what another depth would cost, where so many pairs take so many seconds and as much of it is read."""

@@ -86,7 +86,7 @@ class Observer:
         await self._meet()
         if (watched := self._watched.get(collection)) is None:
             raise Conflict("No searches are watched: WINNOW_OBSERVE_SHARE is 0.")
-        if not watched.drift.refer():
+        if not watched.refer():
             raise Conflict(
                 f"There are fewer than {LEAST} searches of one kind since the last reference; come back later."
             )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import inf
+
+from prometheus_client import Gauge
 
 from app.quality.observe.depth import DepthWatch, Sounding
 from app.quality.observe.drift import DriftWatch, kind_of, nearest, signals
@@ -12,7 +14,7 @@ from app.quality.observe.findings import findings
 from app.quality.observe.lengths import LengthWatch
 from app.quality.observe.lift import LiftWatch
 from app.quality.observe.recall import RecallWatch
-from app.quality.observe.types import Counts, Figure, Report, figure
+from app.quality.observe.types import LEAST, Counts, Figure, Report, figure
 from app.quality.statistics import share
 from app.telemetry import Metrics
 from app.types import Vector
@@ -39,6 +41,7 @@ class Watched:
         self._unanswered: deque[bool] = deque(maxlen=WINDOW)
         self._outcomes: Counter[str] = Counter()
         self._metrics = metrics
+        self._shown: dict[Gauge, set[str]] = {}
         metrics.long_queries.labels(name)
         for outcome in ("watched", "dropped", "compared", "exact", "changed", "gone", "deepened", "failed"):
             metrics.observed_queries.labels(name, outcome)
@@ -57,6 +60,11 @@ class Watched:
         self._measure(sighting)
         said = signals(sighting, self.centre)
         return said is not None and self.drift.add(kind_of(sighting), said)
+
+    def refer(self) -> bool:
+        """Take the searches of lately for the reference; says whether they were enough."""
+        self._news = True
+        return self.drift.refer()
 
     def compared(self, beside: Beside) -> None:
         self.count(beside.outcome)
@@ -88,11 +96,14 @@ class Watched:
             return
         self._news, gauges, name = False, self._metrics, self.name
         gauges.index_ef.labels(name).set(self.recall.ef)
-        if recall := self.recall.report():
-            for k, found in recall.at.items():
-                gauges.ann_recall.labels(name, str(k)).set(found.value)
-                gauges.ann_recall_low.labels(name, str(k)).set(found.low)
-                gauges.ann_recall_high.labels(name, str(k)).set(found.high)
+        recall, drift = self.recall.report(), self.drift.report()
+        at = {str(k): found for k, found in recall.at.items() if found.searches >= LEAST} if recall else {}
+        self._show(gauges.ann_recall, {k: found.value for k, found in at.items()})
+        self._show(gauges.ann_recall_low, {k: found.low for k, found in at.items()})
+        self._show(gauges.ann_recall_high, {k: found.high for k, found in at.items()})
+        moved = {signal.name: signal for signal in drift.signals} if drift else {}
+        self._show(gauges.drift, {each: signal.distance for each, signal in moved.items()})
+        self._show(gauges.drift_null, {each: signal.null for each, signal in moved.items()})
         if (missed := self.depth.missed_share) is not None:
             gauges.depth_missed_share.labels(name).set(missed)
         if lift := self._lift.report():
@@ -103,10 +114,14 @@ class Watched:
             gauges.scored_tokens_share.labels(name).set(scored.value)
         if unanswered := self._unanswered_share:
             gauges.unanswered_share.labels(name).set(unanswered.value)
-        if drift := self.drift.report():
-            for signal in drift.signals:
-                gauges.drift.labels(name, signal.name).set(signal.distance)
-                gauges.drift_null.labels(name, signal.name).set(signal.null)
+
+    def _show(self, gauge: Gauge, values: Mapping[str, float]) -> None:
+        """By k or by signal; what is known no more is shown no more."""
+        for each in self._shown.get(gauge, set()) - values.keys():
+            gauge.remove(self.name, each)
+        for each, value in values.items():
+            gauge.labels(self.name, each).set(value)
+        self._shown[gauge] = set(values)
 
     @property
     def _unanswered_share(self) -> Figure | None:
