@@ -76,6 +76,13 @@ def test_the_dashboards_are_what_their_source_writes() -> None:
         assert (FOLDER / f"{board.name}.json").read_text("utf-8") == written(board)
 
 
+def test_what_is_told_of_the_process_is_of_the_services_own() -> None:
+    """Prometheus watches itself too, and has the same metrics of its own process."""
+    for question in [*boards.panel_questions(), *boards.annotation_questions()]:
+        own = [labels for name, labels in question.selectors if name in boards.series() and name.startswith("process_")]
+        assert all("job" in labels for labels in own), question.place
+
+
 def test_the_boards_lead_to_one_another() -> None:
     known = {f"/d/winnow-{board.name}" for board in BOARDS}
     for dashboard in DASHBOARDS:

@@ -193,6 +193,32 @@ def test_the_mean_times_of_the_stages_fit_into_the_searches_mean_time(prometheus
     assert 0 < stages < whole
 
 
+@needs_prometheus
+def test_no_more_searches_are_said_to_be_looked_at_than_there_were(prometheus: Prometheus) -> None:
+    """Most are counted several times: as watched, as compared, as looked at more deeply."""
+    looked = next(each for each in boards.panel_questions() if _of_title(each) == "Searches looked at")
+    watched = 'sum(increase(winnow_observed_queries_total{outcome="watched"}[5m]))'
+    [found], [every] = prometheus.numbers(looked.expression), prometheus.numbers(watched)
+    assert 0 < found < 1.3 * every, "an increase is extrapolated, though never twofold"
+
+
+@needs_promtool
+def test_the_time_until_documents_are_found_is_at_the_pace_of_embedding_them(tmp_path: Path) -> None:
+    """Ten come in each second, five are made searchable: the 3,000 that wait after ten minutes take ten minutes."""
+    waits = next(each for each in boards.panel_questions() if _of_title(each) == "Time until they are")
+    labels = 'instance="a", collection="papers"'
+    series = {
+        'winnow_ingested_documents_total{instance="a", status="created"}': "0+600x20",
+        f"winnow_index_lag_documents{{{labels}}}": "0+300x20",
+    }
+    given = [{"series": name, "values": values} for name, values in series.items()]
+    expression = waits.expression.replace("$instance", ".+").replace("$collection", ".+")
+    asked = {"expr": f"round({expression})", "eval_time": "10m", "exp_samples": [{"labels": "{}", "value": 600}]}
+    tests = [{"interval": "1m", "input_series": given, "promql_expr_test": [asked]}]
+    (tmp_path / "test.yml").write_text(yaml.safe_dump({"tests": tests}), "utf-8")
+    subprocess.run(["promtool", "test", "rules", tmp_path / "test.yml"], check=True)
+
+
 @needs_promtool
 def test_prometheus_accepts_its_configuration() -> None:
     subprocess.run(["promtool", "check", "config", ROOT / "deploy/prometheus/prometheus.yml"], check=True)

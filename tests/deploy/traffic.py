@@ -22,12 +22,17 @@ REQUEST = "known-by-this-id"
 COMPARED = 100
 """Searches that drift takes on either side."""
 
+SOUNDED = 50
+"""Reranked ones, without which depth is not shown."""
+
 
 def begin(winnow: httpx.Client) -> None:
     """As many searches as later ones are compared with."""
     winnow.headers["x-request-id"] = REQUEST
     _ingest(winnow, "first")
     _search_often(winnow, COMPARED)
+    for i in range(SOUNDED):
+        assert winnow.post("/search", json={"query": f"filter {i}"}).status_code == 200
     refer = "/quality/reference?collection=default"
     eventually(lambda: winnow.post(refer).status_code == 200, "there is no reference for drift")
     assert winnow.post("/collections/default/standby", json={"recipe": {"chunk_tokens": 64}}).status_code == 201

@@ -165,7 +165,7 @@ _ANNOTATIONS = [
     _annotation(
         "Starts",
         "blue",
-        "1000 * process_start_time_seconds{} and changes(process_start_time_seconds{}[2m]) > 0",
+        '1000 * process_start_time_seconds{job="winnow"} and changes(process_start_time_seconds{job="winnow"}[2m]) > 0',
         "start",
         "{{instance}}",
         useValueForTime=True,

@@ -119,20 +119,20 @@ NOW = Row(
         stat(
             "Starts",
             "How often an instance was started anew in the time shown. The blue lines in the graphs are the moments.",
-            "sum(changes(process_start_time_seconds{}[$__range]))",
+            'sum(changes(process_start_time_seconds{job="winnow"}[$__range]))',
             steps=[(None, "green"), (1, "orange")],
             decimals=0,
         ),
         stat(
             "Processor",
             "Cores in use, of all chosen instances together. As many as there are: the machine is at its end.",
-            "sum(rate(process_cpu_seconds_total{}[.]))",
+            'sum(rate(process_cpu_seconds_total{job="winnow"}[.]))',
             decimals=1,
         ),
         stat(
             "Memory",
             "Resident memory of the largest instance: models, indexes, and whatever is under way.",
-            "max(process_resident_memory_bytes{})",
+            'max(process_resident_memory_bytes{job="winnow"})',
             "bytes",
         ),
     ],
@@ -309,19 +309,19 @@ PROCESS = Row(
             "Cores in use",
             "Processor time per second of each instance. At the number of cores of the machine there is no more to be "
             "had.",
-            Ask("sum by (instance) (rate(process_cpu_seconds_total{}[.]))", "{{instance}}"),
+            Ask('sum by (instance) (rate(process_cpu_seconds_total{job="winnow"}[.]))', "{{instance}}"),
         ),
         graph(
             "Resident memory",
             "Resident memory of each instance. It rises while models load and indexes grow, and is flat otherwise.",
-            Ask("sum by (instance) (process_resident_memory_bytes{})", "{{instance}}"),
+            Ask('sum by (instance) (process_resident_memory_bytes{job="winnow"})', "{{instance}}"),
             unit="bytes",
         ),
         graph(
             "What is open",
             "Descriptors, connections of callers among them, and tasks of the event loop. They follow the number of "
             "callers; what only rises is a leak.",
-            Ask("sum by (instance) (process_open_fds{})", "{{instance}}"),
+            Ask('sum by (instance) (process_open_fds{job="winnow"})', "{{instance}}"),
             Ask("sum by (instance) (winnow_connections{})", "{{instance}}: connections"),
             Ask("sum by (instance) (winnow_tasks{})", "{{instance}}: tasks"),
         ),

@@ -72,7 +72,7 @@ NOW = Row(
             "Searches looked at",
             "Searches that were looked at again in the time shown. Few: intervals are wide, and there is no telling "
             "yet.",
-            "sum(increase(winnow_observed_queries_total{collection}[$__range]))",
+            'sum(increase(winnow_observed_queries_total{collection, outcome=~"compared|exact|changed"}[$__range]))',
             decimals=0,
         ),
     ],
@@ -237,8 +237,8 @@ COST = Row(
     [
         graph(
             "Searches by what came of looking",
-            "Searches per second that were watched, by outcome. Skipped ones came while there was no idle time for "
-            "them.",
+            "Searches per second that were watched, and what became of those that were to be looked at again. dropped: "
+            "there was no idle time for them.",
             Ask("sum by (outcome) (rate(winnow_observed_queries_total{collection}[.]))", "{{outcome}}"),
             unit="reqps",
             width=12,
