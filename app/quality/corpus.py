@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from inspect import getsource
 
 import numpy as np
 import orjson
@@ -14,9 +15,13 @@ from app.errors import InvalidDocuments
 from app.quality.cache import key
 from app.quality.types import Dataset
 from app.quality.workbench import Workbench
+from app.stages import chunk, markdown
 from app.stages.chunk import Chunker
 from app.types import Candidates, ChunkIds, Document, Recipe
 from models.types import BiEncoder, Reranker, SparseEncoder
+
+SPLITTING = chunk, markdown
+"""Where it is decided what a chunk is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,12 +87,13 @@ def _split(dataset: Dataset, chunker: Chunker, bench: Workbench) -> _Split:
             except InvalidDocuments:
                 chunks = chunker.split(Document(document.id, f"{document.title}\n{document.text}"))
                 made.moved += 1
-            made.chunks.append([chunk.text for chunk in chunks])
+            made.chunks.append([each.text for each in chunks])
             advance(1)
     return made
 
 
 def _key(documents: Sequence[Document], recipe: Recipe, marks: Sequence[str], bench: Workbench) -> bytes:
-    code = version("winnow"), version("semantic-text-splitter")
+    """The code that splits counts as it stands: nobody has to remember that what it made before is no more its work."""
+    code = *map(getsource, SPLITTING), version("semantic-text-splitter")
     content = (part for document in documents for part in (document.title, document.text))
     return key("chunks", *code, *marks, bench.query_reserve, recipe, *content)
