@@ -250,10 +250,11 @@ def _curves(stand: Stand, judged: Judged, seed: int) -> Iterator[Curve]:
     for first in RERANKED:
         every = {depth: [depth] * len(stand.proposals) for depth in stand.setup.candidates}
         quality = {depth: _quality(stand, judged, first, depth, reads) for depth, reads in every.items()}
-        cost = {depth: _cost(stand, judged, first, reads) for depth, reads in every.items()}
+        cost = {depth: _cost(stand, judged, first, depth, reads) for depth, reads in every.items()}
         reads = _enough(stand, judged, first)
-        values = _quality(stand, judged, first, stand.setup.depth, reads)
-        auto = curve.point(float(np.mean(reads)), values, _cost(stand, judged, first, reads), seed)
+        deepest = stand.setup.depth
+        values, spent = _quality(stand, judged, first, deepest, reads), _cost(stand, judged, first, deepest, reads)
+        auto = curve.point(float(np.mean(reads)), values, spent, seed)
         yield curve.draw(f"{first}+blend", quality, cost, auto, seed)
 
 
@@ -265,10 +266,12 @@ def _quality(stand: Stand, judged: Judged, first: str, depth: int, reads: Sequen
     return np.column_stack([ndcg[:, 0], _reachable(stand, first, depth)[:, 0]])
 
 
-def _cost(stand: Stand, judged: Judged, first: str, reads: Sequence[int]) -> curve.Cost:
+def _cost(stand: Stand, judged: Judged, first: str, depth: int, reads: Sequence[int]) -> curve.Cost:
     """Tokens that the cross-encoder reads for one query, and the milliseconds that they take by the measured rate."""
     each = zip(stand.proposals, judged.pairs, reads, strict=True)
-    tokens = float(np.mean([pairs.tokens[proposal.places(first, read)].sum() for proposal, pairs, read in each]))
+    tokens = float(
+        np.mean([pairs.tokens[proposal.places(first, depth)[:read]].sum() for proposal, pairs, read in each])
+    )
     timed = sum(timing.tokens for timing in judged.timings)
     rate = sum(timing.seconds for timing in judged.timings) / timed if timed else None
     return tokens, None if rate is None else 1000 * tokens * rate

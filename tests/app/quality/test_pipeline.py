@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.quality import pipeline
 from app.quality.dataset import read
 from app.quality.measures import NDCG
 from app.quality.pipeline import evaluate
@@ -119,6 +120,26 @@ def test_an_encoder_that_compares_tokens_has_arms_of_its_own(tmp_path: Path) -> 
     assert (unread.served, mean(unread, "fused+late")) == ("fused+late", 1)
     without, _ = evaluate(dataset, replace(FAKES, encoder="fake:late", late=False), made, 0)
     assert [arm.name for arm in without.arms] == ARMS
+
+
+def test_the_tokens_of_auto_are_those_of_the_chunks_that_it_reads(tmp_path: Path) -> None:
+    """Comparing tokens puts others in front than the first stage does, and they are not as long."""
+    draw = np.random.default_rng(1)
+    words = [f"w{number}" for number in range(60)]
+    documents = {f"d{number}": " ".join(draw.choice(words, draw.choice([3, 50]))) for number in range(80)}
+    queries = {f"q{number}": " ".join(draw.choice(words, 4)) for number in range(20)}
+    dataset = read(write(tmp_path, documents, queries, {name: {"d1": 1} for name in queries}))
+    made = bench(rerankers={"fake": FakeReranker(blends=Blends(Blend(0.1, 1, 0, 4), Blend(0.1, 1, 1, 4)))})
+    setup = Setup("fake:late", "fake", Recipe(64, 8), candidates=(5, 40))
+    stand = pipeline._prepare(dataset, setup, made)
+    judged = pipeline._judge(stand, made)
+    reads = pipeline._enough(stand, judged, "fused")
+    each = zip(stand.proposals, judged.pairs, reads, strict=True)
+    read_of = [pairs.tokens[proposal.places("fused", 40)[:amount]].sum() for proposal, pairs, amount in each]
+    evaluation, _ = evaluate(dataset, setup, made, 0)
+    (curve,) = (each for each in evaluation.curves if each.arm == "fused+blend")
+    assert np.mean(reads) < 38
+    assert curve.auto.tokens == pytest.approx(np.mean(read_of))
 
 
 def test_tokens_are_computed_once_for_good(tmp_path: Path) -> None:
