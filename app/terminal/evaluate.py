@@ -42,7 +42,8 @@ def evaluate(
     language: Annotated[
         str | None,
         typer.Option(
-            help="Of the lexical stage's stop words and stems; none takes words as they are.", show_default="english"
+            help="Of the lexical stage's stop words and stems; none takes words as they are.",
+            show_default="WINNOW_LANGUAGE",
         ),
     ] = None,
     compare: Annotated[

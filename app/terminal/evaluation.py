@@ -57,7 +57,7 @@ def base(
             recipe=Recipe(settings.chunk_tokens, settings.overlap_tokens, chosen.get("title", "first")),
             dims=chosen.get("dims"),
             candidates=depths(candidates),
-            language=chosen.get("language", "english"),
+            language=chosen.get("language") or settings.language,
             rerank=rerank,
             sparse="" if collection else settings.sparse,
             late=settings.late,

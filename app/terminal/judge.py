@@ -38,7 +38,9 @@ def pool(
     encoder: Annotated[str | None, setting("encoder")] = None,
     reranker: Annotated[str | None, setting("reranker")] = None,
     candidates: Annotated[int, typer.Option(min=1, help="Chunks to rerank.")] = 50,
-    language: Annotated[str, typer.Option(help="Of the lexical stage's stop words and stems.")] = "english",
+    language: Annotated[
+        str | None, typer.Option(help="Of the lexical stage's stop words and stems.", show_default="WINNOW_LANGUAGE")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides the order of the rows.")] = 0,
     data_dir: DataDir = None,
     device: Annotated[str | None, setting("device")] = None,

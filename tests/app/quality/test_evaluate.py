@@ -16,6 +16,8 @@ import pytrec_eval
 from typer.testing import CliRunner, Result
 
 from app.cli import app
+from app.settings import Settings
+from app.terminal.evaluation import base
 from tests.app.quality.folders import ANIMALS, put, write
 
 Winnow = Callable[..., Result]
@@ -33,6 +35,14 @@ def winnow(tmp_path: Path) -> Winnow:
         return ran
 
     return run
+
+
+def test_words_are_taken_as_the_settings_have_them_unless_a_flag_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WINNOW_LANGUAGE", "german")
+    assert base(Settings(), {}, "50", None, rerank=True).language == "german"
+    assert base(Settings(), {"language": "french"}, "50", None, rerank=True).language == "french"
 
 
 @pytest.fixture
