@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,6 +21,14 @@ from app.types import Document
 
 COLUMNS = 3
 """Of a judgement: query, document, grade."""
+
+DIGITS = 6
+"""Of a grade: the measures take memory for each step up to the highest."""
+
+GRADE = re.compile(rf"[+-]?[0-9]{{1,{DIGITS}}}")
+
+NAMED = 20
+"""Characters of a score that are named."""
 
 Grades = dict[str, dict[str, int]]
 
@@ -120,9 +130,9 @@ def _queries(path: Path) -> dict[str, str]:
 
 def _judgements(path: Path, notes: Counter[str]) -> Grades:
     judged: Grades = {}
-    for number, line in _lines(path):
+    for place, (number, line) in enumerate(_lines(path)):
         cells = line.decode("utf-8", "replace").rstrip("\r\n").split("\t")
-        if number == 1 and not _is_grade(cells[-1]):
+        if place == 0 and not any(map(_is_number, cells)):
             continue  # the header
         query, document, grade = _judgement(f"{path}:{number}", cells)
         notes["judgements are below 0 and count as 0"] += grade < 0
@@ -137,13 +147,18 @@ def _judgement(place: str, cells: list[str]) -> tuple[str, str, int]:
         raise BadDataset(
             f"{place}: has {len(cells)} columns, not {COLUMNS}: query-id, corpus-id and score, with tabs between them."
         )
-    if not _is_grade(cells[2]):
-        raise BadDataset(f"{place}: the score {cells[2]!r} is not a whole number.")
-    return cells[0].strip(), cells[1].strip(), int(cells[2])
+    if not GRADE.fullmatch(grade := cells[2].strip()):
+        told = grade if len(grade) <= NAMED else f"{grade[:NAMED]}…"
+        raise BadDataset(f"{place}: the score {told!r} is not a whole number of at most {DIGITS} digits.")
+    return cells[0].strip(), cells[1].strip(), int(grade)
 
 
-def _is_grade(text: str) -> bool:
-    return text.strip().lstrip("+-").isdecimal()
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _compare(
@@ -171,19 +186,20 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines; blank ones are passed over."""
+    """Numbered lines; blank ones are passed over, as is a mark of the byte order."""
     opens = gzip.open if path.suffix == ".gz" else open
     try:
         with opens(path, "rb") as stream:
             for number, line in enumerate(stream, 1):
-                if line.strip():
-                    yield number, line
+                own = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                if own.strip():
+                    yield number, own
     except (OSError, EOFError, zlib.error) as error:
         raise BadDataset(f"{path} can't be read: {error}.") from error
 
 
 def _id(place: str, row: Mapping[str, Any]) -> str:
-    name = row.get("_id", row.get("id"))
+    name = row["_id"] if row.get("_id") is not None else row.get("id")
     if type(name) not in (str, int) or name == "":
         raise BadDataset(f"{place}: has no _id: every line needs one, a string.")
     return str(name)

@@ -98,6 +98,39 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, file: str, content
     assert told in str(error.value)
 
 
+@pytest.mark.parametrize("grade", ["+-1", "--1", "9" * 5000, "99999999999999999999", "1000000", "1.0", "\u0663"])
+def test_a_grade_is_a_whole_number_that_measures_can_bear(tmp_path: Path, grade: str) -> None:
+    put(write(tmp_path) / "qrels" / "test.tsv", f"{HEADER}q1\towl\t{grade}\n")
+    with pytest.raises(BadDataset, match=r"test.tsv:2: the score .{3,26} is not a whole number of at most 6 digits"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("grade", ["+1", " 1 ", "0001", "1\r"])
+def test_a_grade_may_be_written_as_ever(tmp_path: Path, grade: str) -> None:
+    put(write(tmp_path) / "qrels" / "test.tsv", f"{HEADER}q1\towl\t{grade}\n")
+    assert read(tmp_path).judgements == {"q1": {"owl": 1}}
+
+
+@pytest.mark.parametrize("before", ["", "\ufeff", "\n"])
+@pytest.mark.parametrize("header", ["", HEADER])
+def test_the_first_line_of_judgements_is_a_header_only_without_any_number(
+    tmp_path: Path, header: str, before: str
+) -> None:
+    write(tmp_path)
+    put(tmp_path / "qrels" / "test.tsv", f"{before}{header}q1\towl\t1\nq2\twhale\t1\n")
+    assert read(tmp_path).judgements == {"q1": {"owl": 1}, "q2": {"whale": 1}}
+    put(tmp_path / "qrels" / "test.tsv", f"{before}q1\towl\t1.5\nq2\twhale\t1\n")
+    with pytest.raises(BadDataset, match=r"test.tsv:\d: the score '1.5' is not"):
+        read(tmp_path)
+
+
+def test_documents_may_begin_with_a_byte_order_mark_and_have_another_id_where_one_is_null(tmp_path: Path) -> None:
+    write(tmp_path)
+    row = '{"_id": null, "id": "owl", "text": "An owl."}\n'
+    put(tmp_path / "corpus.jsonl", f"\ufeff{row}")
+    assert [each.id for each in read(tmp_path).documents] == ["owl"]
+
+
 def test_a_missing_file_or_split_is_named_with_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(BadDataset, match=r"has no corpus.jsonl \(nor corpus.jsonl.gz\)"):
         read(tmp_path)
