@@ -64,9 +64,29 @@ def merge(old: Sequence[Row], new: Sequence[Row], seed: int) -> list[Row]:
     """Old rows with their labels and those that are new, by question. What waits for a label stands in an order that
     says nothing of who found it, and when."""
     _check_texts(old, new)
-    known = {row.key for row in old}
-    asked = _by_question([*old, *(row for row in new if row.key not in known)])
+    known, now = {row.key for row in old}, {row.key: row for row in new}
+    held = (row if row.relevance is not None else now.get(row.key, row) for row in old)
+    asked = _by_question([*held, *(row for row in new if row.key not in known)])
     return [row for name, held in asked.items() for row in _in_order(held, Random(f"{seed} {name}"))]
+
+
+def changed(labelled: Iterable[Row], documents: Mapping[str, Document]) -> list[Row]:
+    """Rows whose label is about another text than the document has by now. A spreadsheet may have broken lines anew."""
+    return [
+        row
+        for row in labelled
+        if row.relevance is not None
+        and row.text.strip()
+        and (document := documents.get(row.document))
+        and row.text.split() != excerpt(document.text, row.query.text).split()
+    ]
+
+
+def check_ids(names: Iterable[str]) -> None:
+    """Refuse those that would not come back as they are."""
+    for name in names:
+        if name != name.strip() or set(name) & set("\t\r\n"):
+            raise BadLabels(f"The id {name!r} has spaces around it or breaks a line, which BEIR's layout can't hold.")
 
 
 def progress(every: Iterable[Row]) -> list[Progress]:
@@ -94,11 +114,7 @@ def check(every: Sequence[Row], known: Iterable[str], unlabelled: Unlabelled) ->
                 f"The document {row.document!r} of the labels is not in the corpus: give the corpus that was pooled. "
                 "If it is, did a spreadsheet change the id?"
             )
-        for name in row.key:
-            if name != name.strip() or set(name) & set("\t\r\n"):
-                raise BadLabels(
-                    f"The id {name!r} has spaces around it or breaks a line, which BEIR's layout can't hold."
-                )
+        check_ids(row.key)
     waiting = sum(row.relevance is None for row in every)
     if waiting and unlabelled == "refuse":
         raise BadLabels(f"{waiting:,} of {len(every):,} rows have no label: label them, or choose skip or zero.")

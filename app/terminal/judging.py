@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,12 +64,14 @@ def pool(order: Order, settings: Settings) -> None:
         old = labels.read(order.output) if order.output.exists() else []
         queries = questions.read(order.questions)
         documents = _documents(order.corpus)
+        judge.check_ids([*(query.id for query in queries), *documents])
         setups = [order.base, *(vary(order.base, text) for text in order.variants)]
         _announce(queries, len(documents), setups, order.depth)
         runs = _runs(queries, documents.values(), setups, order, settings)
         every = judge.merge(old, judge.rows(queries, documents, judge.pool(runs, order.depth)), order.seed)
         _write(every, order)
     _report(old, every, order)
+    _doubt(old, documents)
 
 
 def read(path: Path, corpus: Sequence[Path], output: Path, unlabelled: Unlabelled) -> None:
@@ -80,6 +82,7 @@ def read(path: Path, corpus: Sequence[Path], output: Path, unlabelled: Unlabelle
         judge.check(every, documents, unlabelled)
         _check_folder(output)
         judge.save(output, documents.values(), every, unlabelled)
+    _doubt(every, documents)
     waiting = sum(row.relevance is None for row in every)
     treated = "count as 0" if unlabelled == "zero" else "are left out"
     _print(f"{output}: {len(documents):,} documents, {_labelled(every)}.")
@@ -200,6 +203,16 @@ def _report(old: Sequence[Row], every: Sequence[Row], order: Order) -> None:
     _print(f"{judge.effort(waiting)}: {'; '.join(f'{grade} {means}' for grade, means in labels.GRADES.items())}.")
     if order.html:
         _print(f"{order.html}: the same to label in a browser.")
+
+
+def _doubt(labelled: Sequence[Row], documents: Mapping[str, Document]) -> None:
+    """Name labels that nobody may have given to the texts that there are now."""
+    if found := judge.changed(labelled, documents):
+        names = sorted({row.document for row in found})
+        more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+        told = f"{len(found):,} labels are of documents that read otherwise by now: look at them again: "
+        told += ", ".join(map(repr, names[:NAMED])) + more
+        stderr.print(f"[yellow]{escape(told)}[/]", soft_wrap=True)
 
 
 def _labelled(every: Sequence[Row]) -> str:

@@ -178,6 +178,34 @@ def test_a_document_that_labels_could_not_name_is_told_with_its_place(folder: Pa
 
 
 @pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("questions.jsonl", '{"id": "q1 ", "query": "why are there salts in the sea"}'),
+        ("questions.jsonl", '{"id": "q\\t1", "query": "why are there salts in the sea"}'),
+        ("corpus.jsonl", '{"id": " sea", "text": "Rivers carry salts."}'),
+    ],
+)
+def test_an_id_that_no_dataset_can_hold_is_refused_before_anybody_labels(folder: Path, file: str, line: str) -> None:
+    asked = "questions.jsonl" if file == "questions.jsonl" else "questions.txt"
+    (folder / file).write_text(line)
+    told = judge("pool", asked, "corpus.jsonl", "-o", "labels.csv")
+    assert told.exit_code == 2
+    assert "which BEIR's layout can't hold" in " ".join(told.stderr.split())
+    assert not (folder / "labels.csv").exists()
+
+
+def test_labels_of_a_document_that_reads_otherwise_by_now_are_pointed_out(folder: Path) -> None:
+    assert pool().exit_code == 0
+    label(folder / "labels.csv", GRADES)
+    corpus = (folder / "corpus.jsonl").read_text()
+    (folder / "corpus.jsonl").write_text(corpus.replace(SEA, "This page was moved, and says no more of salts."))
+    for again in (pool(), judge("read", "labels.csv", "corpus.jsonl", "-o", "mine")):
+        assert again.exit_code == 0, again.stderr
+        said = " ".join(again.stderr.split())
+        assert "labels are of documents that read otherwise by now: look at them again: 'sea'" in said
+
+
+@pytest.mark.parametrize(
     ("more", "said"),
     [
         (["--compare", "encoder"], "write key=value"),

@@ -312,6 +312,19 @@ def test_questions_that_cannot_be_read_are_named(tmp_path: Path, name: str, cont
         questions.read(path)
 
 
+def test_labels_of_documents_that_read_otherwise_by_now_are_told() -> None:
+    held = {"salt": Document("salt", "This page was moved."), "tides": Document("tides", "This page too.")}
+    assert judge.changed([SALT, TIDES], held) == [SALT], "what waits for a label loses none"
+    assert judge.changed([replace(SALT, text="Rivers  carry\r\nsalt.")], {"salt": Document("salt", SALT.text)}) == []
+    assert judge.changed([replace(SALT, text="")], held) == [], "nobody knows what was read"
+    assert judge.changed([SALT], {}) == []
+
+
+def test_what_waits_for_a_label_is_shown_as_it_reads_now() -> None:
+    moved = replace(TIDES, text="The moon and the sun pull.")
+    assert judge.merge([SALT, TIDES], [replace(SALT, text="Other."), moved], 0) == [SALT, moved]
+
+
 @settings(max_examples=20)
 @given(rows)
 def test_the_page_to_label_holds_every_row_and_lets_none_of_them_act(drawn: list[Row]) -> None:
