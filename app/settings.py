@@ -21,7 +21,7 @@ CONFIG_VARIABLE = "WINNOW_CONFIG"
 class Settings(BaseSettings):
     """Read once at start; nothing changes them afterwards."""
 
-    model_config = SettingsConfigDict(env_prefix="WINNOW_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="WINNOW_", extra="forbid", frozen=True, allow_inf_nan=False)
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -20,6 +20,9 @@ from app.terminal.kept import place
 
 AT_ONCE = 4
 """Requests under way together: enough to keep an accelerator busy, few enough to leave others their turn."""
+
+LIMITED = ("top_k", "candidates")
+"""Of a search, what a service's settings may allow too little of."""
 
 Item = TypeVar("Item")
 Reply = TypeVar("Reply")
@@ -76,7 +79,12 @@ class _Inquiry:
         return deep, answer
 
     async def _search(self, body: dict[str, Any]) -> Any:
-        return read_json(await self._client.patiently("POST", "/search", say, json=body))
+        try:
+            return read_json(await self._client.patiently("POST", "/search", say, json=body))
+        except Refused as refusal:
+            if refusal.status == 422 and (limits := [each for each in LIMITED if f"/{each} " in str(refusal)]):
+                raise Failure(_too_small(limits, body)) from refusal
+            raise
 
     async def _missing(self) -> list[str]:
         """Relevant documents that the collection does not have; without any of them there is nothing to measure."""
@@ -120,6 +128,12 @@ async def bounded(does: Callable[[Item], Awaitable[Reply]], items: Iterable[Item
             return await does(item)
 
     return list(await asyncio.gather(*(one(item) for item in items)))
+
+
+def _too_small(limits: Sequence[str], body: Mapping[str, Any]) -> str:
+    """Less than that would measure something else."""
+    settings = " and ".join(f"WINNOW_MAX_{each.upper()} to at least {body[each]}" for each in limits)
+    return f"The service does not show as many hits in an answer as it takes to measure: raise its {settings}."
 
 
 def _unlike(facts: dict[str, Any], dataset: Dataset) -> list[str]:

@@ -94,8 +94,8 @@ async def _download(target: Target, partial: Path) -> None:
         with stderr.status("the service saves its indexes and copies its database") as status:
             async with client.stream("/backup") as response:
                 status.stop()
-                size = int(response.headers["content-length"])
-                with _into(partial, size) as take:
+                size = response.headers.get("content-length")  # which a proxy may have left out
+                with _into(partial, int(size) if size else None) as take:
                     async for piece in response.aiter_bytes():
                         take(piece)
 
@@ -116,9 +116,9 @@ def _gather(data_dir: Path, partial: Path) -> None:
 
 
 @contextmanager
-def _into(partial: Path, size: int) -> Iterator[Callable[[bytes], object]]:
-    """Write a file of this length, if there is room for it."""
-    if (free := shutil.disk_usage(partial.parent).free) < size:
+def _into(partial: Path, size: int | None) -> Iterator[Callable[[bytes], object]]:
+    """Write a file of this length, if there is room for it; None where nobody knows it."""
+    if size and (free := shutil.disk_usage(partial.parent).free) < size:
         raise Failure(f"The backup takes {size:,} bytes, and {partial.parent.resolve()} has room for {free:,}.")
     with partial.open("wb") as file, _bar("writing", size) as advance:
 
@@ -140,7 +140,7 @@ def _claimed(data_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _bar(what: str, size: int) -> Iterator[Callable[[int], object]]:
+def _bar(what: str, size: int | None) -> Iterator[Callable[[int], object]]:
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     with Progress(
         *columns, TimeRemainingColumn(), console=stderr, transient=True, disable=not stderr.is_terminal

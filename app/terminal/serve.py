@@ -127,6 +127,8 @@ def _bind(host: str, port: int) -> list[socket.socket]:
         return [_socket(family, address) for family, address in dict.fromkeys((each[0], each[4]) for each in found)]
     except OSError as error:
         raise _taken(host, port, error) from error
+    except UnicodeError as error:
+        raise Failure(f"Winnow can't listen on {host}, port {port}: no machine has such a name.", UNUSABLE) from error
 
 
 def _socket(family: int, address: tuple[str | int, ...] | tuple[int, bytes]) -> socket.socket:

@@ -6,7 +6,10 @@ import asyncio
 import json
 import random
 import tarfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -45,6 +48,31 @@ def wait_for(holds: Callable[[], bool]) -> None:
     while not holds():
         assert monotonic() < deadline, "it never came to pass"
         sleep(0.01)
+
+
+@contextmanager
+def proxied(address: str) -> Iterator[str]:
+    """What hands on an answer piece by piece, without saying how long it is, as proxies that pack them do."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with httpx.stream("GET", f"{address}{self.path}", timeout=PATIENCE) as answer:
+                self.send_response(answer.status_code)
+                self.end_headers()
+                for piece in answer.iter_bytes():
+                    self.wfile.write(piece)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_backup_comes_through_a_proxy_that_does_not_tell_its_length(tmp_path: Path) -> None:
+    with listening(fakes(tmp_path / "data")) as server, proxied(str(server.base_url).rstrip("/")) as address:
+        server.post("/ingest", json={"documents": documents(5)}).raise_for_status()
+        assert "checked" in winnow("backup", tmp_path / "winnow.tar", "--url", address)
+    assert "restored" in winnow("restore", tmp_path / "winnow.tar", "--data-dir", tmp_path / "again")
 
 
 def answers(client: httpx.Client) -> list[Json]:

@@ -469,6 +469,13 @@ def test_a_service_stops_cleanly_on_sigterm_and_sigint(tmp_path: Path) -> None:
         assert said[1:] == [["docs", f"{address}/docs"], ["metrics", f"{address}/metrics"], ["data", str(tmp_path)]]
 
 
+@pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.example", "nowhere.invalid"])
+def test_a_name_that_no_machine_has_is_told_in_a_sentence(tmp_path: Path, host: str) -> None:
+    told = winnow("serve", "--host", host, "--data-dir", tmp_path / "data")
+    assert told.code == 2
+    assert f"Winnow can't listen on {host}, port 8000" in " ".join(told.errors.split())
+
+
 def test_a_port_in_use_is_told_before_anything_is_opened(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         told = winnow("serve", "--port", taken.getsockname()[1], "--data-dir", tmp_path / "data")

@@ -68,6 +68,15 @@ def test_values_that_make_no_sense_are_refused(name: str, value: object) -> None
         Settings.model_validate({name: value})
 
 
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+@pytest.mark.parametrize("name", [name for name, field in Settings.model_fields.items() if field.annotation is float])
+def test_no_setting_is_endless(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """A timeout of that kind ended the service when it was to stop."""
+    monkeypatch.setenv(f"WINNOW_{name.upper()}", value)
+    with pytest.raises(ValidationError, match=f"(?s){name}.*(finite|greater|less)"):
+        Settings()
+
+
 def test_settings_do_not_change_once_they_are_read() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1  # type: ignore[misc]  # mypy knows as well

@@ -92,6 +92,14 @@ def test_what_is_called_served_is_what_a_search_answers_that_says_no_more_than_i
     assert (usual[0]["mode"], usual[0]["reranked"] > 0) == (mode, reranks)
 
 
+def test_a_service_that_shows_too_few_hits_to_measure_is_told_which_setting_to_raise(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    with listening(fakes(tmp_path / "data", max_top_k=100)) as server:
+        take_in(server, list(ANIMALS))
+        with pytest.raises(Failure, match="WINNOW_MAX_TOP_K to at least 500"):
+            asked(server, folder, of("default"))
+
+
 def test_a_collection_with_a_sparse_encoder_is_asked_for_that_stage_too(server: httpx.Client, tmp_path: Path) -> None:
     server.post("/collections", json={"name": "sparse", "sparse": "fake"}).raise_for_status()
     folder = write(tmp_path / "set")
