@@ -14,6 +14,10 @@ USUAL_UNANSWERED = 0.1
 SPARE = 0.8
 """A needed depth below this part of the present one is worth telling."""
 
+EXACT = (
+    "Of those sampled no search asked the graph: they compare with every allowed vector, which is exact, or with none."
+)
+
 SIGNALS = {
     "top_score": "The best hits score otherwise than before",
     "query_distance": "Queries are at another distance from the chunks found for them",
@@ -44,7 +48,7 @@ def _recall(report: Report) -> Iterator[Finding]:
     found = recall.at.get(10) if recall else None
     if recall is None or found is None:
         if outcomes.get("exact"):
-            yield Finding("info", "recall", "Searches compare with every allowed vector: they are exact.")
+            yield Finding("info", "recall", EXACT)
     elif found.searches < LEAST:
         yield _wait("recall", found.searches)
     elif found.high < recall.objective or (found.value < recall.objective and recall.exhausted):

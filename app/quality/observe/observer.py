@@ -155,8 +155,9 @@ class Observer:
             await self._keep(watched)
         if random() < self._settings.observe_share:
             if len(self._waiting) == WAITING:
-                self._waiting.popleft()
-                watched.count("dropped")
+                dropped = self._waiting.popleft()
+                if forgone := self._watching(dropped):
+                    forgone.count("dropped")
             self._waiting.append(replace(sighting, hits=()))
             self._sampled.set()
 

@@ -82,6 +82,13 @@ def test_a_figure_that_calls_for_something_says_what(known: dict[str, Any], seve
     assert text in sentence
 
 
+def test_searches_that_ask_no_graph_are_not_said_to_compare_with_vectors() -> None:
+    """They may be by words alone."""
+    ((_, sentence),) = told(counts=Counts(MANY, 0, {"exact": MANY}))
+    assert "no search asked the graph" in sentence
+    assert "or with none" in sentence
+
+
 def test_figures_that_are_as_they_should_be_say_nothing() -> None:
     assert told(lengths=lengths(0.0, 0.0), drift=drift(0.1), unanswered=figure(0.05)) == []
 

@@ -235,6 +235,21 @@ async def test_memory_is_bounded_while_nobody_has_time_to_look(service_watched: 
         assert came_to(service_watched, "exact") + came_to(service_watched, "compared") <= 1
 
 
+async def test_a_search_that_is_dropped_is_one_of_its_own_collection(service_watched: Service) -> None:
+    await service_watched.client.post("/collections", json={"name": "other"})
+    await service_watched.ingest(*documents(20), collection="other")
+    with service_watched.engine.observer.traffic.passing():
+        await ask(service_watched, ["topic"] * (observer.WAITING + 1), rerank=False)
+        await until(lambda: came_to(service_watched, "watched") == observer.WAITING + 1)
+        before = came_to(service_watched, "dropped")
+        await ask(service_watched, ["topic"] * 5, rerank=False, collection="other")
+        labels = {"collection": "other", "outcome": "watched"}
+        await until(lambda: service_watched.sample("winnow_observed_queries_total", **labels) == 5)
+        assert came_to(service_watched, "dropped") == before + 5
+        dropped = service_watched.sample("winnow_observed_queries_total", collection="other", outcome="dropped")
+        assert dropped == 0
+
+
 async def test_a_reranker_that_breaks_ends_no_watch(tmp_path: Path) -> None:
     async with serving(watching(tmp_path, exact_below=4096)) as service:
         await service.ingest(*documents(100))
