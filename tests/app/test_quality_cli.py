@@ -41,7 +41,7 @@ def test_figures_come_with_intervals_and_findings_in_words(service: Process) -> 
     assert "default: 60 searches watched" in said
     assert "a better answer below rank 20" in said
     assert "candidates that hold 95 % of the ten best" in said
-    assert "info: Searches compare with every allowed vector: they are exact." in said
+    assert "info: Of those sampled no search asked the graph" in said
 
 
 def test_the_same_as_json(service: Process) -> None:

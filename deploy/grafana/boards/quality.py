@@ -25,8 +25,8 @@ NOW = Row(
         ),
         stat(
             "Better answers beyond",
-            "Share of sampled queries with one of the ten best answers beyond the candidates that are reranked, in the "
-            "worst collection. Much of it: raise `candidates`.",
+            "Share of sampled queries with one of the ten best answers beyond their candidates, in the worst "
+            "collection. Much of it: raise `candidates`.",
             "max(winnow_depth_missed_share{collection})",
             "percentunit",
             [(None, "green"), (0.1, "orange"), (0.25, "red")],
@@ -120,7 +120,7 @@ DEEP = Row(
         graph(
             "A better answer lay beyond the candidates",
             "Share of sampled queries with one of the ten best answers, as a reranking of many more candidates has "
-            "them, beyond those that are reranked.",
+            "them, beyond those that they had.",
             Ask("max by (collection) (winnow_depth_missed_share{collection})", "{{collection}}"),
             unit="percentunit",
             width=8,
