@@ -171,7 +171,7 @@ def fit(trainer: BaseTrainer, run: Run, settings: TrainingSettings, watch: Watch
     if checkpoint:
         watch.say(f"Going on from step {checkpoint.name.rpartition('-')[2]}.")
     with _polite(pace):
-        if checkpoint and pace.over:
+        if checkpoint and (pace.over or _is_last(checkpoint)):
             _conclude(trainer, checkpoint)
         else:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -180,6 +180,12 @@ def fit(trainer: BaseTrainer, run: Run, settings: TrainingSettings, watch: Watch
         place = f"Stopped after step {state.global_step} of {state.max_steps}"
         raise Interrupted(f"{place}. Run the same command again to go on from there.")
     return Fitted(_curve(state.log_history), pace.seconds, state.global_step, state.best_global_step)
+
+
+def _is_last(checkpoint: Path) -> bool:
+    """Whether all was trained, and what came after was interrupted: the library would train one step more."""
+    state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+    return bool(state.global_step >= state.max_steps)
 
 
 def _conclude(trainer: BaseTrainer, checkpoint: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from models.conversions import converted
 from models.converted import Source
 from models.eight_bits import read_ranges
 from models.folder import PRICE_FILE, RANGES_FILE, hash_folder, read_blends
+from models.training import reranker
 from models.training.blend import blend_file, fit_beside, fit_blend
 from models.training.card import Report
 from models.training.errors import Interrupted, TrainingError
@@ -157,6 +159,24 @@ def test_a_few_passages_say_too_little_of_ranges(trained: Path, groups: Path, tm
 
     assert read_ranges(tmp_path / "rounded") is None
     assert any("too few passages" in line for line in watch.said)
+
+
+def test_one_that_was_killed_when_all_was_trained_trains_no_further(
+    trained: Path, base: Path, groups: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reranker, "write_model", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_reranker(groups, tmp_path / "reranker", _settings(base), Witness())
+
+    told = train_reranker(groups, tmp_path / "reranker", _settings(base), Witness())
+
+    assert told.fitted.steps == 4
+    first, second = (load_file(folder / "model.safetensors") for folder in (trained, tmp_path / "reranker"))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_interrupted_and_run_again_it_ends_with_the_weights_of_an_uninterrupted_run(
