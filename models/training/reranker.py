@@ -46,7 +46,11 @@ class Imitation:
 
 
 class ResidualLoss(nn.Module):
-    """Scores passages by logit plus weighted cosine plus weighted BM25 share; both weights are learned."""
+    """Scores passages by logit plus weighted cosine plus weighted BM25 share. Both weights are learned, unless one
+    begins at 0: its score has no part in this."""
+
+    part: Tensor
+    """Which of both scores have one."""
 
     def __init__(self, model: CrossEncoder, weights: Weights, width: int, imitation: Imitation | None = None) -> None:
         super().__init__()
@@ -54,6 +58,7 @@ class ResidualLoss(nn.Module):
         self.width = width
         self.imitation = imitation
         self.first_stage = nn.Parameter(torch.tensor(weights))
+        self.register_buffer("part", torch.tensor(weights) != 0, persistent=False)
 
     @property
     def weights(self) -> Weights:
@@ -74,7 +79,7 @@ class ResidualLoss(nn.Module):
         logits = self._logits(pairs, prompt, task)
         known = torch.cat([label.view(3 if self.imitation else 2, -1) for label in labels], dim=1).to(logits.device)
         sizes = [len(texts) for texts in passages]
-        groups = torch.split(logits + self.first_stage @ known[:2], sizes)
+        groups = torch.split(logits + (self.first_stage * self.part) @ known[:2], sizes)
         if self.imitation is None:
             return self.judge(groups)
         taught = torch.split(torch.tensor(self.imitation.weights, device=logits.device) @ known, sizes)

@@ -108,7 +108,7 @@ class RerankerSettings(TrainingSettings):
         float | None, "Weight of the cosine beside the logit at the start; it is learned. By default the base's, or 15."
     ] = None
     lexical: Annotated[
-        float | None, "Weight of the BM25 share likewise; it is learned too. By default the base's, or 4."
+        float | None, "Weight of the BM25 share likewise. 0 of either leaves it out. By default the base's, or 4."
     ] = None
     weights_rate: Annotated[float, "Learning rate of these two weights."] = 2e-2
     teacher: Annotated[

@@ -7,13 +7,14 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder
+from torch import Tensor
 
 from models import eight_bits
 from models.catalog import locate, open_reranker
@@ -30,7 +31,7 @@ from models.training.judge import RerankerJudge
 from models.training.late import late_file
 from models.training.machine import Machine
 from models.training.price import compared, price
-from models.training.reranker import ResidualBinaryLoss, ResidualListLoss, ResidualLoss, divide, train_reranker
+from models.training.reranker import LOSSES, ResidualBinaryLoss, ResidualListLoss, ResidualLoss, divide, train_reranker
 from models.training.rounding import ranges, rounding_file, write_rounding
 from models.training.settings import BlendSettings, LateSettings, RerankerSettings, RoundingSettings
 from models.types import NO_PROMPTS, Blend, Blends, ModelError, ModelOptions
@@ -225,6 +226,22 @@ def test_the_first_stages_weights_are_learned(untrained: CrossEncoder, kind: typ
     gradient = loss.first_stage.grad
     assert gradient is not None
     assert gradient[0] > 0 > gradient[1]  # the cosine misled, BM25 did not
+
+
+def test_what_begins_at_0_has_no_part_in_the_training(base: Path, groups: Path, tmp_path: Path) -> None:
+    learned: list[tuple[float, float]] = []
+
+    class Watching(ResidualListLoss):
+        def forward(self, *given: Any, **more: Any) -> Tensor:
+            learned.append(self.weights)
+            return super().forward(*given, **more)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(LOSSES, "listwise", Watching)
+        train_reranker(groups, tmp_path / "reranker", _settings(base, lexical=0.0), Witness())
+
+    assert {lexical for _, lexical in learned} == {0.0}
+    assert len({dense for dense, _ in learned}) > 1
 
 
 def test_training_puts_answers_first_that_the_first_stage_did_not(base: Path, groups: Path, tmp_path: Path) -> None:
