@@ -88,7 +88,7 @@ class Ingest:
         try:
             with watch.stage("commit"):
                 ticket, puts = await self._database.write(commit)
-        except Exception:
+        except Exception:  # whatever kept them from being taken in: nothing of them will be read
             caller().meter.refund(paid)
             raise
         caller().deed.touch(shelf.collection.name, len(puts))
