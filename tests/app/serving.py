@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
@@ -19,9 +19,9 @@ from fastapi import FastAPI
 
 from app.engine import Engine
 from app.main import create_app
+from app.service.collections import Collections
 from app.settings import Settings
 from app.stages.embed import Embedder
-from models.types import Vectors
 
 PATIENCE = 20.0
 
@@ -118,20 +118,30 @@ def listening(settings: Settings) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def nothing_embedded() -> Iterator[None]:
-    """What comes in before this ends is acknowledged, and waits to be found."""
-    gate, embed = asyncio.Event(), Embedder.documents
+def held_up(owner: type, name: str) -> Iterator[None]:
+    """Whoever calls this coroutine of a class waits until this ends."""
+    gate, original = asyncio.Event(), getattr(owner, name)
 
-    async def held_up(*given: Any) -> Vectors:
+    async def waiting(*given: Any, **more: Any) -> Any:
         await gate.wait()
-        return await embed(*given)
+        return await original(*given, **more)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Embedder, "documents", held_up)
+        patched.setattr(owner, name, waiting)
         try:
             yield
         finally:
             gate.set()
+
+
+def nothing_embedded() -> AbstractContextManager[None]:
+    """What comes in before this ends is acknowledged, and waits to be found."""
+    return held_up(Embedder, "documents")
+
+
+def nothing_opened() -> AbstractContextManager[None]:
+    """A service that starts before this ends is not ready."""
+    return held_up(Collections, "open")
 
 
 async def until(holds: Any, seconds: float = PATIENCE) -> None:

@@ -19,7 +19,7 @@ from app.errors import StartupError, Unauthenticated
 from app.main import create_app
 from app.service.access import Access
 from app.stores.keys import KeyFile
-from tests.app.serving import PATIENCE, Service, body, documents, fakes, problem, serving, until
+from tests.app.serving import PATIENCE, Service, body, documents, fakes, nothing_opened, problem, serving, until
 
 
 def keyed(data_dir: Path, *scopes: Scope, collections: Sequence[str] = ()) -> dict[str, str]:
@@ -233,11 +233,13 @@ async def test_who_opens_the_data_in_a_process_of_their_own_needs_no_key(tmp_pat
 
 
 async def test_who_may_not_see_all_is_not_told_why_a_service_is_not_ready(keys: dict[Any, Any], tmp_path: Path) -> None:
-    async with serving(fakes(tmp_path, keys=keys["data_dir"] / "keys.json"), ready=False) as starting:
-        for who in (None, ("search", "mine")):
-            answer = await starting.client.get("/readyz", headers=keys.get(who))
-            assert (answer.status_code, body(answer)["reasons"]) == (503, [UNTOLD])
-        assert UNTOLD not in body(await starting.client.get("/readyz", headers=keys["search"]))["reasons"]
+    settings = fakes(tmp_path, keys=keys["data_dir"] / "keys.json")
+    with nothing_opened():
+        async with serving(settings, ready=False) as starting:
+            for who in (None, ("search", "mine")):
+                answer = await starting.client.get("/readyz", headers=keys.get(who))
+                assert (answer.status_code, body(answer)["reasons"]) == (503, [UNTOLD])
+            assert UNTOLD not in body(await starting.client.get("/readyz", headers=keys["search"]))["reasons"]
 
 
 ORIGINS: list[tuple[dict[str, str], bool]] = [

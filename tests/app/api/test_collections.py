@@ -150,7 +150,7 @@ async def test_starting_with_another_encoder_refuses_to_mix_and_the_other_collec
         await service.client.post("/collections", json={"name": "own", "encoder": "fake"})
         await service.ingest(*documents(3), collection="own")
     async with serving(fakes(tmp_path, encoder="fake:32"), ready=False) as service:
-        await until(lambda: len(service.engine.readiness.reasons()) == 1)
+        await until(lambda: not service.engine.readiness.starting)
         ready = await service.client.get("/readyz")
         assert ready.status_code == 503
         (reason,) = body(ready)["reasons"]

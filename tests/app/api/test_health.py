@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.stages.embed import Embedder
 from app.telemetry import Metrics
-from tests.app.serving import Service, body, documents, fakes, serving, until
+from tests.app.serving import Service, body, documents, fakes, held_up, nothing_opened, serving, until
 
 STAGES = {
     "search": {"embed", "filter", "retrieve", "fuse", "load", "rerank"},
@@ -18,20 +20,24 @@ STAGES = {
 async def test_while_collections_are_opened_it_is_alive_and_not_ready(tmp_path: Path) -> None:
     async with serving(fakes(tmp_path)) as service:
         await service.ingest(*documents(10))
-    async with serving(fakes(tmp_path), ready=False) as service:
-        ready = await service.client.get("/readyz")
-        assert ready.status_code == 503
-        assert not body(ready)["ready"]
-        assert any("opened" in reason for reason in body(ready)["reasons"])
-        assert any("known question" in reason for reason in body(ready)["reasons"])
-        assert body(await service.client.get("/healthz")) == {"status": "alive"}
-        assert service.sample("winnow_ready") == 0
-        await service.ready()
-        ready = await service.client.get("/readyz")
-        assert ready.status_code == 200
-        assert body(ready)["ready"]
-        assert body(ready)["reasons"] == []
-        assert service.sample("winnow_ready") == 1
+    with ExitStack() as held:
+        held.enter_context(nothing_opened())
+        held.enter_context(held_up(Embedder, "query"))
+        async with serving(fakes(tmp_path), ready=False) as service:
+            ready = await service.client.get("/readyz")
+            assert ready.status_code == 503
+            assert not body(ready)["ready"]
+            assert any("opened" in reason for reason in body(ready)["reasons"])
+            assert any("known question" in reason for reason in body(ready)["reasons"])
+            assert body(await service.client.get("/healthz")) == {"status": "alive"}
+            assert service.sample("winnow_ready") == 0
+            held.close()
+            await service.ready()
+            ready = await service.client.get("/readyz")
+            assert ready.status_code == 200
+            assert body(ready)["ready"]
+            assert body(ready)["reasons"] == []
+            assert service.sample("winnow_ready") == 1
 
 
 async def test_every_metric_is_there_and_every_stage_of_both_pipelines_is_timed(service: Service) -> None:
