@@ -136,8 +136,9 @@ async def known(body: KnownBody, engine: EngineDep) -> KnownReply:
             raise Invalid("A file can't be read.", [Fault("/files", f"'{each.path}' {error}")]) from error
         if kind in READERS and not _lacking(each.path):
             hashes[each.path] = (kind, each.sha256)
-    have = await engine.files.known(engine.collections.shelf(body.collection), hashes)
-    failed = await engine.files.refused({path: each for path, each in hashes.items() if path not in have})
+    shelf = engine.collections.shelf(body.collection)
+    have = await engine.files.known(shelf, hashes)
+    failed = await engine.files.refused(shelf, {path: each for path, each in hashes.items() if path not in have})
     return KnownReply(known=have, refused=[RefusedReply(path=path, reason=why) for path, why in failed.items()])
 
 

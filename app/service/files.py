@@ -95,9 +95,9 @@ class Files:
         held = await self._database.read(lambda db: documents.origins(db, number, list(hashes)))
         return [path for path, (kind, sha256) in hashes.items() if held.get(path) == Origin(sha256, converter(kind))]
 
-    async def refused(self, hashes: Mapping[str, tuple[Kind, str]]) -> dict[str, str]:
+    async def refused(self, shelf: Shelf, hashes: Mapping[str, tuple[Kind, str]]) -> dict[str, str]:
         """Of these paths, those whose content could not be read and could not be now, each with the reason."""
-        attempts = {path: self.attempt(kind, sha256) for path, (kind, sha256) in hashes.items()}
+        attempts = {path: self.attempt(shelf, kind, sha256) for path, (kind, sha256) in hashes.items()}
         failed = await self._database.read(lambda db: refusals.find(db, attempts.values()))
         return {path: failed[attempt] for path, attempt in attempts.items() if attempt in failed}
 
@@ -111,7 +111,7 @@ class Files:
         if held := await self._held(shelf, file, sha256):
             document = replace(held, metadata=metadata | {"file": held.metadata["file"]})
         else:
-            document = document_of(file, sha256, await self._read(file, sha256), metadata)
+            document = document_of(file, sha256, await self._read(shelf, file, sha256), metadata)
         ticket, put = await self._put(shelf, document, ticket)
         return Taken(ticket, put, len(document.pages))
 
@@ -126,9 +126,9 @@ class Files:
         stored = await self._database.read(read)
         return stored.document if stored else None
 
-    async def _read(self, file: File, sha256: str) -> Converted:
+    async def _read(self, shelf: Shelf, file: File, sha256: str) -> Converted:
         """The file as text; what an earlier attempt led to counts no more."""
-        attempt = self.attempt(file.kind, sha256)
+        attempt = self.attempt(shelf, file.kind, sha256)
         caller().meter.expect(1)
         try:
             check_size(file, self._settings)
@@ -145,11 +145,11 @@ class Files:
         """That it failed, and would again."""
         await self._database.write(lambda db: refusals.put(db, attempt, reason))
 
-    def attempt(self, kind: Kind, sha256: str) -> Attempt:
+    def attempt(self, shelf: Shelf, kind: Kind, sha256: str) -> Attempt:
         """To read a content as a kind, by this service's reader and limits."""
         given = self._settings
         limits = (given.file_seconds, given.file_memory_bytes, given.max_file_bytes, given.max_text_chars)
-        return Attempt(sha256, kind, f"{converter(kind)}, limits {limits}")
+        return Attempt(shelf.collection.number, sha256, kind, f"{converter(kind)}, limits {limits}")
 
     async def _convert(self, file: File) -> Converted:
         async with self._workers:

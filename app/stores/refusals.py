@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import apsw
 
@@ -15,8 +15,9 @@ MOST = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """To read a file of some content as a kind."""
+    """To read a file of some content as a kind, for a collection."""
 
+    collection: int
     sha256: str
     kind: str
     tried: str
@@ -25,19 +26,23 @@ class Attempt:
 
 def put(db: apsw.Connection, attempt: Attempt, reason: str) -> None:
     """In place of what was known of the same content."""
-    sql = "INSERT OR REPLACE INTO refusals (sha256, kind, tried, reason, created_at) VALUES (?, ?, ?, ?, ?)"
-    db.execute(sql, (attempt.sha256, attempt.kind, attempt.tried, reason, now()))
+    columns = "collection, sha256, kind, tried, reason, created_at"
+    sql = f"INSERT OR REPLACE INTO refusals ({columns}) VALUES (?, ?, ?, ?, ?, ?)"
+    db.execute(sql, (*astuple(attempt), reason, now()))
     db.execute("DELETE FROM refusals WHERE number <= (SELECT max(number) - ? FROM refusals)", (MOST,))
 
 
 def find(db: apsw.Connection, attempts: Collection[Attempt]) -> dict[Attempt, str]:
     """Those that failed before, each with the reason."""
-    sql = "SELECT sha256, kind, tried, reason FROM refusals WHERE sha256 IN (SELECT value FROM json_each(?))"
+    sql = (
+        "SELECT collection, sha256, kind, tried, reason FROM refusals WHERE sha256 IN (SELECT value FROM json_each(?))"
+    )
     held = rows(db, sql, (to_json([attempt.sha256 for attempt in attempts]),))
-    known = {Attempt(sha256, kind, tried): reason for sha256, kind, tried, reason in held}
+    known = {Attempt(*attempt): reason for *attempt, reason in held}
     return {attempt: known[attempt] for attempt in attempts if attempt in known}
 
 
 def remove(db: apsw.Connection, attempt: Attempt) -> None:
     """What could be read after all is forgotten."""
-    db.execute("DELETE FROM refusals WHERE sha256 = ? AND kind = ?", (attempt.sha256, attempt.kind))
+    sql = "DELETE FROM refusals WHERE collection = ? AND sha256 = ? AND kind = ?"
+    db.execute(sql, (attempt.collection, attempt.sha256, attempt.kind))

@@ -215,3 +215,18 @@ CREATE TABLE token_vectors (
   chunk       INTEGER PRIMARY KEY REFERENCES chunks(number) ON DELETE CASCADE,
   numbers     BLOB    NOT NULL
 ) STRICT;
+
+-- migration 11
+
+-- A refusal belongs to the collection that a file was sent to: who may not see that one is not told of it.
+DROP TABLE refusals;
+CREATE TABLE refusals (
+  number      INTEGER PRIMARY KEY AUTOINCREMENT,
+  collection  INTEGER NOT NULL REFERENCES collections(number) ON DELETE CASCADE,
+  sha256      TEXT    NOT NULL,
+  kind        TEXT    NOT NULL,
+  tried       TEXT    NOT NULL,
+  reason      TEXT    NOT NULL,
+  created_at  TEXT    NOT NULL,
+  UNIQUE (collection, sha256, kind)
+) STRICT;

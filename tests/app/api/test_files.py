@@ -231,10 +231,10 @@ async def test_an_upload_may_answer_before_its_files_can_be_found(service: Servi
     assert await service.found("early") == ["a.txt"]
 
 
-async def told_of(service: Service, files: dict[str, bytes]) -> dict[str, str]:
+async def told_of(service: Service, files: dict[str, bytes], **more: str) -> dict[str, str]:
     """What the service says of files that are not sent to it: those that it could not read."""
     hashes = [{"path": path, "sha256": hashlib.sha256(content).hexdigest()} for path, content in files.items()]
-    answer = await service.client.post("/ingest/files/known", json={"files": hashes})
+    answer = await service.client.post("/ingest/files/known", json={"files": hashes, **more})
     return {each["path"]: each["reason"] for each in body(answer)["refused"]}
 
 
@@ -249,6 +249,17 @@ async def test_what_could_not_be_read_is_remembered_by_what_it_holds(service: Se
     assert set(await told_of(service, elsewhere)) == {"copy.pdf"}, "read as another kind, or changed, it may be fine"
 
 
+async def test_what_could_not_be_read_for_one_collection_is_not_told_of_for_another(service: Service) -> None:
+    await service.client.post("/collections", json={"name": "own"})
+    files = {"locked.pdf": encrypted_pdf()}
+    await send(service, files)
+    assert await told_of(service, files, collection="own") == {}
+    assert set(await told_of(service, files)) == {"locked.pdf"}
+    assert (await service.client.delete("/collections/default")).status_code == 204
+    await service.client.post("/collections", json={"name": "default"})
+    assert await told_of(service, files) == {}, "a collection of the same name is another one"
+
+
 async def test_what_is_sent_all_the_same_is_tried_again(service: Service) -> None:
     await send(service, {"locked.pdf": encrypted_pdf()})
     converted = conversions(service)
@@ -257,7 +268,8 @@ async def test_what_is_sent_all_the_same_is_tried_again(service: Service) -> Non
 
 
 async def test_what_can_be_read_after_all_is_no_longer_refused(service: Service) -> None:
-    attempt = service.engine.files.attempt("pdf", hashlib.sha256(SEA).hexdigest())
+    shelf = service.engine.collections.shelf("default")
+    attempt = service.engine.files.attempt(shelf, "pdf", hashlib.sha256(SEA).hexdigest())
     await service.engine.files.remember(attempt, "had a bad day")
     assert await told_of(service, {"sea.pdf": SEA}) == {"sea.pdf": "had a bad day"}
     await send(service, {"sea.pdf": SEA})

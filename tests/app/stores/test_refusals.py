@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,19 +14,30 @@ from app.stores.refusals import Attempt
 from app.stores.rows import number
 from app.stores.sqlite import Database
 
-PDF = Attempt("a" * 64, "pdf", "pdf 1, limits (1, 2)")
+PDF = Attempt(1, "a" * 64, "pdf", "pdf 1, limits (1, 2)")
+
+
+def _two_collections(db: apsw.Connection) -> None:
+    for name in ("one", "other"):
+        sql = (
+            "INSERT INTO collections (name, encoder, reranker, recipe, dimensions, fingerprint, created_at)"
+            " VALUES (?, 'fake', 'fake', '{}', 64, 'f', 'then')"
+        )
+        db.execute(sql, (name,))
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
     opened = Database(tmp_path / "winnow.db")
+    await opened.write(_two_collections)
     yield opened
     opened.close()
 
 
 async def test_the_same_attempt_is_known_and_no_other(database: Database) -> None:
     await database.write(lambda db: refusals.put(db, PDF, "is damaged"))
-    others = [replace(PDF, sha256="b" * 64), replace(PDF, kind="docx"), replace(PDF, tried="pdf 2, limits (1, 2)")]
+    others = [replace(PDF, sha256="b" * 64), replace(PDF, kind="docx"), replace(PDF, collection=2)]
+    others.append(replace(PDF, tried="pdf 2, limits (1, 2)"))
     assert await database.read(lambda db: refusals.find(db, [PDF, *others])) == {PDF: "is damaged"}
     assert await database.read(lambda db: refusals.find(db, [])) == {}
 
