@@ -158,10 +158,15 @@ def steps(reranker: PackedReranker, asked: Sequence[Pair]) -> str:
 
 def operations(model: Any, batch: Sequence[Tokens]) -> float:
     """Of floating-point numbers, in a BERT's layers: two for each weight and token, and those of its attention."""
-    encoder, config = model.base_model.encoder, model.config
+    encoder = model.base_model.encoder
     weights = sum(module.weight.numel() for module in encoder.modules() if isinstance(module, nn.Linear))
+    return float(2 * weights * sum(map(len, batch))) + of_attention(model, batch)
+
+
+def of_attention(model: Any, batch: Sequence[Tokens]) -> float:
+    """Those among them that have no weights."""
     squares = sum(len(tokens) ** 2 for tokens in batch)
-    return float(2 * weights * sum(map(len, batch)) + 4 * squares * config.hidden_size * config.num_hidden_layers)
+    return float(4 * squares * model.config.hidden_size * model.config.num_hidden_layers)
 
 
 def chip(device: torch.device, repetitions: int) -> float:

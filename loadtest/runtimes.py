@@ -2,7 +2,7 @@
 
 Fifty pairs of about 174 tokens by the embedded reranker. Rows take turns, so that whatever else the machine does falls
 on all of them alike: compare rows of one run, not runs. The rows of matrices are the floor: products of square matrices
-with as many operations as all of the model's layers have.
+with as many operations as all of the model's layers have (in int8 those of attention in single precision, as served).
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from loadtest.gpu import operations
+from loadtest.gpu import of_attention, operations
 from models import network
 from models.catalog import open_reranker
+from models.quiet_openvino import core, openvino
 from models.torch_runtime import TorchReranker
 from models.types import ModelOptions, Reranker, Tokens
 
@@ -34,6 +35,8 @@ PAIRS, MEAN, SPREAD = 50, 174, 30
 MICRO_BATCHES = (1, 2, 4, 8, 16)
 SIDE = 1024
 """Of a matrix: 2 MB in bfloat16, so that three of them stay near a core."""
+BYTES_PRODUCTS = 4
+"""In a row, what one makes being rounded for the next, as layers do it."""
 TORCH_BATCHES = (11, 50)
 """What the service makes of it on a CPU, and all at once."""
 
@@ -84,6 +87,32 @@ def multiply(work: float, kind: torch.dtype) -> None:
         torch.mm(one, other)
 
 
+def bytes_products(threads: int) -> Callable[[], object]:
+    """So many products of square matrices of bytes, by OpenVINO, for torch has none that are fast."""
+    ops = openvino.opset15
+
+    def within(what: Any, most: float) -> Any:
+        ends = (ops.constant(np.float32(-most)), ops.constant(np.float32(most)))
+        return ops.fake_quantize(what, *ends, *ends, 255)
+
+    draw = np.random.default_rng(1)
+    given = ops.parameter([SIDE, SIDE], np.float32)
+    made = given
+    for _ in range(BYTES_PRODUCTS):
+        weights = ops.constant(draw.uniform(-1, 1, (SIDE, SIDE)).astype(np.float32))
+        made = ops.matmul(within(made, 4), within(weights, 1), False, True)
+    told = {"ENABLE_CPU_PINNING": False} | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
+    request = core().compile_model(openvino.Model([made], [given], "products"), "CPU", told).create_infer_request()
+    one = draw.uniform(-1, 1, (SIDE, SIDE)).astype(np.float32)
+    return lambda: request.infer([one])
+
+
+def multiply_bytes(work: float, attention: float, products: Callable[[], object]) -> None:
+    for _ in range(round((work - attention) / (2 * SIDE**3 * BYTES_PRODUCTS))):
+        products()
+    multiply(attention, torch.float32)
+
+
 def _torch_model() -> Any:
     reranker = open_reranker("embedded", ModelOptions("cpu", "float32", runtime="torch"))
     assert isinstance(reranker, TorchReranker)
@@ -100,9 +129,12 @@ def rows(threads: int) -> Iterator[Row]:
             batch = reranker.tokenize(QUERY, texts(reranker))
             for pairs in sizes:
                 yield Row(runtime, precision, pairs, partial(work, reranker, batch, pairs))
-    needed = operations(_torch_model(), batch)
+    model = _torch_model()
+    needed = operations(model, batch)
     for precision, kind in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         yield Row("matrices", precision, PAIRS, partial(multiply, needed, kind))
+    bytes_work = partial(multiply_bytes, needed, of_attention(model, batch), bytes_products(threads))
+    yield Row("matrices", "int8", PAIRS, bytes_work)
     whole = texts(reranker)
     yield Row("tokenizing", "", PAIRS, lambda: reranker.tokenize(QUERY, whole))
 

@@ -56,6 +56,8 @@ NEEDS: dict[str, Need] = {
     "POST /ingest/files": INGEST,
     "POST /ingest/files/known": INGEST,
     "POST /documents/list": LOOK,
+    "POST /documents/update": INGEST,
+    "PATCH /documents/{document:path}": INGEST,
     "POST /documents/delete": INGEST,
     "DELETE /documents/{document:path}": INGEST,
     "POST /collections": ADMIN,

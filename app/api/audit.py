@@ -13,6 +13,8 @@ from app.service.audit import Audit
 ACTIONS: dict[str, str] = {
     "POST /ingest": "ingest",
     "POST /ingest/files": "ingest files",
+    "POST /documents/update": "update documents",
+    "PATCH /documents/{document:path}": "update document",
     "POST /documents/delete": "delete documents",
     "DELETE /documents/{document:path}": "delete document",
     "POST /collections": "create collection",

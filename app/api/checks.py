@@ -10,12 +10,13 @@ import orjson
 from pydantic import ValidationError
 
 from app.api.problems import faults_of
-from app.api.schemas import DeleteBody, DocumentBody
+from app.api.schemas import ChoiceBody, DocumentBody
 from app.api.search_schemas import SearchBody
 from app.errors import Fault, Invalid, InvalidDocuments
-from app.service.ingest import content_id
+from app.service.ingest import Change, Chosen, content_id
 from app.settings import Settings
-from app.stores.metadata import CONTROL, check_metadata, instant, text_fault
+from app.stages.filter import parse
+from app.stores.metadata import CONTROL, check_metadata, instant, merged, text_fault
 from app.types import Document, Metadata
 
 UNSEEN = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
@@ -33,16 +34,35 @@ def check_search(body: SearchBody, settings: Settings) -> None:
         raise Invalid("The search can't be carried out as it is.", faults)
 
 
-def check_delete(body: DeleteBody, settings: Settings) -> None:
+def chosen(body: ChoiceBody, settings: Settings) -> Chosen:
+    """The documents that are to be deleted or changed."""
     if (body.ids is None) == (body.filter is None):
-        raise Invalid("Say what to delete.", [Fault("", "send either ids or filter, and not both")])
-    if body.ids is not None and len(body.ids) > settings.max_documents:
-        raise Invalid("That is too much at once.", [Fault("/ids", f"holds {len(body.ids)}; at most "
-                                                          f"{settings.max_documents} at once")])  # fmt: skip
+        raise Invalid("Say which documents.", [Fault("", "send either ids or filter, and not both")])
     if body.filter == {}:
-        raise Invalid(
-            "An empty filter matches everything.", [Fault("/filter", "is empty: drop the collection instead")]
-        )
+        raise Invalid("An empty filter matches everything.", [Fault("/filter", "is empty: say what to look for")])
+    if body.filter is not None:
+        return parse(body.filter, settings.max_filter_conditions)
+    ids, most = body.ids or [], settings.max_documents
+    if len(ids) > most:
+        raise Invalid("That is too much at once.", [Fault("/ids", f"holds {len(ids)}; at most {most} at once")])
+    return ids
+
+
+def change(given: Metadata, settings: Settings) -> Change:
+    """What becomes of a document's metadata with these changes."""
+    faults = list(_said_faults("/metadata", given, settings))
+    if not given:
+        faults.append(Fault("/metadata", "is empty: say what to change"))
+    if faults:
+        raise Invalid("Nothing was changed.", faults)
+
+    def changed(document: str, metadata: Metadata) -> Metadata:
+        made = merged(metadata, given)
+        if faults := list(_above("/metadata", len(orjson.dumps(made)), settings.max_metadata_bytes, " bytes")):
+            raise Invalid(f"Nothing was changed: that of '{document}' would be too much.", faults)
+        return made
+
+    return changed
 
 
 def documents(given: Sequence[Any], settings: Settings) -> list[Document]:
@@ -84,10 +104,8 @@ def check_upload(paths: Sequence[str], metadata: Any, settings: Settings) -> Non
         faults.append(Fault("/files", "is missing: send at least one file in the form field files"))
     if not isinstance(metadata, dict):
         faults.append(Fault("/metadata", "is not a JSON object"))
-    elif "file" in metadata:
-        faults.append(Fault("/metadata/file", "is where the service tells of the file: use another name"))
     else:
-        faults += _metadata_faults("/metadata", metadata, settings)
+        faults += _said_faults("/metadata", metadata, settings)
     if faults:
         raise Invalid("The upload can't be taken as it is.", faults)
 
@@ -105,6 +123,14 @@ def _document_faults(body: DocumentBody, pointer: str, settings: Settings) -> It
     if body.id is not None:
         yield from _id_faults(f"{pointer}/id", body.id, settings)
     yield from _metadata_faults(f"{pointer}/metadata", body.metadata, settings)
+
+
+def _said_faults(pointer: str, metadata: Metadata, settings: Settings) -> Iterator[Fault]:
+    """Of metadata that is said of files, or of documents that may have been made of some."""
+    if "file" in metadata:
+        yield Fault(f"{pointer}/file", "is where the service tells of the file: use another name")
+    else:
+        yield from _metadata_faults(pointer, metadata, settings)
 
 
 def _metadata_faults(pointer: str, metadata: dict[str, Any], settings: Settings) -> Iterator[Fault]:

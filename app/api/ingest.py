@@ -16,8 +16,9 @@ from app.api.deps import EngineDep, StrictRoute, in_time
 from app.api.ndjson import ingest_lines
 from app.api.problems import from_validation
 from app.api.schemas import (
+    ChangeBody,
+    ChoiceBody,
     ChunkReply,
-    DeleteBody,
     DeleteReply,
     DocumentReply,
     Envelope,
@@ -25,6 +26,8 @@ from app.api.schemas import (
     JobReply,
     ListBody,
     ListReply,
+    UpdateBody,
+    UpdateReply,
     told,
 )
 from app.engine import Engine
@@ -116,19 +119,41 @@ async def delete_document(document: str, engine: EngineDep, collection: InCollec
     return DeleteReply(deleted=await engine.ingest.delete(shelf, [document]))
 
 
+@router.patch(
+    "/documents/{document:path}",
+    response_model=UpdateReply,
+    responses=refusals(*OF_COLLECTIONS),
+    summary="Change a document's metadata",
+)
+async def update_document(
+    document: str, body: ChangeBody, engine: EngineDep, collection: InCollection = DEFAULT
+) -> UpdateReply:
+    change = checks.change(body.metadata, engine.settings)
+    shelf = engine.collections.taking(collection)
+    await engine.ingest.document(shelf, document)
+    return _updated(await engine.ingest.amend(shelf, [document], change))
+
+
+@router.post(
+    "/documents/update",
+    response_model=UpdateReply,
+    responses=refusals(*OF_COLLECTIONS),
+    summary="Change the metadata of documents by ids or by filter",
+)
+async def update_documents(body: UpdateBody, engine: EngineDep) -> UpdateReply:
+    change, chosen = checks.change(body.metadata, engine.settings), checks.chosen(body, engine.settings)
+    return _updated(await engine.ingest.amend(engine.collections.taking(body.collection), chosen, change))
+
+
 @router.post(
     "/documents/delete",
     response_model=DeleteReply,
     responses=refusals(*OF_COLLECTIONS),
     summary="Delete documents by ids or by filter",
 )
-async def delete_documents(body: DeleteBody, engine: EngineDep) -> DeleteReply:
-    checks.check_delete(body, engine.settings)
-    shelf = engine.collections.taking(body.collection)
-    if body.filter is not None:
-        condition = parse(body.filter, engine.settings.max_filter_conditions)
-        return DeleteReply(deleted=await engine.ingest.delete_matching(shelf, condition))
-    return DeleteReply(deleted=await engine.ingest.delete(shelf, body.ids or []))
+async def delete_documents(body: ChoiceBody, engine: EngineDep) -> DeleteReply:
+    chosen = checks.chosen(body, engine.settings)
+    return DeleteReply(deleted=await engine.ingest.delete(engine.collections.taking(body.collection), chosen))
 
 
 @router.post(
@@ -143,6 +168,13 @@ async def list_documents(body: ListBody, engine: EngineDep) -> Response:
     found, more = await engine.ingest.page(shelf, wanted, int(body.after or 0), body.limit, texts=body.text)
     page = {"documents": [_listed(each) for each in found], "next": str(found[-1].version) if more else None}
     return Response(orjson.dumps(page), media_type=JSON)
+
+
+def _updated(amended: dict[str, bool]) -> UpdateReply:
+    return UpdateReply(
+        updated=[each for each, changed in amended.items() if changed],
+        unchanged=[each for each, changed in amended.items() if not changed],
+    )
 
 
 def _listed(found: Listed) -> dict[str, Any]:

@@ -55,10 +55,21 @@ class IngestBody(Envelope):
     documents: list[DocumentBody] = Field(min_length=1)
 
 
-class DeleteBody(Body):
+class ChoiceBody(Body):
     ids: list[str] | None = Field(None, fail_fast=True)
     filter: dict[str, Any] | None = None
     collection: str = "default"
+
+
+CHANGES = "Put in the place of what stands there; null takes a key away, and objects are gone into."
+
+
+class ChangeBody(Body):
+    metadata: dict[str, Any] = Field(description=CHANGES)
+
+
+class UpdateBody(ChoiceBody):
+    metadata: dict[str, Any] = Field(description=CHANGES)
 
 
 class ListBody(Body):
@@ -211,6 +222,11 @@ class ListReply(BaseModel):
 
 class DeleteReply(BaseModel):
     deleted: list[str]
+
+
+class UpdateReply(BaseModel):
+    updated: list[str]
+    unchanged: list[str] = Field(description="Those of which all that was true before.")
 
 
 class RecipeReply(BaseModel):

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import apsw
 import orjson
@@ -24,9 +24,15 @@ from app.stores.filters import Filter, matching_documents
 from app.stores.listing import Listed
 from app.stores.sqlite import Database
 from app.telemetry import Metrics, Stopwatch
-from app.types import Chunk, Document, Job
+from app.types import Chunk, Document, Job, Metadata
 
 Done = TypeVar("Done")
+
+Chosen: TypeAlias = "list[str] | Filter"
+"""Documents by their ids, or those that a filter allows."""
+
+Change = Callable[[str, Metadata], Metadata]
+"""Of a document's metadata, by its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,30 +133,40 @@ class Ingest:
         number = shelf.collection.number
         return await self._database.read(lambda db: listing.page(db, number, wanted, after, most, texts=texts))
 
-    async def delete(self, shelf: Shelf, ids: Sequence[str]) -> list[str]:
+    async def delete(self, shelf: Shelf, chosen: Chosen) -> list[str]:
         """Delete for good; says which of them there were."""
-        return await self._in_place(
-            shelf, lambda current: self._delete(current, lambda db, number: documents.delete(db, number, ids))
-        )
+        return await self._in_place(shelf, lambda current: self._delete(current, chosen))
 
-    async def delete_matching(self, shelf: Shelf, condition: Filter) -> list[str]:
-        """Delete the documents that a filter allows."""
+    async def _delete(self, shelf: Shelf, chosen: Chosen) -> list[str]:
+        number = shelf.collection.number
 
-        def matching(db: apsw.Connection, number: int) -> list[str]:
-            return documents.delete_versions(db, number, matching_documents(db, condition, number))
-
-        return await self._in_place(shelf, lambda current: self._delete(current, matching))
-
-    async def _delete(self, shelf: Shelf, work: Callable[[apsw.Connection, int], list[str]]) -> list[str]:
         def delete(db: apsw.Connection) -> list[str]:
             _check_there(db, shelf)
-            return work(db, shelf.collection.number)
+            return documents.delete(db, number, _ids(db, number, chosen))
 
         deleted = await self._database.write(delete)
         caller().deed.touch(shelf.collection.name, len(deleted))
         self._metrics.documents.labels("deleted").inc(len(deleted))
         shelf.indexer.wake()
         return deleted
+
+    async def amend(self, shelf: Shelf, chosen: Chosen, change: Change) -> dict[str, bool]:
+        """Change the metadata of documents; tells of those that there are whether it was other metadata before."""
+        return await self._in_place(shelf, lambda current: self._amend(current, chosen, change))
+
+    async def _amend(self, shelf: Shelf, chosen: Chosen, change: Change) -> dict[str, bool]:
+        number = shelf.collection.number
+
+        def amend(db: apsw.Connection) -> dict[str, bool]:
+            _check_there(db, shelf)
+            return documents.amend(db, number, _ids(db, number, chosen), change)
+
+        amended = await self._database.write(amend)
+        for changed, outcome in ((True, "updated"), (False, "unchanged")):
+            self._metrics.documents.labels(outcome).inc(list(amended.values()).count(changed))
+        caller().deed.touch(shelf.collection.name, len(amended))
+        shelf.indexer.wake()
+        return amended
 
     async def _chunk(self, shelf: Shelf, batch: Sequence[Document], *, going_on: bool) -> dict[int, list[Chunk]]:
         """Chunks of those documents whose content is not held already; nothing is split for a caller who can't pay."""
@@ -174,6 +190,12 @@ async def _pay(shelf: Shelf, chunks: Collection[Sequence[Chunk]], *, going_on: b
     elif tokens:
         caller().meter.pay(tokens)
     return tokens
+
+
+def _ids(db: apsw.Connection, collection: int, chosen: Chosen) -> list[str]:
+    if isinstance(chosen, list):
+        return chosen
+    return documents.of_versions(db, collection, matching_documents(db, chosen, collection))
 
 
 def _check_there(db: apsw.Connection, shelf: Shelf) -> None:

@@ -163,13 +163,34 @@ def _touch(db: apsw.Connection, collection: int, job: int | None, document: Docu
     """Same content: keep the vectors, take over new metadata, and try again what had failed."""
     retry = "UPDATE documents SET state = 'pending', error = NULL, job = ? WHERE number = ? AND state = 'failed'"
     db.execute(retry, (job, version.number))
-    metadata = to_json(document.metadata)
-    if version.metadata == metadata:
-        return Put(document.id, "unchanged", version.number, version.chunks)
-    db.execute("UPDATE documents SET metadata = ? WHERE number = ?", (metadata, version.number))
+    changed = _change(db, collection, version, document.metadata)
+    return Put(document.id, "updated" if changed else "unchanged", version.number, version.chunks)
+
+
+def amend(
+    db: apsw.Connection, collection: int, ids: Sequence[str], change: Callable[[str, Metadata], Metadata]
+) -> dict[str, bool]:
+    """Change what is said of documents, in every version of them; tells of those that there are whether it did."""
+    amended = {}
+    for document in dict.fromkeys(ids):
+        versions = [each for each in _versions(db, collection, document) if each]
+        changed = [_change(db, collection, each, change(document, orjson.loads(each.metadata))) for each in versions]
+        if versions:
+            amended[document] = any(changed)
+    return amended
+
+
+def _change(db: apsw.Connection, collection: int, version: _Version, metadata: Metadata) -> bool:
+    """Whether that is other metadata than it has."""
+    kept = to_json(metadata)
+    if version.metadata == kept:
+        return False
+    grown = len(kept.encode()) - len(version.metadata.encode())
+    sql = "UPDATE documents SET metadata = ?, bytes = bytes + ? WHERE number = ?"
+    db.execute(sql, (kept, grown, version.number))
     db.execute("DELETE FROM metadata_values WHERE document = ?", (version.number,))
-    _insert_metadata(db, collection, version.number, document.metadata)
-    return Put(document.id, "updated", version.number, version.chunks)
+    _insert_metadata(db, collection, version.number, metadata)
+    return True
 
 
 def _insert(
@@ -254,10 +275,10 @@ def delete(db: apsw.Connection, collection: int, ids: Sequence[str]) -> list[str
     return sorted({document for _, document in versions})
 
 
-def delete_versions(db: apsw.Connection, collection: int, versions: Sequence[int]) -> list[str]:
-    """Delete the documents of which these are versions."""
+def of_versions(db: apsw.Connection, collection: int, versions: Sequence[int]) -> list[str]:
+    """The documents of which these are versions."""
     sql = "SELECT DISTINCT id FROM documents WHERE collection = ? AND number IN (SELECT value FROM json_each(?))"
-    return delete(db, collection, [row[0] for row in rows(db, sql, (collection, to_json(list(versions))))])
+    return [document for (document,) in rows(db, sql, (collection, to_json(list(versions))))]
 
 
 def replace(db: apsw.Connection, version: int) -> None:

@@ -68,6 +68,21 @@ def _walk(value: object, path: str) -> Iterator[Row]:
         yield Row(path, "empty", 0)
 
 
+def merged(metadata: Metadata, changes: Metadata) -> Metadata:
+    """Metadata with changes as JSON Merge Patch has them: objects are gone into, null takes a key away, all else takes
+    the place of what there was."""
+    made = dict(metadata)
+    for key, change in changes.items():
+        before = made.get(key)
+        if change is None:
+            made.pop(key, None)
+        elif isinstance(change, dict):
+            made[key] = merged(before if isinstance(before, dict) else {}, change)
+        else:
+            made[key] = change
+    return made
+
+
 def classify(value: object) -> Scalar:
     """How a value compares: the same for what is stored and for what a filter asks."""
     match value:

@@ -141,6 +141,8 @@ BY_COLLECTION: list[tuple[Scope, str, str, Any]] = [
     ("search", "GET", "/collections/NAME/calibration", None),
     ("ingest", "POST", "/ingest", {"documents": [{"text": "a"}], "collection": "NAME"}),
     ("ingest", "POST", "/ingest/files/known", {"files": [], "collection": "NAME"}),
+    ("ingest", "POST", "/documents/update", {"ids": ["d0"], "metadata": {"a": 1}, "collection": "NAME"}),
+    ("ingest", "PATCH", "/documents/d0?collection=NAME", {"metadata": {"a": 1}}),
     ("ingest", "POST", "/documents/delete", {"ids": ["d0"], "collection": "NAME"}),
     ("ingest", "DELETE", "/documents/d0?collection=NAME", None),
     ("admin", "DELETE", "/collections/NAME", None),

@@ -56,6 +56,8 @@ async def test_each_write_is_told_with_what_came_of_it_and_without_any_text(audi
     await client.post("/ingest", json={"documents": [{"text": 1}], "collection": mark})
     await client.post("/ingest", json={"documents": [{"text": mark}], "collection": mark})
     await client.post("/documents/delete", json={"ids": ["d0", "d1", mark], "collection": "papers"})
+    await client.post("/documents/update", json={"ids": ["d0", "d2"], "metadata": {mark: 1}, "collection": "papers"})
+    await client.patch("/documents/d2?collection=papers", json={"metadata": {mark: 1}})
     await client.delete("/documents/none")
     await client.post("/search", json={"query": mark})
     await client.delete("/collections/papers")
@@ -68,6 +70,8 @@ async def test_each_write_is_told_with_what_came_of_it_and_without_any_text(audi
         ("ingest", 422, None, None),
         ("ingest", 404, None, None),
         ("delete documents", 200, "papers", 3),
+        ("update documents", 200, "papers", 1),
+        ("update document", 200, "papers", 1),
         ("delete document", 404, "default", None),
         ("drop collection", 204, "papers", None),
     ]

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from app.api.schemas import DocumentReply, ListReply
 from app.stores import listing
-from tests.app.serving import Json, Service, body, documents, fakes, nothing_embedded, problem, serving
+from tests.app.serving import Json, Service, body, documents, fakes, nothing_embedded, pointers, problem, serving
 
 IDS = [
     "plain",
@@ -107,6 +108,67 @@ async def test_a_filter_deletes_by_what_a_document_has_become_though_it_is_not_f
     assert await service.found("topic") == ["a"]
     deleted = await service.client.post("/documents/delete", json={"filter": {"state": "valid"}})
     assert body(deleted) == {"deleted": ["a"]}
+
+
+async def test_metadata_is_changed_without_the_text(service: Service) -> None:
+    said = {"team": "sea", "draft": True, "author": {"name": "Ada", "age": 36}, "tags": ["a", "b"]}
+    await service.ingest({"id": "a/b", "text": "topic", "metadata": said}, *documents(2))
+    encoded = service.encoded()
+    changes = {"draft": None, "author": {"age": 37}, "tags": ["c"], "none": None}
+    answer = await service.client.patch("/documents/a/b", json={"metadata": changes})
+    assert body(answer) == {"updated": ["a/b"], "unchanged": []}
+    shown = body(await service.client.get("/documents/a/b"))["metadata"]
+    assert shown == {"team": "sea", "author": {"name": "Ada", "age": 37}, "tags": ["c"]}
+    assert await service.found("topic", filter={"author.age": 37, "tags": "c"}) == ["a/b"]
+    assert await service.found("topic", filter={"draft": True}) == []
+    again = await service.client.patch("/documents/a/b", json={"metadata": changes})
+    assert body(again) == {"updated": [], "unchanged": ["a/b"]}
+    assert service.encoded() == encoded
+    problem(await service.client.patch("/documents/none", json={"metadata": {"a": 1}}), 404, "not-found")
+
+
+async def test_metadata_of_many_is_changed_by_ids_or_by_filter(service: Service) -> None:
+    await service.ingest(*documents(6))
+    change = {"metadata": {"state": "old"}}
+    answer = await service.client.post("/documents/update", json={"ids": ["d4", "none", "d1", "d1"], **change})
+    assert body(answer) == {"updated": ["d4", "d1"], "unchanged": []}
+    answer = await service.client.post("/documents/update", json={"filter": {"n": {"$gte": 4}}, **change})
+    assert body(answer) == {"updated": ["d5"], "unchanged": ["d4"]}
+    assert sorted(await service.found("topic", filter={"state": "old"})) == ["d1", "d4", "d5"]
+    assert service.sample("winnow_ingested_documents_total", status="updated") == 3
+
+
+async def test_a_change_of_metadata_holds_for_what_is_found_and_for_what_takes_its_place(service: Service) -> None:
+    await service.ingest({"id": "a", "text": "topic", "metadata": {"seen_by": "all", "n": 1}})
+    newer = {"id": "a", "text": "another topic", "metadata": {"seen_by": "all", "n": 2}}
+    with nothing_embedded():
+        answer = await service.client.post("/ingest", json={"documents": [newer], "wait": False})
+        await service.client.patch("/documents/a", json={"metadata": {"seen_by": "few"}})
+        (hit,) = (await service.search("topic", filter={"seen_by": "few"}))["hits"]
+        assert (hit["text"], hit["metadata"]) == ("topic", {"seen_by": "few", "n": 1})
+    await service.finished(body(answer)["job"])
+    (hit,) = (await service.search("topic"))["hits"]
+    assert (hit["text"], hit["metadata"]) == ("another topic", {"seen_by": "few", "n": 2})
+
+
+BAD_CHANGES: list[tuple[Any, list[str]]] = [
+    ({}, ["/metadata"]),
+    ({"a.b": 1}, ["/metadata/a.b"]),
+    ({"file": {"path": "x"}}, ["/metadata/file"]),
+    ({"long": "x" * 70_000}, ["/metadata"]),
+]
+
+
+async def test_a_change_that_can_not_be_kept_changes_nothing(service: Service) -> None:
+    await service.ingest(*documents(2), {"id": "much", "text": "topic", "metadata": {"much": "x" * 60_000}})
+    for changes, wrong in BAD_CHANGES:
+        answer = await service.client.patch("/documents/d0", json={"metadata": changes})
+        problem(answer, 422, "invalid")
+        assert pointers(answer) == wrong
+    more = {"ids": ["d0", "much"], "metadata": {"more": "x" * 10_000}}
+    told = problem(await service.client.post("/documents/update", json=more), 422, "invalid")
+    assert "'much'" in told["detail"]
+    assert body(await service.client.get("/documents/d0"))["metadata"] == {"n": 0}
 
 
 async def test_deleting_in_one_collection_leaves_the_others_alone(service: Service) -> None:

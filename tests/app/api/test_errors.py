@@ -189,7 +189,7 @@ async def test_what_is_not_there_is_not_found(service: Service, method: str, pat
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/search"), ("PUT", "/ingest"), ("PATCH", "/documents/a"), ("POST", "/healthz"), ("DELETE", "/jobs/x")],
+    [("GET", "/search"), ("PUT", "/ingest"), ("PUT", "/documents/a"), ("POST", "/healthz"), ("DELETE", "/jobs/x")],
 )
 async def test_a_wrong_method_says_which_is_right(service: Service, method: str, path: str) -> None:
     answer = await service.client.request(method, path)
@@ -227,7 +227,7 @@ async def test_problems_are_counted_by_kind(service: Service) -> None:
     assert kinds == {"invalid": 1, "http": 1, "not-found": 1}
 
 
-DELETIONS: dict[str, tuple[Json, list[str]]] = {
+CHOICES: dict[str, tuple[Json, list[str]]] = {
     "nothing said": ({}, [""]),
     "both said": ({"ids": ["a"], "filter": {"a": 1}}, [""]),
     "everything": ({"filter": {}}, ["/filter"]),
@@ -236,13 +236,14 @@ DELETIONS: dict[str, tuple[Json, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize(("request_body", "expected"), DELETIONS.values(), ids=DELETIONS.keys())
-async def test_a_deletion_that_is_not_clear_is_refused(
+@pytest.mark.parametrize(("request_body", "expected"), CHOICES.values(), ids=CHOICES.keys())
+async def test_what_does_not_say_clearly_which_documents_is_refused(
     service: Service, request_body: Json, expected: list[str]
 ) -> None:
-    answer = await service.client.post("/documents/delete", json=request_body)
-    problem(answer, 422, "invalid")
-    assert pointers(answer) == expected
+    for path, more in (("/documents/delete", {}), ("/documents/update", {"metadata": {"a": 1}})):
+        answer = await service.client.post(path, json=request_body | more)
+        problem(answer, 422, "invalid")
+        assert pointers(answer) == expected
 
 
 numbers = st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False)
