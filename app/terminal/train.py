@@ -215,11 +215,7 @@ def train_late(
         from models.training.late import late_file
 
         found = late_file(texts, output, settings, screen)
-    head = found.head
-    _print(
-        f"Layer {head.layer}, {head.width} numbers a token, which hold {found.kept:.0%} of the differences between "
-        f"{found.tokens:,} tokens. Written to {output}. Use it: winnow serve --encoder {output}"
-    )
+    _print(f"{found.told()} Written to {output}. Use it: winnow serve --encoder {output}")
 
 
 @taking(MiningSettings)

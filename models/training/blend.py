@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,12 @@ from sentence_transformers import CrossEncoder
 from torch import Tensor
 
 from models.catalog import locate, open_encoder
-from models.folder import PRICE_FILE, Kind, check_folder, hash_folder
+from models.folder import PRICE_FILE, Kind, check_folder, hash_folder, read_blends
 from models.late_head import nearness
+from models.training.card import add_to_card, table
 from models.training.groups import Group, read_groups
 from models.training.held_out import hold_out
-from models.training.judge import Weights
+from models.training.judge import DEPTH, Weights, gains
 from models.training.machine import Machine
 from models.training.run import Plan, Run
 from models.training.settings import BlendSettings, RerankerSettings, RoundingSettings, asked_prompts
@@ -46,14 +47,14 @@ def blend_file(groups: Path, output: Path, settings: BlendSettings, watch: Watch
     encoder = _opened(settings, machine)
     again, late = _seen(encoder, chosen, watch)
     reranker = CrossEncoder(str(folders["reranker"]), device=machine.device)
-    if encoder.late is None:
-        found = fit_blend(reranker, again, machine)
-    else:
-        found = fit_beside(reranker, again, late, encoder.late.blends, machine)
+    known = scored(reranker, again, machine, late)
+    found = fit_blend(known) if encoder.late is None else fit_beside(known, encoder.late.blends)
 
     def write(folder: Path) -> Blends:
         shutil.copytree(folders["reranker"], folder, ignore=shutil.ignore_patterns(PRICE_FILE))
+        told = _account(known, read_blends(folder), found)
         write_blends(found, folder)
+        add_to_card(folder, output, run.plan, told)
         return found
 
     return run.finish(write)
@@ -68,29 +69,61 @@ def split(
     )
 
 
-def fit_blend(reranker: CrossEncoder, groups: Sequence[Group], machine: Machine) -> Blends:
-    """The weights beside this reranker's logit that explain best which passage answers."""
-    logits, dense, lexical = _known(reranker, groups, machine)
-    sizes = [len(group.passages) for group in groups]
-    (alone,) = _weights(logits, [dense], [START.dense], sizes)
-    cosine, share = _weights(logits, [dense, lexical], [START.dense, START.lexical], sizes)
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """All passages of some groups by each kind of score, one group behind the other."""
+
+    logits: Tensor
+    dense: Tensor
+    lexical: Tensor
+    late: Tensor
+    sizes: list[int]
+
+    def by(self, blend: Blend) -> Tensor:
+        return (
+            blend.rerank * self.logits
+            + blend.dense * self.dense
+            + blend.lexical * self.lexical
+            + blend.late * self.late
+        )
+
+    def gain(self, blend: Blend) -> float:
+        """nDCG of that order. The first passage of each group answers; among equals it counts as the last."""
+        own = torch.split(self.by(blend), self.sizes)
+        return float(gains([1 + int((scores[1:] >= scores[0]).sum()) for scores in own]).mean())
+
+
+def scored(
+    reranker: CrossEncoder, groups: Sequence[Group], machine: Machine, late: Sequence[Sequence[float]] = ()
+) -> Scored:
+    """Without what comes of comparing tokens, that is 0."""
+    with machine.faster():
+        logits = torch.cat([_logits(reranker, group) for group in groups])
+    return Scored(
+        logits,
+        _joined(group.dense for group in groups),
+        _joined(group.lexical for group in groups),
+        _joined(late) if late else torch.zeros(len(logits)),
+        [len(group.passages) for group in groups],
+    )
+
+
+def fit_blend(known: Scored) -> Blends:
+    """The weights beside a reranker's logit that explain best which passage answers."""
+    (alone,) = _weights(known, [known.dense], [START.dense])
+    cosine, share = _weights(known, [known.dense, known.lexical], [START.dense, START.lexical])
     return Blends(Blend(dense=alone), Blend(dense=cosine, lexical=share))
 
 
-def fit_beside(
-    reranker: CrossEncoder, groups: Sequence[Group], late: Sequence[Sequence[float]], own: Blends, machine: Machine
-) -> Blends:
+def fit_beside(known: Scored, own: Blends) -> Blends:
     """How much an encoder's own order by tokens weighs beside this reranker's logit.
 
     What makes that order keeps its weights among each other: groups can't tell them, since their negatives were chosen
     for high cosines and BM25 scores, which therefore look worse there than among the candidates of a search.
     """
-    logits, dense, lexical = _known(reranker, groups, machine)
-    sizes, tokens = [len(group.passages) for group in groups], _joined(late)
 
     def fitted(blend: Blend) -> Blend:
-        order = blend.dense * dense + blend.lexical * lexical + blend.late * tokens
-        (weight,) = _weights(logits, [order], [1.0], sizes)
+        (weight,) = _weights(known, [known.by(replace(blend, rerank=0.0))], [1.0])
         return Blend(dense=weight * blend.dense, lexical=weight * blend.lexical, late=weight * blend.late)
 
     return Blends(fitted(own.dense), fitted(own.hybrid))
@@ -116,23 +149,28 @@ def list_loss(groups: Sequence[Tensor]) -> Tensor:
     return torch.stack([-group.log_softmax(0)[0] for group in groups]).mean()
 
 
-def _known(reranker: CrossEncoder, groups: Sequence[Group], machine: Machine) -> tuple[Tensor, Tensor, Tensor]:
-    """Of all passages: logits, cosines and BM25 shares."""
-    with machine.faster():
-        logits = torch.cat([_logits(reranker, group) for group in groups])
-    return logits, _joined(group.dense for group in groups), _joined(group.lexical for group in groups)
+def _account(known: Scored, before: Blends, after: Blends) -> Iterator[str]:
+    """For the card: each weight beside one logit, and what the order is worth, before and after."""
+    yield f"Fitted on {len(known.sizes):,} groups, and judged by them as well."
+    yield ""
+    rows = []
+    for stage, old, new in (("dense", before.dense, after.dense), ("hybrid", before.hybrid, after.hybrid)):
+        for name, weight in asdict(new).items():
+            rows.append((f"{stage}, {name}", f"{getattr(old, name):.2f}", f"{weight:.2f}"))
+        rows.append((f"{stage}, nDCG@{DEPTH}", f"{known.gain(old):.4f}", f"{known.gain(new):.4f}"))
+    yield from table(("first stage", "before", "after"), rows)
 
 
-def _weights(logits: Tensor, scores: Sequence[Tensor], begin: Sequence[float], sizes: list[int]) -> list[float]:
+def _weights(known: Scored, scores: Sequence[Tensor], begin: Sequence[float]) -> list[float]:
     """The weight of each kind of score beside one logit; where the search for it begins it is drawn to."""
     # Logarithms, so that no weight can turn negative.
     start = torch.tensor([0.0, *map(math.log, begin)], dtype=torch.float64)
-    logs, known = start.clone().requires_grad_(), torch.stack([logits, *scores]).double()
+    logs, parts = start.clone().requires_grad_(), torch.stack([known.logits, *scores]).double()
     search = torch.optim.LBFGS([logs], max_iter=100, line_search_fn="strong_wolfe")
 
     def step() -> Tensor:
         search.zero_grad()
-        loss = list_loss(torch.split(logs.exp() @ known, sizes)) + PULL * (logs - start).square().sum()
+        loss = list_loss(torch.split(logs.exp() @ parts, known.sizes)) + PULL * (logs - start).square().sum()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return loss
 

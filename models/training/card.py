@@ -50,12 +50,6 @@ class Report:
         first = next(iter(self.before), None)
         return first is None or self.after[first] > self.before[first]
 
-    @property
-    def command(self) -> str:
-        """What to type for the same again."""
-        places = [*map(quote, self.plan.given), "--output", quote(str(self.output))]
-        return " ".join(["winnow", self.plan.command, *places, *self.plan.flags])
-
 
 def write_card(folder: Path, report: Report) -> None:
     """Writes README.md and the learning curve beside the weights."""
@@ -67,6 +61,33 @@ def write_card(folder: Path, report: Report) -> None:
         writer.writerows(report.fitted.curve)
 
 
+def add_to_card(folder: Path, output: Path, plan: Plan, told: Iterable[str]) -> None:
+    """Tells at the end of a copy's card, which came along, what was done to the copy."""
+    file = folder / "README.md"
+    before = file.read_text("utf-8").rstrip() if file.exists() else f"# {output.name}"
+    file.write_text("\n".join([before, *_addition(output, plan, told)]) + "\n", encoding="utf-8")
+
+
+def _addition(output: Path, plan: Plan, told: Iterable[str]) -> Iterator[str]:
+    yield from _section(f"Changed since by `winnow {plan.command}`", told)
+    yield from _models(plan)
+    yield from table(("file", "SHA-256"), plan.data.items())
+    yield ""
+    yield from table(("setting", "value"), plan.settings.items())
+    yield f"\nThe same again:\n\n```\n{_command(output, plan)}\n```"
+
+
+def _models(plan: Plan) -> Iterator[str]:
+    yield ""
+    yield from table(("model", "fingerprint"), ((name, mark[:16]) for name, mark in plan.models.items()))
+    yield ""
+
+
+def _command(output: Path, plan: Plan) -> str:
+    places = [*map(quote, plan.given), "--output", quote(str(output))]
+    return " ".join(["winnow", plan.command, *places, *plan.flags])
+
+
 def _card(report: Report) -> Iterator[str]:
     kind = report.plan.command.removeprefix("train ")
     yield from _front(report, kind)
@@ -76,11 +97,11 @@ def _card(report: Report) -> Iterator[str]:
     yield ""
     yield _licence(report.plan.settings["licence"])
     yield from _quality(report)
-    yield from _section("Data", _table(("file", "SHA-256"), report.plan.data.items()))
+    yield from _section("Data", table(("file", "SHA-256"), report.plan.data.items()))
     yield f"\n{report.account.data}."
-    yield from _section("Settings", _table(("setting", "value"), report.plan.settings.items()))
+    yield from _section("Settings", table(("setting", "value"), report.plan.settings.items()))
     yield f"\n{report.fitted.told(report.machine)} The same again:\n"
-    yield f"```\n{report.command}\n```"
+    yield f"```\n{_command(report.output, report.plan)}\n```"
 
 
 def _front(report: Report, kind: str) -> Iterator[str]:
@@ -111,12 +132,12 @@ def _quality(report: Report) -> Iterator[str]:
         (name, f"{value:.4f}", f"{report.after[name]:.4f}", f"{report.after[name] - value:+.4f}")
         for name, value in report.before.items()
     ]
-    yield from _section("Quality", _table(("held-out queries", "before", "after", "difference"), rows))
+    yield from _section("Quality", table(("held-out queries", "before", "after", "difference"), rows))
     yield f"\n{report.account.judged_by} The stored weights were judged, not those that training held in memory."
     names = ["step", *(name for name in report.before if name.startswith("ndcg"))]
     points = [{"step": 0} | report.before, *(row for row in report.fitted.curve if names[1] in row)]
     shown = [[_number(row[name]) for name in names] for row in points]
-    yield from _section("Learning curve", _table(names, shown))
+    yield from _section("Learning curve", table(names, shown))
     yield f"\nAll of it, with losses, is in `{CURVE_FILE}`."
 
 
@@ -125,7 +146,7 @@ def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
     yield from lines
 
 
-def _table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+def table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
     yield "| " + " | ".join(names) + " |"
     yield "|" + "---|" * len(names)
     for row in rows:

@@ -137,6 +137,11 @@ class _Ranking(CrossEncoderRerankingEvaluator):
         """Nothing: the card is ours."""
 
 
+def gains(ranks: Sequence[int]) -> Scores:
+    """nDCG of orders in which the one passage that answers has these ranks."""
+    return np.array([1 / np.log2(1 + rank) if rank <= DEPTH else 0.0 for rank in ranks])
+
+
 class RerankerJudge(BaseEvaluator):
     """nDCG and MRR at ten within held-out groups: by the sum of first stage and model, by the model alone, and by the
     first stage."""

@@ -25,6 +25,7 @@ from models.catalog import locate
 from models.folder import check_folder, hash_folder
 from models.late_head import BLEND, CONFIG, FOLDER, WEIGHTS
 from models.training.backbone import prompted, save_prompts, within
+from models.training.card import add_to_card
 from models.training.errors import TrainingError
 from models.training.lexicon import rarity
 from models.training.machine import Machine
@@ -51,6 +52,10 @@ class Fitted:
     kept: float
     """Share of the states' differences that the numbers kept account for."""
 
+    def told(self) -> str:
+        numbers = f"Layer {self.head.layer}, {self.head.width} numbers a token"
+        return f"{numbers}, which hold {self.kept:.0%} of the differences between {self.tokens:,} tokens."
+
 
 def late_file(texts: Path, output: Path, settings: LateSettings, watch: Watch) -> Fitted:
     """Copies an encoder, with what it needs to compare token by token."""
@@ -67,6 +72,7 @@ def late_file(texts: Path, output: Path, settings: LateSettings, watch: Watch) -
         shutil.copytree(folder, place, ignore=shutil.ignore_patterns(FOLDER))
         save_prompts(encoder, place)
         write_late(found.head, place)
+        add_to_card(place, output, run.plan, [found.told()])
         return found
 
     return run.finish(write)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.catalog import open_reranker
 from models.training.groups import Group
-from models.training.judge import DEPTH, Weights
+from models.training.judge import DEPTH, Weights, gains
 from models.types import ModelOptions, Precision, Reranker
 
 DRAWS = 10_000
@@ -38,10 +38,10 @@ class Price:
 def price(folder: Path, groups: Sequence[Group], weights: Weights, options: ModelOptions) -> Price:
     """As a service computes it on a CPU, on top of the first stage's weighted scores."""
 
-    def gains(precision: Precision) -> Gains:
+    def computed(precision: Precision) -> Gains:
         return _gains(open_reranker(str(folder), replace(options, precision=precision)), groups, weights)
 
-    return compared(gains("int8"), gains("float32"))
+    return compared(computed("int8"), computed("float32"))
 
 
 def compared(rounded: Gains, exact: Gains) -> Price:
@@ -59,4 +59,4 @@ def _gains(reranker: Reranker, groups: Sequence[Group], weights: Weights) -> Gai
         first = weights[0] * np.asarray(group.dense) + weights[1] * np.asarray(group.lexical)
         scores = reranker.score(reranker.tokenize(group.query, group.passages)) + first
         ranks.append(1 + int((scores[1:] >= scores[0]).sum()))
-    return np.array([1 / np.log2(1 + rank) if rank <= DEPTH else 0.0 for rank in ranks])
+    return gains(ranks)

@@ -18,7 +18,7 @@ from models.catalog import locate
 from models.folder import check_folder, hash_folder, read_blends
 from models.training.backbone import hold_steady, limit, prompted, step_back, write_model
 from models.training.bench import Bench
-from models.training.blend import BLEND_FILE, START, beside, fit_blend, list_loss, split, write_blends
+from models.training.blend import BLEND_FILE, START, beside, fit_blend, list_loss, scored, split, write_blends
 from models.training.card import Account, Report
 from models.training.errors import TrainingError
 from models.training.groups import Group, read_groups
@@ -268,7 +268,7 @@ def _write(
     write_model(model, folder, limit(model))
     stored: CrossEncoder = CrossEncoder(str(folder), device=bench.machine.device, model_kwargs=bench.machine.attention)
     stored.max_seq_length = bench.settings.tokens
-    blends = fit_blend(stored, to_fit_on, bench.machine)
+    blends = fit_blend(scored(stored, to_fit_on, bench.machine))
     write_blends(blends, folder)
     if not bench.settings.held_out:
         return {}

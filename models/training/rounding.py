@@ -23,6 +23,7 @@ from models.eight_bits import watched
 from models.folder import PRICE_FILE, RANGES_FILE, check_folder, hash_folder, read_blends
 from models.quiet_openvino import core
 from models.training.blend import beside, split
+from models.training.card import add_to_card
 from models.training.groups import Group, read_groups
 from models.training.judge import Weights
 from models.training.price import Price, price
@@ -48,7 +49,9 @@ def rounding_file(groups: Path, output: Path, settings: RoundingSettings, watch:
     def write(place: Path) -> Price:
         shutil.copytree(folder, place, ignore=shutil.ignore_patterns(PRICE_FILE, RANGES_FILE))
         weights = beside(read_blends(place).hybrid)
-        return write_rounding(place, rest, held_out or rest, weights, settings.threads, watch)
+        found = write_rounding(place, rest, held_out or rest, weights, settings.threads, watch)
+        add_to_card(place, output, run.plan, [f"Judged by {found.queries:,} groups: {found.told()}"])
+        return found
 
     return run.finish(write)
 

@@ -38,6 +38,8 @@ def test_an_encoder_learns_to_compare_token_by_token(base: Path, texts: Path, tm
     found = late_file(texts, tmp_path / "out", settings(base), witness)
     assert found.tokens == sum(len(f"the {animal} {fact}".split()) for animal in ANIMALS for fact in FACTS)
     assert 0.5 < found.kept <= 1
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert found.told() in card.partition("## Changed since by `winnow train late`")[2]
     encoder = open_encoder(str(tmp_path / "out"), ModelOptions(device="cpu", runtime="torch", precision="float32"))
     assert encoder.late is not None
     assert (encoder.late.layer, encoder.late.width) == (1, 8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +24,13 @@ from models.converted import Source
 from models.eight_bits import read_ranges
 from models.folder import PRICE_FILE, RANGES_FILE, hash_folder, read_blends
 from models.training import reranker
-from models.training.blend import blend_file, fit_beside, fit_blend
+from models.training.blend import blend_file, fit_beside, fit_blend, scored
 from models.training.card import Report
 from models.training.errors import Interrupted, TrainingError
 from models.training.groups import Group, read_groups
 from models.training.judge import RerankerJudge
 from models.training.late import late_file
+from models.training.lines import content_hash
 from models.training.machine import Machine
 from models.training.price import compared, price
 from models.training.reranker import LOSSES, ResidualBinaryLoss, ResidualListLoss, ResidualLoss, divide, train_reranker
@@ -270,8 +272,9 @@ def test_a_blend_leans_on_each_score_as_far_as_it_is_right(untrained: CrossEncod
     mostly = [right, right, right, right, right, right, right, wrong]
 
     def fit(dense: list[list[float]], lexical: list[list[float]]) -> Blends:
-        scored = zip(groups, dense, lexical, strict=True)
-        return fit_blend(untrained, [replace(group, dense=one, lexical=other) for group, one, other in scored], HERE)
+        rows = zip(groups, dense, lexical, strict=True)
+        found = [replace(group, dense=one, lexical=other) for group, one, other in rows]
+        return fit_blend(scored(untrained, found, HERE))
 
     dense, lexical = fit(mostly, [wrong] * 8), fit([wrong] * 8, mostly)
 
@@ -285,8 +288,10 @@ def test_an_encoders_own_order_is_trusted_as_a_whole_and_as_far_as_it_is_right(u
     groups = [Group("wild", text, [text, *TEXTS[:at], *TEXTS[at + 1 :]], wrong, even) for at, text in enumerate(TEXTS)]
     own = Blends(Blend(rerank=0, dense=10, late=40), Blend(rerank=0, dense=10, lexical=5, late=40))
 
-    trusted = fit_beside(untrained, groups, [right] * 7 + [wrong], own, HERE).hybrid
-    doubted = fit_beside(untrained, groups, [wrong] * 7 + [right], own, HERE).hybrid
+    trusted, doubted = (
+        fit_beside(scored(untrained, groups, HERE, late), own).hybrid
+        for late in ([right] * 7 + [wrong], [wrong] * 7 + [right])
+    )
 
     assert trusted.late > 10 * doubted.late > 0
     for found in (trusted, doubted):
@@ -306,6 +311,27 @@ def test_a_blend_weighs_tokens_where_the_encoder_compares_them(
     assert plain.dense.late == plain.hybrid.late == 0
     assert late.hybrid.late / late.hybrid.dense == pytest.approx(50 / 33, rel=1e-2)
     assert late.dense.late > 0 == late.dense.lexical
+
+
+def test_the_card_of_a_copy_tells_what_was_done_to_it(trained: Path, base: Path, groups: Path, tmp_path: Path) -> None:
+    blend_file(groups, tmp_path / "blended", _blend(base, trained), Witness())
+    rounding_file(groups, tmp_path / "rounded", RoundingSettings(reranker=str(trained), held_out=0), Witness())
+    for name, told in (("blended", r"hybrid, nDCG@10 \| 0\.\d{4} \| "), ("rounded", "8 bits change nDCG@10 by ")):
+        card = (tmp_path / name / "README.md").read_text()
+        original, _, since = card.partition("\n## Changed since by `winnow train ")
+        assert original.rstrip() == (trained / "README.md").read_text().rstrip()
+        assert re.search(told, since)
+        assert f"| {groups} | {content_hash(groups)} |" in since
+        assert f"winnow train {since.partition('`')[0]} {groups} --output {tmp_path / name} " in since
+
+
+def test_a_measured_order_counts_the_answers_rank(untrained: CrossEncoder) -> None:
+    groups = [Group("wild", text, [text, *TEXTS[:at], *TEXTS[at + 1 :]], [], []) for at, text in enumerate(TEXTS)]
+    first, third = [0.9, *[0.5] * 7], [0.5, 0.6, 0.5, *[0.4] * 5]
+    known = scored(untrained, [replace(each, dense=first, lexical=third) for each in groups], HERE)
+    assert known.gain(Blend(rerank=0, dense=1)) == 1
+    assert known.gain(Blend(rerank=0, lexical=1)) == pytest.approx(1 / np.log2(4))
+    assert known.gain(Blend(rerank=0)) == pytest.approx(1 / np.log2(9)), "among equals it is the last"
 
 
 def test_what_8_bits_cost_with_another_blend_is_not_known_any_more(
