@@ -24,8 +24,8 @@ LARGER = 1.15
 LONGEST_HEADING = 160
 LEVELS = 4
 BULLET = re.compile(r"^\s*(?:[•‣▪◦●○■·\u2013-]|\(cid:\d+\))\s+")
-BLANK = re.compile(r"\s*(?:[•‣▪◦●○■·]|\(cid:\d+\))?\s*")
-"""A line without words; a bullet that stands apart from its item is one."""
+BLANK = re.compile(r"(?:[•‣▪◦●○■·]|\(cid:\d+\))?")
+"""A line without words, stripped; a bullet that stands apart from its item is one."""
 MONOSPACED = re.compile(r"mono|courier|consol|menlo|typewriter|cmtt", re.I)
 BROKEN_WORD = re.compile(r"(?<=[a-zäöüßéèàç])-\n(?=[a-zäöüßéèàç])")
 
@@ -92,13 +92,15 @@ def _boxes(page: Page) -> list[Box]:
 
 def _lines(box: LTTextBox, height: float, areas: Sequence[tuple[float, ...]]) -> Iterator[Line]:
     for line in box:
-        if isinstance(line, LTTextLine) and not BLANK.fullmatch(line.get_text()) and not _within(line, height, areas):
+        text = line.get_text().rstrip()
+        blank = BLANK.fullmatch(text.lstrip())
+        if isinstance(line, LTTextLine) and not blank and not _within(line, height, areas):
             chars = [each for each in line if isinstance(each, LTChar)]
             sizes = Counter(round(each.size, 1) for each in chars)
             code = sum(bool(MONOSPACED.search(each.fontname)) for each in chars) > len(chars) / 2
             width = sum(each.width for each in chars) / max(len(chars), 1)
             left = next((each.x0 for each in chars if not each.get_text().isspace()), line.x0)
-            yield Line(line.get_text().rstrip(), sizes.most_common(1)[0][0] if sizes else 0.0, code, left, width)
+            yield Line(text, sizes.most_common(1)[0][0] if sizes else 0.0, code, left, width)
 
 
 def _within(line: LTTextLine, height: float, areas: Sequence[tuple[float, ...]]) -> bool:
