@@ -40,9 +40,6 @@ AGAIN = 10
 TOP = 10
 """Hits of a search that does not say how many."""
 
-SERVED = "fused+blend"
-"""The arm that the service answers by."""
-
 LATE = "late"
 """Of an arm: candidates are put in order by their tokens."""
 
@@ -85,7 +82,7 @@ def evaluate(dataset: Dataset, setup: Setup, bench: Workbench, seed: int) -> tup
         documents=len(dataset.documents),
         chunks=len(stand.corpus.texts),
         queries=dataset.queries,
-        served=SERVED if judged else f"{_first(SERVED)}+{LATE}" if stand.stages.comparer else _first(SERVED),
+        served=_served(stand, judged),
         arms=arms(tables, seed),
         ceilings=tuple(_ceiling(stand, first, seed) for first in stand.stages.names),
         latencies=tuple(_latencies(stand, judged)),
@@ -168,7 +165,7 @@ def _judge(stand: Stand, bench: Workbench) -> Judged:
     total = sum(len(proposal.pool) for proposal in stand.proposals)
     with bench.track(f"{stand.dataset.name}: rerank", total) as advance:
         for number, (query, proposal) in enumerate(zip(stand.dataset.queries, stand.proposals, strict=True)):
-            served = proposal.rankings[_first(SERVED)].chunks[: stand.setup.depth]
+            served = proposal.rankings[stand.setup.first].chunks[: stand.setup.depth]
             timing = scorer.time(query.text, _texts(stand, served), again=number < AGAIN)
             judged.timings.extend([timing] if timing else [])
             judged.pairs.append(scorer.score(query.text, _texts(stand, proposal.pool)))
@@ -292,12 +289,20 @@ def latency(stage: str, seconds: Sequence[float], stored: int = 0) -> Latency:
     return Latency(stage, float(p50), float(p95), len(seconds), stored)
 
 
+def _served(stand: Stand, judged: Judged | None) -> str:
+    """The arm that a service with these settings answers by."""
+    second = "blend" if judged else LATE if stand.stages.comparer else ""
+    return f"{stand.setup.first}+{second}" if second else stand.setup.first
+
+
 def _warnings(stand: Stand, judged: Judged | None) -> Iterator[str]:
     yield from few(stand.dataset)
     yield from stand.notes
     if judged:
         cut = sum(pairs.truncated for pairs in judged.pairs)
         yield from _some(cut, "pairs of query and chunk are longer than the reranker reads")
+    if (mode := stand.setup.mode) not in ("hybrid", "dense"):
+        yield f"With WINNOW_MODE={mode} a service answers by another arm than these: --collection measures that."
 
 
 def few(dataset: Dataset) -> Iterator[str]:
@@ -307,10 +312,6 @@ def few(dataset: Dataset) -> Iterator[str]:
 
 def _some(count: int, what: str) -> tuple[str, ...]:
     return (f"{count:,} {what}.",) if count else ()
-
-
-def _first(arm: str) -> str:
-    return arm.partition("+")[0]
 
 
 def _texts(stand: Stand, chunks: ChunkIds) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from app.errors import WinnowError
 from app.quality.types import BASE
-from app.types import Fusing, Fusion, Recipe
+from app.types import Fusing, Fusion, Mode, Recipe
 from models.types import AskedPrecision, Precision
 from models.words import LANGUAGES, Language
 
@@ -51,6 +51,8 @@ class Setup:
     language: Language = "english"
     fusing: Mapping[str, Any] = field(default_factory=dict)
     """What is not as usual about the fusion, as a search may ask for it."""
+    mode: Mode = "hybrid"
+    """That of a search which names none."""
     rerank: bool = True
     sparse: str = ""
     """A sparse encoder, if there is to be any."""
@@ -65,6 +67,11 @@ class Setup:
     @property
     def depth(self) -> int:
         return max(self.candidates)
+
+    @property
+    def first(self) -> str:
+        """The first stage whose candidates are served."""
+        return "dense" if self.mode == "dense" else "fused"
 
     @property
     def fusion(self) -> Fusion:

@@ -58,6 +58,7 @@ def base(
             dims=chosen.get("dims"),
             candidates=depths(candidates),
             language=chosen.get("language") or settings.language,
+            mode=settings.mode,
             rerank=rerank,
             sparse="" if collection else settings.sparse,
             late=settings.late,

@@ -13,7 +13,7 @@ from app.quality.measures import NDCG
 from app.quality.pipeline import evaluate
 from app.quality.types import Evaluation, Run
 from app.quality.variants import Setup
-from app.types import Recipe
+from app.types import Mode, Recipe
 from models.fake import FakeEncoder, FakeReranker, FakeSparseEncoder
 from models.types import Blend, Blends, Role, SparseVector, Tokens
 from tests.app.quality.folders import bench, write
@@ -283,6 +283,16 @@ def test_without_reranking_there_are_first_stages_alone(tmp_path: Path) -> None:
     assert [arm.name for arm in evaluation.arms] == ["dense", "lexical", "fused"]
     assert evaluation.served == "fused"
     assert reranker.calls == []
+
+
+@pytest.mark.parametrize(("mode", "served"), [("hybrid", "fused"), ("dense", "dense"), ("lexical", "fused")])
+def test_what_is_served_goes_by_the_mode_of_the_settings(tmp_path: Path, mode: Mode, served: str) -> None:
+    dataset, reranker = read(write(tmp_path)), FakeReranker()
+    setup = replace(FAKES, mode=mode)
+    evaluation, _ = evaluate(dataset, setup, bench(rerankers={"fake": reranker}), 0)
+    assert evaluation.served == f"{served}+blend"
+    assert evaluate(dataset, replace(setup, rerank=False), bench(), 0)[0].served == served
+    assert any("WINNOW_MODE=lexical" in warning for warning in evaluation.warnings) == (mode == "lexical")
 
 
 def test_titles_that_fill_a_chunk_become_text_and_are_counted(tmp_path: Path) -> None:
