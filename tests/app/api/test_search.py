@@ -222,12 +222,13 @@ async def test_the_time_of_each_stage_is_told_and_they_fit_into_the_whole(animal
     assert float(parts["total"]) >= spent
 
 
-async def test_searches_at_once_get_their_own_answers(service: Service) -> None:
-    await service.ingest(*documents(100, "item number{0} here"))
-    answers = await asyncio.gather(*(service.found(f"number{i}", top_k=1, candidates=5) for i in range(40)))
-    assert answers == [[f"d{i}"] for i in range(40)]
-    batches = service.sample("winnow_batch_tokens_count", model="reranker:fake", lane="search")
-    assert batches < 40, "no two searches ever shared a batch"
+async def test_searches_at_once_share_batches_and_get_their_own_answers(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path, reranker="fake:slow")) as service:
+        await service.ingest(*documents(100, "item number{0} here"))
+        answers = await asyncio.gather(*(service.found(f"number{i}", top_k=1, candidates=5) for i in range(40)))
+        assert answers == [[f"d{i}"] for i in range(40)]
+        batches = service.sample("winnow_batch_tokens_count", model="reranker:fake:slow", lane="search")
+        assert 0 < batches < 40
 
 
 async def test_a_search_in_an_unknown_collection_says_how_to_make_it(service: Service) -> None:

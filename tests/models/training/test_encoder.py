@@ -219,7 +219,7 @@ def test_before_between_and_after_the_same_length_is_judged(base: Path, late_ans
     first = next(iter(report.before))
     between = [row[first] for row in report.fitted.curve if first in row]
     assert report.before[first] > 0.5
-    assert [*between, report.after[first]] == pytest.approx([report.before[first]] * 3, abs=0.01)
+    assert [*between, report.after[first]] == pytest.approx([report.before[first]] * 3, abs=0.1)
 
 
 def test_the_anchor_keeps_vectors_near_the_bases(base: Path, pairs: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from models.catalog import open_encoder
+from models.training import judge
 from models.training.errors import TrainingError
 from models.training.head import Examples, Head, distillation, fit_head, train_head
 from models.training.settings import HeadSettings
@@ -104,18 +106,23 @@ def test_the_same_seed_gives_the_same_head(headed: Path, base: Path, groups: Pat
 
 
 @pytest.mark.parametrize(("positions", "tokens"), [(512, 16), (600, 600)])
-def test_it_reads_as_much_as_its_base_does_and_is_judged_so(
-    late_answers: Path, tmp_path: Path, positions: int, tokens: int
+def test_it_reads_as_much_as_its_base_does_and_both_are_judged_so(
+    late_answers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, positions: int, tokens: int
 ) -> None:
     base = save_base(tmp_path / "base", positions, tokens)
-    wanted = _settings(base=str(base), steps=1, rate=1e-9, dims="32")
+    read, reading = list[int](), judge._reading
 
-    report = train_head(late_answers, tmp_path / "encoder", wanted, Witness())
+    def watched(amount: int, model: SentenceTransformer) -> AbstractContextManager[None]:
+        read.append(amount)
+        return reading(amount, model)
 
+    monkeypatch.setattr(judge, "_reading", watched)
+
+    train_head(late_answers, tmp_path / "encoder", _settings(base=str(base), steps=1, dims="32"), Witness())
+
+    assert read == [tokens, tokens]
     assert SentenceTransformer(str(tmp_path / "encoder"), device="cpu").max_seq_length == tokens
     assert len(open_encoder(str(tmp_path / "encoder")).tokenize(["otter " * 700], "document")[0]) == tokens
-    if tokens > 16:  # where all passages read alike, chance puts them in order
-        assert report.after["ndcg@10 32"] == pytest.approx(report.before["ndcg@10 32"], abs=0.01)
 
 
 def test_a_second_head_is_refused(headed: Path, groups: Path, tmp_path: Path) -> None:
