@@ -14,6 +14,19 @@ from app.cli import app
 from loadtest.process import Process
 
 STORIES = Path("tests/data/stories")
+ASKED = 60
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """Some of the judged questions about the stories: enough to tell models apart."""
+    folder = tmp_path / "questions"
+    (folder / "qrels").mkdir(parents=True)
+    for name in ("corpus.jsonl.gz", "queries.jsonl.gz"):
+        (folder / name).symlink_to((STORIES / name).absolute())
+    header, *labels = (STORIES / "qrels" / "test.tsv").read_text().splitlines(keepends=True)
+    (folder / "qrels" / "test.tsv").write_text("".join([header, *labels[:ASKED]]))
+    return folder
 
 
 @pytest.fixture
@@ -58,19 +71,19 @@ def test_a_standby_is_begun_shown_switched_to_and_ended(service: Process) -> Non
     assert standby(service, "switch").exit_code == 1
 
 
-def test_a_standby_that_answers_worse_is_not_switched_to(service: Process) -> None:
+def test_a_standby_that_answers_worse_is_not_switched_to(service: Process, questions: Path) -> None:
     worse = ["--encoder", "fake:2", "--reranker", "fake:backwards"]
     assert standby(service, "begin", *worse).exit_code == 0
-    refused = standby(service, "switch", "--dataset", str(STORIES))
+    refused = standby(service, "switch", "--dataset", str(questions))
     assert refused.exit_code == 1
     assert "Not switched: the standby is worse (nDCG@10 -0." in " ".join(refused.stderr.split())
     assert encoder(service) == "fake"
     assert standby(service, "switch", "--dataset", "tests/data").exit_code == 2
 
 
-def test_a_standby_that_answers_as_well_is_switched_to(service: Process) -> None:
+def test_a_standby_that_answers_as_well_is_switched_to(service: Process, questions: Path) -> None:
     assert standby(service, "begin", "--overlap-tokens", "16").exit_code == 0
-    done = standby(service, "switch", "--dataset", str(STORIES))
+    done = standby(service, "switch", "--dataset", str(questions))
     assert done.exit_code == 0, done.stderr
     assert "collection=default~standby against base" in done.stdout
     assert service.client.get("/collections/default").json()["recipe"]["overlap_tokens"] == 16
