@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from app.api import checks
 from app.api.contract import OF_COLLECTIONS, refusals
-from app.api.deps import EngineDep, StrictRoute, in_time
+from app.api.deps import EngineDep, StrictRoute, aside, in_time
 from app.api.ndjson import ingest_lines
 from app.api.problems import from_validation
 from app.api.schemas import (
@@ -126,9 +126,9 @@ async def delete_document(document: str, engine: EngineDep, collection: InCollec
     summary="Change a document's metadata",
 )
 async def update_document(
-    document: str, body: ChangeBody, engine: EngineDep, collection: InCollection = DEFAULT
+    document: str, body: ChangeBody, request: Request, engine: EngineDep, collection: InCollection = DEFAULT
 ) -> UpdateReply:
-    change = checks.change(body.metadata, engine.settings)
+    change = await aside(request, lambda: checks.change(body.metadata, engine.settings))
     shelf = engine.collections.taking(collection)
     await engine.ingest.document(shelf, document)
     return _updated(await engine.ingest.amend(shelf, [document], change))
@@ -140,8 +140,9 @@ async def update_document(
     responses=refusals(*OF_COLLECTIONS),
     summary="Change the metadata of documents by ids or by filter",
 )
-async def update_documents(body: UpdateBody, engine: EngineDep) -> UpdateReply:
-    change, chosen = checks.change(body.metadata, engine.settings), checks.chosen(body, engine.settings)
+async def update_documents(body: UpdateBody, request: Request, engine: EngineDep) -> UpdateReply:
+    change = await aside(request, lambda: checks.change(body.metadata, engine.settings))
+    chosen = checks.chosen(body, engine.settings)
     return _updated(await engine.ingest.amend(engine.collections.taking(body.collection), chosen, change))
 
 

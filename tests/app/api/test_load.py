@@ -91,6 +91,15 @@ async def test_millions_of_faults_are_not_all_looked_for(service: Service, conte
     assert process_time() - began < 2
 
 
+async def test_a_change_that_is_much_too_large_is_refused_without_holding_up_the_loop(service: Service) -> None:
+    content = b'{"ids": ["a"], "metadata": {"tags": [' + b"0," * 3_000_000 + b"0]}}"
+    async with never_still():
+        one = await service.client.patch("/documents/a", content=content.replace(b'"ids": ["a"], ', b""), headers=JSON)
+        many = await service.client.post("/documents/update", content=content, headers=JSON)
+    problem(one, 422, "invalid")
+    problem(many, 422, "invalid")
+
+
 async def test_searches_and_large_filters_do_not_hold_up_the_loop(service: Service) -> None:
     await service.ingest(*documents(300))
     many = {"n": {"$in": list(range(15_000))}}
