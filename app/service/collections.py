@@ -201,7 +201,7 @@ class Collections:
             caller().deed.touch(name)
             try:
                 await self._shelve(collection, tools)
-            except NoSpace as error:
+            except Exception as error:  # whatever it is: its name is not taken by what nobody can use
                 self._closed[name] = error  # to be dropped later, if there is no room for that either
                 await self._database.write(lambda db: rows.drop(db, collection.number))
                 del self._closed[name]

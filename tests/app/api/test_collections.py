@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import shutil
+from errno import EMFILE
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from app.api.schemas import CollectionReply, CollectionsReply
+from app.service.indexes import Indexes
 from tests.app.serving import Json, Service, body, documents, fakes, pointers, problem, serving, until
 
 
@@ -64,6 +67,22 @@ async def test_a_name_is_given_once(service: Service) -> None:
     told = problem(await service.client.post("/collections", json={"name": "a"}), 409, "conflict")
     assert "Drop it first" in told["detail"]
     problem(await service.client.post("/collections", json={"name": "default"}), 409, "conflict")
+
+
+async def test_a_collection_that_could_not_be_opened_when_it_was_made_is_none_and_can_be_made_again(
+    service: Service,
+) -> None:
+    async def fail(_: Indexes) -> NoReturn:
+        raise OSError(EMFILE, "Too many open files")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Indexes, "open", fail)
+        problem(await service.client.post("/collections", json={"name": "a"}), 500, "internal")
+    assert [each["name"] for each in body(await service.client.get("/collections"))["collections"]] == ["default"]
+    assert (await service.client.get("/readyz")).status_code == 200
+    assert (await service.client.post("/collections", json={"name": "a"})).status_code == 201
+    await service.ingest({"id": "x", "text": "topic"}, collection="a")
+    assert await service.found("topic", collection="a") == ["x"]
 
 
 @pytest.mark.parametrize(
