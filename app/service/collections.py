@@ -100,8 +100,10 @@ class Collections:
 
     async def open(self) -> None:
         """Open all there are; one that can't be opened says why to whoever asks for it, and the others go on."""
-        held = await self._database.read(rows.every)
-        for name in {DEFAULT, *(each.name for each in held)}:
+        async with self._changing:  # from here on none of them can be dropped before it is open
+            held = await self._database.read(rows.every)
+            self._opening |= {each.name: None for each in held}
+        for name in {DEFAULT, *self._opening}:
             self._closed[name] = Unavailable(f"Collection '{name}' is being opened.")
         await asyncio.to_thread(self._sweep, {str(each.number) for each in held})
         first = [] if DEFAULT in {each.name for each in held} else [self._open_default()]
@@ -283,7 +285,6 @@ class Collections:
 
     async def _open(self, collection: Collection) -> None:
         name = collection.name
-        self._opening[name] = None
         try:
             await self._when_there_is_room(name, lambda: self._open_as_asked_for(collection))
             del self._closed[name]

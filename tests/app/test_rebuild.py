@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 import pytest
 
+from app.service.collections import Collections
 from app.stores import lexical_folder, snapshot
-from tests.app.serving import Service, body, documents, fakes, serving, until
+from tests.app.serving import Service, body, documents, fakes, problem, serving, until
 
 FEW, MANY = 40, 2500
 FAST, SLOW = {"index_ef_construction": 16, "index_m": 4}, {"index_ef_construction": 1000, "index_m": 64}
@@ -83,6 +85,29 @@ async def test_what_a_killed_process_left_behind_is_swept_away_at_the_next_start
     async with serving(fakes(tmp_path)) as service:
         assert await service.found("topic 8", top_k=1) == ["d8"]
     assert leavings(tmp_path) == []
+
+
+async def test_a_collection_can_not_be_dropped_while_a_start_still_sweeps_and_before_it_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(fakes(tmp_path)) as service:
+        await service.client.post("/collections", json={"name": "papers"})
+    swept, sweep = Event(), Collections._sweep
+
+    def sweep_at_last(collections: Collections, numbers: set[str]) -> None:
+        swept.wait()
+        sweep(collections, numbers)
+
+    monkeypatch.setattr(Collections, "_sweep", sweep_at_last)
+    async with serving(fakes(tmp_path), ready=False) as service:
+        try:
+            await until(lambda: service.engine.collections.has("papers"))
+            problem(await service.client.delete("/collections/papers"), 503, "unavailable")
+        finally:
+            swept.set()
+        await service.ready()
+        assert (await service.client.delete("/collections/papers")).status_code == 204
+        problem(await service.client.post("/search", json={"query": "topic", "collection": "papers"}), 404, "not-found")
 
 
 async def test_readiness_counts_the_chunks_of_a_rebuild_while_other_collections_are_searched(tmp_path: Path) -> None:
