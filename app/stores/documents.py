@@ -160,9 +160,10 @@ def _versions(db: apsw.Connection, collection: int, document: str) -> tuple[_Ver
 
 
 def _touch(db: apsw.Connection, collection: int, job: int | None, document: Document, version: _Version) -> Put:
-    """Same content: keep the vectors, take over new metadata, and try again what had failed."""
-    retry = "UPDATE documents SET state = 'pending', error = NULL, job = ? WHERE number = ? AND state = 'failed'"
-    db.execute(retry, (job, version.number))
+    """Same content: keep the vectors, take over new metadata, and try again what had failed. What is not found yet is
+    of the job that gave it last, which would else be done at once."""
+    waits = "UPDATE documents SET state = 'pending', error = NULL, job = ? WHERE number = ? AND state <> 'live'"
+    db.execute(waits, (job, version.number))
     changed = _change(db, collection, version, document.metadata)
     return Put(document.id, "updated" if changed else "unchanged", version.number, version.chunks)
 

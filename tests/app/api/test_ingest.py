@@ -4,15 +4,28 @@ import asyncio
 import random
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from app.api.schemas import IngestReply, JobReply
 from app.engine import THREADS
 from app.service import ingest
+from app.stages.embed import Embedder
 from app.types import Chunk
-from tests.app.serving import Json, Service, body, documents, fakes, pointers, problem, serving, until
+from models.types import ModelError
+from tests.app.serving import (
+    Json,
+    Service,
+    body,
+    documents,
+    fakes,
+    nothing_embedded,
+    pointers,
+    problem,
+    serving,
+    until,
+)
 
 LONG = " ".join(f"word{i}" for i in range(2000))
 
@@ -239,6 +252,40 @@ async def test_a_caller_that_does_not_wait_gets_a_job_to_poll(service: Service) 
     assert [job.searchable for job in polled] == sorted(job.searchable for job in polled)
     assert all(job.searchable + job.pending == 300 for job in polled)
     assert await service.found("topic 299", top_k=1) == ["d299"]
+
+
+async def test_an_ingest_that_is_sent_again_while_its_documents_wait_is_not_done_before_they_are_found(
+    service: Service,
+) -> None:
+    request = {"documents": documents(3), "wait": False}
+    with nothing_embedded():
+        first, again = [body(await service.client.post("/ingest", json=request)) for _ in range(2)]
+        assert [each["status"] for each in again["documents"]] == ["unchanged"] * 3
+        waits = body(await service.client.get(f"/jobs/{again['job']}"))
+        assert (waits["state"], waits["searchable"], waits["pending"]) == ("running", 0, 3)
+    for job in (first["job"], again["job"]):
+        assert (await service.finished(job))["state"] == "done"
+    assert len(await service.found("topic")) == 3
+
+
+async def test_an_ingest_of_what_waits_already_is_told_that_it_can_not_be_embedded(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, failing = asyncio.Event(), asyncio.Event()
+
+    async def fail(*_: Any) -> NoReturn:
+        begun.set()
+        await failing.wait()
+        raise ModelError("It breaks.")
+
+    monkeypatch.setattr(Embedder, "documents", fail)
+    request: Json = {"documents": documents(1), "wait": False}
+    await service.client.post("/ingest", json=request)
+    await begun.wait()
+    again = asyncio.create_task(service.client.post("/ingest", json=request | {"wait": True}))
+    await until(lambda: service.sample("winnow_ingested_documents_total", status="unchanged") == 1)
+    failing.set()
+    assert "It breaks." in problem(await again, 500, "model")["detail"]
 
 
 async def test_an_unknown_job_is_not_found(service: Service) -> None:
