@@ -58,7 +58,8 @@ def change(given: Metadata, settings: Settings) -> Change:
 
     def changed(document: str, metadata: Metadata) -> Metadata:
         made = merged(metadata, given)
-        if faults := list(_above("/metadata", len(orjson.dumps(made)), settings.max_metadata_bytes, " bytes")):
+        most = max(settings.max_metadata_bytes, len(orjson.dumps(metadata)))  # what is too much may become less
+        if faults := list(_above("/metadata", len(orjson.dumps(made)), most, " bytes")):
             raise Invalid(f"Nothing was changed: that of '{document}' would be too much.", faults)
         return made
 

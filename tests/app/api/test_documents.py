@@ -171,6 +171,17 @@ async def test_a_change_that_can_not_be_kept_changes_nothing(service: Service) -
     assert body(await service.client.get("/documents/d0"))["metadata"] == {"n": 0}
 
 
+async def test_metadata_that_is_more_than_allowed_by_now_can_become_less(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path)) as service:
+        await service.ingest({"id": "a", "text": "topic", "metadata": {"long": "x" * 500, "longer": "x" * 900, "n": 1}})
+    async with serving(fakes(tmp_path, max_metadata_bytes=300)) as service:
+        for change in ({"longer": None}, {"n": 2}):
+            answer = await service.client.patch("/documents/a", json={"metadata": change})
+            assert body(answer) == {"updated": ["a"], "unchanged": []}
+        problem(await service.client.patch("/documents/a", json={"metadata": {"n": 10}}), 422, "invalid")
+        assert body(await service.client.get("/documents/a"))["metadata"] == {"long": "x" * 500, "n": 2}
+
+
 async def test_deleting_in_one_collection_leaves_the_others_alone(service: Service) -> None:
     await service.client.post("/collections", json={"name": "other"})
     await service.ingest(*documents(3))
