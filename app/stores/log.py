@@ -92,9 +92,10 @@ def is_waiting(db: apsw.Connection, version: int) -> bool:
 
 
 def is_settled(db: apsw.Connection, collection: int, through: int) -> bool:
-    """Whether no version waits any more, up to this one: they are taken in this order."""
-    sql = "SELECT count(*) FROM documents WHERE collection = ? AND state = 'pending' AND number <= ?"
-    return not number(db, sql, (collection, through))
+    """Whether no version waits any more, up to this one: they are taken in this order. Not by their number: whoever
+    waits asks after every round, and there may be many of both."""
+    sql = "SELECT 1 FROM documents WHERE collection = ? AND state = 'pending' AND number <= ? LIMIT 1"
+    return first(db, sql, (collection, through)) is None
 
 
 def lag(db: apsw.Connection, collection: int) -> int:

@@ -24,7 +24,7 @@ from app.service.indexer import MOST_CHUNKS, ROUND_CHUNKS, ROUND_SECONDS, Indexe
 from app.service.indexes import Indexes
 from app.sharer import Memory, Sharer
 from app.stages.embed import Embedder
-from app.stores import collections, documents, jobs
+from app.stores import collections, documents, jobs, log
 from app.stores.sqlite import Database
 from app.telemetry import Metrics
 from app.types import Chunk, Collection, Document, Job, Recipe
@@ -266,6 +266,30 @@ async def test_what_waits_is_counted_though_a_round_does_not_end(tmp_path: Path)
             await until(lambda: at.lag == 3)
         await asyncio.wait_for(at.indexer.settled(through), 10)
         assert at.lag == 0
+
+
+async def test_whether_something_waits_is_told_without_counting_all_that_does(tmp_path: Path) -> None:
+    steps = 0
+
+    def step() -> bool:
+        nonlocal steps
+        steps += 1
+        return False
+
+    def look(db: apsw.Connection) -> bool:
+        db.set_progress_handler(step, 10)
+        try:
+            return log.is_settled(db, at.collection.number, through)
+        finally:
+            db.set_progress_handler(None)
+
+    async with bench(tmp_path, FakeEncoder()) as at:
+        with nothing_embedded():
+            _, through = await at.put(*numbered(1000))
+            assert not await at.database.read(look)
+            assert steps < 20
+        await asyncio.wait_for(at.indexer.settled(through), 10)
+        assert await at.database.read(look)
 
 
 async def test_deletions_are_followed_though_nothing_is_taken_in(tmp_path: Path) -> None:
