@@ -43,6 +43,11 @@ class Shape:
     highlight: bool = False
     """Find the best sentence of each hit."""
 
+    @property
+    def looks_further(self) -> bool:
+        """Whether hits beyond the best `top_k` may be shown."""
+        return self.distinct or self.diversity > 0 or self.per_document is not None
+
 
 PLAIN = Shape()
 

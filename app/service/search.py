@@ -59,7 +59,7 @@ class Query:
     late: bool = True
     """Whether candidates are compared token by token, in a collection that has what it takes."""
     adaptive: bool = False
-    """Whether reranking may stop before the last candidate, where no more of them could be among the best."""
+    """Whether reranking shall stop before the last candidate, where no more of them could be among the best."""
     deadline: float | None = None
     """When the answer must be there, by the event loop's clock."""
 
@@ -68,6 +68,12 @@ class Query:
         least = LEVEL if self.calibration else 1
         deep = self.candidates if self.rerank or compares or self.mode == "hybrid" else self.top_k
         return max(deep, self.top_k, least)
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether reranking may end where no more could be among the best `top_k`: not if newness may raise others, or
+        if others may be shown in their place."""
+        return self.adaptive and self.recency is None and not self.shape.looks_further
 
     def finds_relevant(self, hit: Hit) -> bool:
         return self.min_relevance is None or (hit.relevance is not None and hit.relevance >= self.min_relevance)
@@ -188,7 +194,7 @@ class Search:
         if not query.rerank:
             return Ranked(unread(proposal), 0)
         brief = Brief(
-            query.text, query.on_truncation, _blend(shelf, query), query.top_k, query.adaptive, query.deadline
+            query.text, query.on_truncation, _blend(shelf, query), query.top_k, query.may_stop, query.deadline
         )
         ranked = await self._second_stage.rank(shelf.ranker, brief, proposal, watch)
         if ranked.late:
@@ -200,7 +206,7 @@ def _room(shelf: Shelf, query: Query) -> Permit:
     """What the reranker may be asked, if it is."""
     if not query.rerank:
         return nullcontext()
-    return shelf.ranker.admit(query.depth(compares=False), adaptive=query.adaptive, wanted=query.top_k)
+    return shelf.ranker.admit(query.depth(compares=False), adaptive=query.may_stop, wanted=query.top_k)
 
 
 def _ahead_of_ingest(shelf: Shelf, query: Query) -> AbstractContextManager[None]:

@@ -97,6 +97,23 @@ async def test_auto_reads_all_where_nothing_tells_which_of_them_could_be_the_bes
     assert auto["reranked"] == auto["candidates"] == 50
 
 
+@pytest.mark.parametrize(
+    "more", [{"group_by": "document"}, {"distinct": True}, {"diversity": 0.5}, {"recency": {"weight": 5.0}}], ids=str
+)
+async def test_auto_reads_all_where_others_than_the_best_may_be_shown(service: Service, more: Json) -> None:
+    """Many chunks of one document are the best: what else is shown is in the order of the reranker too."""
+    newer = {"date": "2025-01-01"}
+    await service.ingest(
+        {"id": "long", "text": "green river " * 3000, "metadata": {"date": "2001-01-01"}},
+        *({"id": f"d{n}", "text": f"green river and water {n}" + " more" * n, "metadata": newer} for n in range(9)),
+    )
+    every = await service.search("green river", candidates=50, top_k=4, **more)
+    auto = await service.search("green river", candidates="auto", top_k=4, **more)
+    assert auto["reranked"] == auto["candidates"] > 20
+    assert [hit["id"] for hit in auto["hits"]] == [hit["id"] for hit in every["hits"]]
+    assert (await service.search("green river", candidates="auto", top_k=4))["reranked"] == 4
+
+
 async def test_no_ingest_begins_between_the_waves_of_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
 
