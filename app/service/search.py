@@ -64,16 +64,21 @@ class Query:
     """When the answer must be there, by the event loop's clock."""
 
     def depth(self, *, compares: bool) -> int:
-        """How many candidates the first stage is asked for: more than are answered, where their order may change."""
+        """How many candidates the first stage is asked for: more than are answered, where their order may change, or
+        where others are answered than the first ones."""
         least = LEVEL if self.calibration else 1
-        deep = self.candidates if self.rerank or compares or self.mode == "hybrid" else self.top_k
-        return max(deep, self.top_k, least)
+        wide = self.rerank or compares or self.mode == "hybrid" or self.looks_further
+        return max(self.candidates if wide else self.top_k, self.top_k, least)
+
+    @property
+    def looks_further(self) -> bool:
+        """Whether others than the best `top_k` may be shown: newness may raise them, or they take others' places."""
+        return self.recency is not None or self.shape.looks_further
 
     @property
     def may_stop(self) -> bool:
-        """Whether reranking may end where no more could be among the best `top_k`: not if newness may raise others, or
-        if others may be shown in their place."""
-        return self.adaptive and self.recency is None and not self.shape.looks_further
+        """Whether reranking may end where no more could be among the best."""
+        return self.adaptive and not self.looks_further
 
     def finds_relevant(self, hit: Hit) -> bool:
         return self.min_relevance is None or (hit.relevance is not None and hit.relevance >= self.min_relevance)

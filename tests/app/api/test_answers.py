@@ -44,6 +44,28 @@ async def test_groups_hold_the_best_hits_of_a_document_and_top_k_counts_document
     assert book == sorted(book, reverse=True)
 
 
+@pytest.mark.parametrize("mode", ["dense", "lexical", "hybrid"])
+@pytest.mark.parametrize("more", [{"group_by": "document", "per_group": 1}, {"distinct": True}], ids=str)
+async def test_as_many_answers_are_found_where_the_best_chunks_are_of_one_document_and_nothing_is_reranked(
+    service: Service, mode: str, more: Json
+) -> None:
+    others = [{"id": f"d{n}", "text": f"topic {n} and words of other things"} for n in range(5)]
+    await service.ingest({"id": "long", "text": "topic words " * 3000}, *others)
+    asked: Json = {"mode": mode, "rerank": False, "top_k": 3}
+    assert await service.found("topic words", **asked) == ["long"] * 3
+    found = await service.found("topic words", **asked, **more)
+    assert len(set(found)) == len(found) == 3
+
+
+@pytest.mark.parametrize("mode", ["dense", "lexical", "hybrid"])
+async def test_newness_raises_what_is_not_among_the_best_where_nothing_is_reranked(service: Service, mode: str) -> None:
+    old, new = {"date": "2001-01-01"}, {"date": "2031-01-01"}
+    await service.ingest(*({"id": f"old{n}", "text": "topic words", "metadata": old} for n in range(4)))
+    await service.ingest({"id": "new", "text": "topic and other words", "metadata": new})
+    asked: Json = {"mode": mode, "rerank": False, "top_k": 1, "recency": {"weight": 5.0}}
+    assert await service.found("topic words", **asked) == ["new"]
+
+
 async def test_neighbours_are_attached_and_contexts_that_meet_become_one(library: Service) -> None:
     plain = (await search(library, "thing20", top_k=1))["hits"][0]
     (hit,) = (await search(library, "thing20", top_k=1, expand=1))["hits"]
