@@ -114,9 +114,11 @@ class Checks:
             await asyncio.sleep(LOOK_SECONDS)
             other, again = await self._look(shelf, view, report, kind, difference)
             difference, flaw = difference & other, again and flaw
-        if shelf not in self._collections.shelves:  # it was dropped meanwhile
-            return []
-        return list(of_index(shelf.collection.name, kind, difference, flaw))
+        return list(of_index(shelf.collection.name, kind, difference, flaw)) if self._is_there(shelf) else []
+
+    def _is_there(self, shelf: Shelf) -> bool:
+        """Whether it was not dropped meanwhile; a switch leaves its indexes to another shelf."""
+        return any(each.indexes is shelf.indexes for each in self._collections.shelves)
 
     async def _look(
         self, shelf: Shelf, view: View, report: Report, kind: Kind, again: Difference | None
@@ -141,11 +143,13 @@ class Checks:
         report.begin(f"{shelf.collection.name}: building the index of {PARTS[kind]} anew")
         shelf.indexes.renew([kind])
         async with asyncio.timeout(RENEWAL_SECONDS):
-            while shelf.indexes.is_renewing:
+            while shelf.indexes.is_renewing and self._is_there(shelf):
                 if self._stopping.is_set():
                     raise Unavailable(STOPPED)
                 shelf.indexer.wake()
                 await asyncio.sleep(0.05)
+        if not self._is_there(shelf):  # nobody puts in its place what was built
+            return []
         left = await self._index(shelf, kind, report)
         logger.warning("index repaired", collection=shelf.collection.name, index=PARTS[kind], left=len(left))
         return [*(Finding(each.part, each.problem, each.collection, each.chunks, not left) for each in found), *left]

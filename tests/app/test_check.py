@@ -14,10 +14,12 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import app
+from app.service.check import Checks
+from app.service.indexes import Indexes
 from app.service.shelf import Shelf
 from app.types import Change, Expansion, Wording
 from models.types import SparseVector
-from tests.app.serving import Json, Service, body, documents, fakes, listening, problem, serving, until
+from tests.app.serving import Json, Service, body, documents, fakes, held_up, listening, problem, serving, until
 from tests.app.traffic import Traffic
 
 
@@ -276,6 +278,35 @@ async def test_a_damaged_snapshot_of_a_running_service_is_written_anew(tmp_path:
         assert (await check(service))["findings"] == []
         assert len(await service.found("topic of many words", top_k=30)) == 30
     assert "all is well" in await asyncio.to_thread(winnow, "check", "--data-dir", tmp_path)
+
+
+async def test_a_repair_ends_when_its_collection_is_dropped(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path)) as service:
+        await service.client.post("/collections", json={"name": "passing"})
+        await service.ingest(*documents(30), collection="passing")
+        index = service.engine.collections.shelf("passing").indexes.dense.index
+        index.apply([Change(index.sequence, 3, None)])
+        with held_up(Indexes, "tidy"):
+            await service.client.post("/check", json={"repair": True})
+            report = service.engine.checks.report
+            await until(lambda: "anew" in report.what)
+            await service.client.delete("/collections/passing")
+            await until(lambda: report.state != "running")
+        assert (report.state, report.findings) == ("done", [])
+
+
+async def test_what_is_wrong_is_told_whatever_place_a_collection_has_by_then(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path)) as service:
+        await service.ingest(*documents(30))
+        await service.client.post("/collections/default/standby", json={"recipe": {"overlap_tokens": 16}})
+        index = shelf_of(service).indexes.dense.index
+        index.apply([Change(index.sequence, 3, None)])
+        with held_up(Checks, "_documents"):
+            await service.client.post("/check", json={})
+            assert (await service.client.post("/collections/default/switch", json={})).status_code == 200
+        report = service.engine.checks.report
+        await until(lambda: report.state != "running")
+        assert [(each.collection, each.chunks) for each in report.findings] == [("default~standby", (3,))]
 
 
 async def test_one_check_at_a_time(tmp_path: Path) -> None:
