@@ -25,10 +25,10 @@ class Attempt:
 
 
 def put(db: apsw.Connection, attempt: Attempt, reason: str) -> None:
-    """In place of what was known of the same content."""
+    """In place of what was known of the same content; that of a collection which is gone by now is passed over."""
     columns = "collection, sha256, kind, tried, reason, created_at"
-    sql = f"INSERT OR REPLACE INTO refusals ({columns}) VALUES (?, ?, ?, ?, ?, ?)"
-    db.execute(sql, (*astuple(attempt), reason, now()))
+    sql = f"INSERT OR REPLACE INTO refusals ({columns}) SELECT ?, ?, ?, ?, ?, ? FROM collections WHERE number = ?"
+    db.execute(sql, (*astuple(attempt), reason, now(), attempt.collection))
     db.execute("DELETE FROM refusals WHERE number <= (SELECT max(number) - ? FROM refusals)", (MOST,))
 
 

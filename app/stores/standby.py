@@ -113,9 +113,9 @@ def failures(db: apsw.Connection, standby: int, followed: int, limit: int) -> di
 
 
 def switch(db: apsw.Connection, name: str, standby: int, followed: int, overrules: str, *, force: bool) -> Progress:
-    """Let a standby that has everything take the place, the name, the jobs and the feedback of what it follows, which
-    becomes its standby. Says how far it was: if anything was left to do, or lacking without force, nothing has
-    happened."""
+    """Let a standby that has everything take the place, the name, the jobs, the feedback and the refusals of what it
+    follows, which becomes its standby. Says how far it was: if anything was left to do, or lacking without force,
+    nothing has happened."""
     found = progress(db, standby, followed)
     if found.behind or found.pending or (found.failed and not force):
         return found
@@ -126,4 +126,6 @@ def switch(db: apsw.Connection, name: str, standby: int, followed: int, overrule
     db.execute("UPDATE collections SET name = ?, overrules = ? WHERE number = ?", (name, overrules, standby))
     for table in ("jobs", "feedback"):
         db.execute(f"UPDATE {table} SET collection = ? WHERE collection = ?", (standby, followed))
+    # A file that was being read during an earlier switch may be known there already.
+    db.execute("UPDATE OR REPLACE refusals SET collection = ? WHERE collection = ?", (standby, followed))
     return found

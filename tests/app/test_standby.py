@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -129,6 +130,22 @@ async def test_after_a_switch_jobs_dates_and_feedback_are_where_they_were(servic
     assert (await service.client.request("DELETE", f"{AT}/standby")).status_code == 204
     assert body(await service.client.get(f"/jobs/{job}"))["state"] == "done"
     assert body(await service.client.get(AT))["standby"] is None
+
+
+async def test_after_a_switch_files_that_could_not_be_read_are_still_known(service: Service) -> None:
+    broken = b"%PDF-1.7 no more"
+
+    async def send() -> None:
+        sent = await service.client.post("/ingest/files", files={"files": ("broken.pdf", broken)})
+        assert body(sent)["files"][0]["status"] == "failed", sent.text
+
+    await begin(service)
+    for _ in range(2):
+        await send()
+        await switch(service)
+        asked = {"files": [{"path": "broken.pdf", "sha256": hashlib.sha256(broken).hexdigest()}]}
+        told = body(await service.client.post("/ingest/files/known", json=asked))
+        assert [each["path"] for each in told["refused"]] == ["broken.pdf"]
 
 
 async def test_what_comes_in_while_models_are_switched_is_in_the_collection_afterwards(service: Service) -> None:

@@ -60,3 +60,9 @@ async def test_the_oldest_are_forgotten(database: Database) -> None:
     assert await database.write(fill) == refusals.MOST
     first, last = replace(PDF, sha256=f"{4:064}"), replace(PDF, sha256=f"{5:064}")
     assert list(await database.read(lambda db: refusals.find(db, [first, last]))) == [last]
+
+
+async def test_that_of_a_collection_which_is_gone_is_passed_over(database: Database) -> None:
+    gone = replace(PDF, collection=3)
+    await database.write(lambda db: refusals.put(db, gone, "is damaged"))
+    assert await database.read(lambda db: refusals.find(db, [gone])) == {}
