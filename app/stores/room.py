@@ -60,7 +60,7 @@ class Room:
             try:
                 (self._folder / PROBE).write_bytes(bytes(PROBE_BYTES))
             finally:
-                (self._folder / PROBE).unlink()
+                (self._folder / PROBE).unlink(missing_ok=True)  # where there is no room for a file at all
 
     def found(self) -> None:
         if self.lacking:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from app.errors import NoSpace
 from app.stores.disk import write_whole
-from tests.app.disks import synced
+from app.stores.room import Room
+from tests.app.disks import mounted, synced
 
 
 @pytest.fixture
@@ -26,3 +28,8 @@ def test_what_was_left_by_half_is_in_nobodys_way_nor_is_its_mode(path: Path) -> 
     write_whole(path, "mine", 0o600)
     assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("mine", 0o600)
     assert [each.name for each in path.parent.iterdir()] == ["notes.json"]
+
+
+def test_no_room_for_another_file_is_no_room(tmp_path: Path) -> None:
+    with mounted(tmp_path, "nr_inodes=1") as folder, pytest.raises(NoSpace):
+        Room(folder).probe()
