@@ -60,16 +60,17 @@ class Feedback:
         """All of them, or none: what is not there is named."""
 
         def commit(db: apsw.Connection) -> list[Kept]:
-            self._check_room(db, opinions)
+            _check_collections(db, {each.collection for each in opinions})
             targets = _targets(db, opinions)
-            return [_put(db, each, target) for each, target in zip(opinions, targets, strict=True)]
+            kept = [_put(db, each, target) for each, target in zip(opinions, targets, strict=True)]
+            self._check_room(db, _created(opinions, kept))
+            return kept
 
         kept = await self._database.write(commit)
-        for each, one in zip(opinions, kept, strict=True):
-            if one.outcome == "created":
-                if each.collection.number in self._counts:  # else it was forgotten meanwhile, and is counted anew
-                    self._counts[each.collection.number] += 1
-                self._metrics.feedback.labels(each.collection.name, each.label).inc()
+        for each in _created(opinions, kept):
+            if each.collection.number in self._counts:  # else it was forgotten meanwhile, and is counted anew
+                self._counts[each.collection.number] += 1
+            self._metrics.feedback.labels(each.collection.name, each.label).inc()
         return kept
 
     async def totals(self, shelf: Shelf) -> Totals:
@@ -86,20 +87,29 @@ class Feedback:
         for number in collections:
             self._counts.pop(number, None)
 
-    def _check_room(self, db: apsw.Connection, opinions: Sequence[Opinion]) -> None:
-        for collection, more in Counter(each.collection for each in opinions).items():
-            if not collections.exists(db, collection.number):
-                raise NotFound(f"Collection '{collection.name}' was dropped meanwhile.")
-            if collections.follows(db, collection.number):
-                raise Unavailable("The collection was switched to other models meanwhile. Send it again.")
+    def _check_room(self, db: apsw.Connection, created: Sequence[Opinion]) -> None:
+        """Once it is known what is new of what was sent: where that is too much, nothing of it stays."""
+        for collection, more in Counter(each.collection for each in created).items():
             if collection.number not in self._counts:
-                self._counts[collection.number] = rows.count(db, collection.number)
+                self._counts[collection.number] = rows.count(db, collection.number) - more
             held = self._counts[collection.number]
             if held + more > self._most:
                 raise TooLarge(
                     f"Collection '{collection.name}' has {held:,} pieces of feedback, and {self._most:,} are allowed. "
                     "Export what there is, then DELETE /feedback."
                 )
+
+
+def _check_collections(db: apsw.Connection, given: Iterable[Collection]) -> None:
+    for collection in given:
+        if not collections.exists(db, collection.number):
+            raise NotFound(f"Collection '{collection.name}' was dropped meanwhile.")
+        if collections.follows(db, collection.number):
+            raise Unavailable("The collection was switched to other models meanwhile. Send it again.")
+
+
+def _created(opinions: Sequence[Opinion], kept: Sequence[Kept]) -> list[Opinion]:
+    return [each for each, one in zip(opinions, kept, strict=True) if one.outcome == "created"]
 
 
 def _put(db: apsw.Connection, opinion: Opinion, target: Target) -> Kept:

@@ -191,6 +191,10 @@ async def test_feedback_can_be_removed_and_there_is_an_end_to_it(tmp_path: Path)
         problem(await service.client.post("/feedback", json=said), 413, "too-large")
         await give(service, *said[:2])
         problem(await service.client.post("/feedback", json=said[2]), 413, "too-large")
+        again = [said[0], said[1] | {"relevant": False}, said[1]]
+        assert [each["status"] for each in await give(service, *again)] == ["unchanged", "updated", "updated"]
+        problem(await service.client.post("/feedback", json=[*again, said[2]]), 413, "too-large")
+        assert body(await service.client.get("/feedback"))["judged"] == 2
         answer = await service.client.delete("/feedback", params={"collection": "default"})
         assert body(answer) == {"removed": 2}
         assert [each["status"] for each in await give(service, said[2])] == ["created"]
