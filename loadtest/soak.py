@@ -13,6 +13,7 @@ import asyncio
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -108,7 +109,8 @@ async def soak(service: Process, data: Path, minutes: float, rate: float, seed: 
         sampling = asyncio.create_task(sampler.run(max(60 * minutes / SAMPLES, SHORTEST)))
         await traffic.run(rate, 60 * minutes)
         sampling.cancel()
-        await asyncio.wait([sampling])
+        with suppress(asyncio.CancelledError):  # whatever else ended it: what was not looked at may have grown
+            await sampling
     seen = traffic.seen
     return Run(sampler.minutes, sampler.values, dict(sorted(seen.statuses.items())), seen.failures, seen.left_out)
 

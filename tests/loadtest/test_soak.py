@@ -46,6 +46,19 @@ def test_growth_that_would_not_matter_is_borne() -> None:
     assert not found.grows
 
 
+def test_a_soak_that_could_not_be_sampled_to_its_end_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(folder: Path) -> int:
+        raise PermissionError(folder)
+
+    monkeypatch.setattr(soak, "folder_bytes", unreadable)
+    with Process(tmp_path, **(soak.SETTINGS | soak.MODELS["fake"])) as service:
+        service.await_ready()
+        with pytest.raises(PermissionError):
+            asyncio.run(soak.soak(service, tmp_path, minutes=0.02, rate=5, seed=3, documents=20))
+
+
 def test_some_seconds_of_all_that_a_soak_does(tmp_path: Path) -> None:
     with Process(tmp_path, **(soak.SETTINGS | soak.MODELS["fake"])) as service:
         service.await_ready()
