@@ -224,7 +224,11 @@ def filled(sizes: Sequence[int], compared: int, *, rounded: bool) -> tuple[list[
     with TemporaryDirectory() as name:
         folder = Path(name)
         (command,) = peer.commands(interpreter(peer, Path), folder, port)
-        kept = {"WINNOW_INDEX_DIMENSIONS": str(compared), "WINNOW_INDEX_PRECISION": "int8" if rounded else "float32"}
+        kept = {
+            "WINNOW_INDEX_DIMENSIONS": str(compared),
+            "WINNOW_INDEX_PRECISION": "int8" if rounded else "float32",
+            "WINNOW_FILTER_CACHE_BYTES": "0",  # the filter is the same each time, and would be looked up once
+        }
         commands = [replace(command, words=(*command.words, *MODELS), environment={**command.environment, **kept})]
         with running(commands, folder, folder / "log") as service, Meter(service.pids) as meter:
             steps = asyncio.run(grow(sizes, port, meter, folder / "data"))
