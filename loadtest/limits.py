@@ -4,7 +4,7 @@
     overload    five times what it can do: how soon the refused are told, and how long the others wait
     deadlines   a thousand searches that must be answered in 100 ms, among others that need not, while documents come in
 
-The service is started by the script, with the embedded models and default settings.
+The service is started by the script, with the embedded models and default settings, but for the memory of questions.
 """
 
 from __future__ import annotations
@@ -162,7 +162,8 @@ async def measure_deadlines(service: Service, best: float, amount: int) -> None:
     async with _beside(service, best):
         while sum(len(load.answers) for load in loads) < amount:
             loads.append(await closed_loop(urgent, service.asked, 1, 5, PATIENCE))
-    answers = [answer for load in loads for answer in load.answers]
+    asked = [answer for load in loads for answer in load.answers]
+    answers = [answer for answer in asked if answer.outcome == "answered"]
     waits = 1000 * np.array([answer.seconds for answer in answers])
     late = np.mean([answer.found == ("late",) for answer in answers])
     p50, p99, most = np.percentile(waits, [50, 99, 100])
@@ -171,7 +172,7 @@ async def measure_deadlines(service: Service, best: float, amount: int) -> None:
         end=" ",
     )
     print(f"{np.mean(waits <= DEADLINE_MS):.1%} in time, {late:.1%} say that reranking was cut short,", end=" ")
-    print(f"{sum(answer.refusals for answer in answers)} refusals.")
+    print(f"{sum(answer.refusals for answer in asked)} refusals, {len(asked) - len(answers)} failed.")
 
 
 @asynccontextmanager

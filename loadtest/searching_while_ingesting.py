@@ -4,7 +4,8 @@
 
 Two phases, the same clients in both: searches alone, then searches while documents stream in as NDJSON. Prints both
 phases' latencies and their ratio, and checks each hit against the document that it came from. It starts a service with
-default settings, or asks a running one (`--url`), in a collection that it makes and drops at the end.
+default settings, but for the memory of questions, or asks a running one (`--url`), in a collection that it makes and
+drops at the end.
 """
 
 from __future__ import annotations
