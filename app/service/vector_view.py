@@ -119,6 +119,7 @@ class VectorView:
         assert isinstance(self.index, HnswIndex)
         yield of_rows(self.index.living)
         self._folder.mkdir(parents=True, exist_ok=True)
+        snapshot.require_room(self.index, self._folder)
         try:
             self.index.save(self._folder / LOOKED_AT)
             yield of_graph(hnsw_file.read(self._folder / LOOKED_AT, self.index.graph_dimensions))

@@ -93,13 +93,16 @@ def sweep(folder: Path) -> None:
     _remove(folder, left - {parse((folder / MANIFEST).read_bytes()).file})
 
 
-def _write_partial(index: HnswIndex, folder: Path, fingerprint: str) -> Manifest:
-    """All that takes room comes before the first rename, so that a full disk is met with the old snapshot in place.
-    What can't fit is not begun: it would take the last room from the truth for as long as it takes to find out.
-    """
+def require_room(index: HnswIndex, folder: Path) -> None:
+    """What can't fit is not begun: it would take the last room from the truth for as long as it takes to find out."""
     needed, free = index.file_size, disk_usage(folder).free
     if needed > free:
         raise OSError(f"{folder} has {free} bytes free, and a snapshot takes {needed}")
+
+
+def _write_partial(index: HnswIndex, folder: Path, fingerprint: str) -> Manifest:
+    """All that takes room comes before the first rename, so that a full disk is met with the old snapshot in place."""
+    require_room(index, folder)
     sequence = index.save(folder / PARTIAL_INDEX)
     manifest = _describe(folder / PARTIAL_INDEX, index.graph_dimensions, sequence, fingerprint)
     (folder / PARTIAL_MANIFEST).write_text(manifest.model_dump_json(indent=1))

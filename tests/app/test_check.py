@@ -7,6 +7,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import apsw
 import numpy as np
@@ -17,6 +18,7 @@ from app.cli import app
 from app.service.check import Checks
 from app.service.indexes import Indexes
 from app.service.shelf import Shelf
+from app.stores import snapshot
 from app.types import Change, Expansion, Wording
 from models.types import SparseVector
 from tests.app.serving import Json, Service, body, documents, fakes, held_up, listening, problem, serving, until
@@ -315,3 +317,17 @@ async def test_one_check_at_a_time(tmp_path: Path) -> None:
         answers = [await service.client.post("/check", json={}) for _ in range(2)]
         assert answers[0].status_code == 202
         problem(answers[1], 409, "conflict")
+
+
+async def test_a_graph_that_there_is_no_room_for_is_not_written_to_be_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(fakes(tmp_path)) as service:
+        await service.ingest(*documents(30))
+        monkeypatch.setattr(snapshot, "disk_usage", lambda folder: SimpleNamespace(free=100))
+        await service.client.post("/check", json={})
+        report = service.engine.checks.report
+        await until(lambda: report.state != "running")
+        assert report.state == "failed"
+        assert report.error is not None
+        assert "has 100 bytes free" in report.error
