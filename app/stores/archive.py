@@ -122,12 +122,13 @@ class Archive:
             part.close()
 
 
-def describe(part: Part) -> Member:
+def describe(part: Part, advance: Callable[[int], object]) -> Member:
     """What a manifest says of a part, by reading all of it."""
     digest, size = sha256(), 0
     for block in _pieces(part.file):
         digest.update(block)
         size += len(block)
+        advance(len(block))
     return Member(name=part.name, bytes=size, sha256=digest.hexdigest())
 
 

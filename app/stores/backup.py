@@ -44,7 +44,8 @@ def gather(db: apsw.Connection, data_dir: Path, stopping: Event) -> Archive:
                     continue
                 told, copy = _manifest(db, snapshots), _copy(db, data_dir, pins, stopping)
             parts = [copy, *(part for each in snapshots.values() for part in each.parts)]
-            archive = Archive(told.model_copy(update={"members": [_member(part) for part in parts]}), parts)
+            members = [_member(part, stopping) for part in parts]
+            archive = Archive(told.model_copy(update={"members": members}), parts)
             held.pop_all()
             return archive
     raise Unavailable("The indexes were saved again and again while their files were being opened. Try again.")
@@ -93,8 +94,7 @@ def _copy_pages(db: apsw.Connection, path: Path, stopping: Event) -> None:
             copy.execute(f"PRAGMA {pragma}")
         with copy.backup("main", db, "main") as work:
             while not work.done:
-                if stopping.is_set():
-                    raise Unavailable(GIVEN_UP)
+                _go_on(stopping)
                 work.step(PAGES)
         copy.set_progress_handler(stopping.is_set, STEPS)
         if (found := rows(copy, "PRAGMA quick_check(1)")) != [("ok",)]:
@@ -103,9 +103,14 @@ def _copy_pages(db: apsw.Connection, path: Path, stopping: Event) -> None:
         copy.close()
 
 
-def _member(part: Part) -> Member:
+def _go_on(stopping: Event) -> None:
+    if stopping.is_set():
+        raise Unavailable(GIVEN_UP)
+
+
+def _member(part: Part, stopping: Event) -> Member:
     """A graph is called by the beginning of its checksum, which tells whether the disk has kept it."""
-    member, name = describe(part), Path(part.name)
+    member, name = describe(part, lambda _: _go_on(stopping)), Path(part.name)
     if name.suffix == ".hnsw" and not member.sha256.startswith(name.stem):
         raise Damaged(f"{part.name} is damaged. `winnow check --repair` builds it again; then back up.")
     return member

@@ -8,19 +8,24 @@ import random
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Any
 
+import apsw
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
 from app.cli import app
-from app.stores.archive import MANIFEST
-from app.stores.data_dir import COPY, PARTIAL, RESTORED
+from app.errors import Unavailable
+from app.stores import backup as gathering
+from app.stores.archive import MANIFEST, Part
+from app.stores.data_dir import COPY, DATABASE, PARTIAL, RESTORED
+from app.stores.sqlite import Database
 from tests.app.serving import PATIENCE, Json, Service, body, documents, fakes, listening, serving
 from tests.app.traffic import Traffic, text_of
 
@@ -314,3 +319,19 @@ def test_backups_are_counted_by_whether_they_were_taken_to_the_end(tmp_path: Pat
 def test_a_service_that_is_not_there_leaves_no_file(tmp_path: Path) -> None:
     winnow("backup", tmp_path / "b.tar", "--url", "http://127.0.0.1:9", code=3)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_backup_that_is_given_up_while_it_is_read_for_its_checksums_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopping, copy = threading.Event(), gathering._copy
+
+    def given_up_then(*given: Any) -> Part:
+        copied = copy(*given)
+        stopping.set()
+        return copied
+
+    monkeypatch.setattr(gathering, "_copy", given_up_then)
+    Database(tmp_path / DATABASE).close()
+    with closing(apsw.Connection(str(tmp_path / DATABASE))) as db, pytest.raises(Unavailable, match="given up"):
+        gathering.gather(db, tmp_path, stopping)
