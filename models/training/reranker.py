@@ -145,7 +145,7 @@ def train_reranker(groups: Path, output: Path, settings: RerankerSettings, watch
     opinions = _opinions(teacher, trained, bench) if teacher else None
     loss = LOSSES[settings.loss](model, _start(bench), settings.width, _imitation(bench) if opinions else None)
     judge = RerankerJudge(held_out, lambda: loss.weights, bench.machine) if held_out else None
-    before = bench.judge_base(judge, model)
+    before = bench.judge_base(_base_judge(held_out, model, bench) if held_out else None, model)
     fitted = bench.fit(_trainer(model, _dataset(trained, opinions), loss, judge, bench))
     to_fit_on = held_out or trained[:FITTING]
 
@@ -190,11 +190,17 @@ def _open(bench: Bench[RerankerSettings]) -> CrossEncoder:
 
 
 def _start(bench: Bench[RerankerSettings]) -> Weights:
-    """The first stage's weights to begin with: as asked for, or as the base has them."""
-    folder, asked = bench.base.folder, (bench.settings.dense, bench.settings.lexical)
-    usual = beside(read_blends(folder).hybrid if (folder / BLEND_FILE).exists() else START)
-    dense, lexical = (given if given is not None else own for given, own in zip(asked, usual, strict=True))
-    return dense, lexical
+    """The first stage's weights to begin with; that of the cosine as asked for, or as the base has it."""
+    folder, settings = bench.base.folder, bench.settings
+    dense, _ = beside(read_blends(folder).hybrid if (folder / BLEND_FILE).exists() else START)
+    return dense if settings.dense is None else settings.dense, settings.lexical
+
+
+def _base_judge(held_out: Sequence[Group], model: CrossEncoder, bench: Bench[RerankerSettings]) -> RerankerJudge:
+    """Judges the base as what comes of it is judged: with the blend that suits it best."""
+    return RerankerJudge(
+        held_out, lambda: beside(fit_blend(scored(model, held_out, bench.machine)).hybrid), bench.machine
+    )
 
 
 def _trainer(

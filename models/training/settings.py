@@ -108,8 +108,8 @@ class RerankerSettings(TrainingSettings):
         float | None, "Weight of the cosine beside the logit at the start; it is learned. By default the base's, or 15."
     ] = None
     lexical: Annotated[
-        float | None, "Weight of the BM25 share likewise. 0 of either leaves it out. By default the base's, or 4."
-    ] = None
+        float, "Weight of the BM25 share likewise. 0 of either leaves it out: with both there is little left to learn."
+    ] = 0.0
     weights_rate: Annotated[float, "Learning rate of these two weights."] = 2e-2
     teacher: Annotated[
         str, "Encoder to learn from beside the answers: its token vectors are compared one by one. By default none."
