@@ -44,7 +44,7 @@ async def audited(audit: Audit, action: str, request: Request, work: Callable[[]
     """The answer, once the log has what it answers to. Who was not let in has written nothing."""
     try:
         response = await work()
-    except Exception as error:  # it goes on its way
+    except Exception as error:  # whatever it is: the log is told, and it goes on its way
         await audit.tell(action, caller(), request.scope["request_id"], status_of(error))
         raise
     await audit.tell(action, caller(), request.scope["request_id"], response.status_code)
