@@ -8,6 +8,7 @@ and then once more while it starts. After each start:
     each index holds exactly the living chunks, and finds documents by words that nothing else has
     an exact search ranks as SQLite's vectors do
     each chunk has the numbers of its own tokens
+    the service's own check finds nothing: SQLite's file is sound, and so are the graph and the other indexes
 
 The service is started by the script, with fake models. Where a promise is broken it says which, keeps the data, and
 ends with 1. What is done depends on the seed; how far it has come when the process is killed does not.
@@ -127,6 +128,7 @@ class Trial:
         if self.switching:
             self._check_documents(truth.read(self.data_dir, "default~standby"))
         self._check_jobs()
+        self._check_soundness()
         self._check_indexes(stored)
         check_tokens(stored)
         for _ in range(QUERIES):
@@ -158,6 +160,14 @@ class Trial:
                 state = self.client.get(f"/jobs/{job}").json()
                 require(state.get("state") == "done", f"an acknowledged job is not done: {state}")
             ledger.jobs = []
+
+    def _check_soundness(self) -> None:
+        self.client.post("/check", json={}).raise_for_status()
+        deadline = monotonic() + SETTLING
+        while (report := self.client.get("/check").json())["state"] == "running":
+            require(monotonic() < deadline, f"a check does not end: {report}")
+            sleep(0.02)
+        require(report["state"] == "done" and not report["findings"], f"a check found what is wrong: {report}")
 
     def _check_indexes(self, stored: Truth) -> None:
         """The words that all texts share bring out all that an index has."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import IO
 
 import httpx
 
-from loadtest.service import free_port
+from loadtest.service import free_port, inherited
 
 PATIENCE = 60.0
 
@@ -34,7 +33,7 @@ class Process:
 
     def start(self) -> None:
         self.port = port = free_port()
-        environment = os.environ | {f"WINNOW_{name}": str(value) for name, value in self._settings.items()}
+        environment = inherited() | {f"WINNOW_{name}": str(value) for name, value in self._settings.items()}
         environment |= {"WINNOW_PORT": str(port), "WINNOW_DATA_DIR": str(self._data_dir)} | self.environment
         self._process = subprocess.Popen(
             [sys.executable, "-m", "app.cli", "serve"], env=environment, stdout=subprocess.DEVNULL, stderr=self.errors

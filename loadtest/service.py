@@ -63,13 +63,17 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
+def inherited() -> dict[str, str]:
+    """This process's environment, less whatever sets up another service."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("WINNOW_")}
+
+
 def _start(command: Command, folder: Path, output: int) -> subprocess.Popen[bytes]:
-    """In a group of its own, so that it can be ended with its children; with settings of nobody else's."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WINNOW_")}
+    """In a group of its own, so that it can be ended with its children."""
     return subprocess.Popen(
         [str(word) for word in command.words],
         cwd=folder,
-        env={**inherited, "HF_HUB_OFFLINE": "1", **command.environment},
+        env={**inherited(), "HF_HUB_OFFLINE": "1", **command.environment},
         stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
