@@ -101,7 +101,7 @@ def serve(
     """Start the service.
 
     A flag goes before the environment (WINNOW_PORT=9000), which goes before the settings file (port = 9000).
-    Every setting can be given by the latter two; the README lists them. Ctrl-C and SIGTERM stop it cleanly.
+    Every setting can be given by the latter two; deploy/README.md lists them. Ctrl-C and SIGTERM stop it cleanly.
 
     \b
     winnow serve

@@ -1,4 +1,4 @@
-"""What the README says is what the code does: its session runs, its tables are those of the code, its links lead on."""
+"""What the documents say is what the code does: the session runs, tables are those of the code, links lead on."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from loadtest.process import Process
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+OPERATION = ROOT / "deploy" / "README.md"
 ADDRESS = "localhost:8000"
 
 
@@ -60,8 +61,8 @@ def ask(client: httpx.Client, command: str) -> str:
 
 
 def table(heading: str) -> dict[str, list[str]]:
-    """The rows of the first table beneath a heading, by their first cell."""
-    _, _, beneath = README.read_text().partition(f"\n{heading}\n")
+    """The rows of the first table beneath a heading of what operators read, by their first cell."""
+    _, _, beneath = OPERATION.read_text("utf-8").partition(f"\n{heading}\n")
     rows = re.findall(r"^\|(.*)\|$", beneath.split("\n##")[0], re.M)
     cells = [[cell.strip().strip("`") for cell in row.split(" | ")] for row in rows[2:]]
     return {first: rest for first, *rest in cells}
@@ -77,7 +78,7 @@ def test_the_session_prints_what_it_says(tmp_path: Path) -> None:
 
 
 def test_the_settings_table_is_that_of_the_code() -> None:
-    said = {name: (default, why) for name, (default, why) in table("### Settings").items()}
+    said = {name: (default, why) for name, (default, why) in table("## Settings").items()}
     assert said == {
         f"WINNOW_{name.upper()}": (str(field.default), field.description)
         for name, field in Settings.model_fields.items()
@@ -85,7 +86,7 @@ def test_the_settings_table_is_that_of_the_code() -> None:
 
 
 def test_the_metrics_table_is_that_of_the_code() -> None:
-    said = {name: (kind, labels, what) for name, (kind, labels, what) in table("### Metrics").items()}
+    said = {name: (kind, labels, what) for name, (kind, labels, what) in table("## Metrics").items()}
     assert said == {
         metric._name: (metric._type, ", ".join(metric._labelnames), metric._documentation) for metric in metrics()
     }

@@ -1,4 +1,4 @@
-"""The threat model names tests that are there, and the scopes that the README tells of are those of the code."""
+"""The threat model names tests that are there, and the scopes that the documents tell of are those of the code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_threat_model_names_tests_for_what_is_defended() -> None:
 
 
 def test_the_readme_tells_of_every_scope() -> None:
-    _, _, beneath = (ROOT / "README.md").read_text("utf-8").partition("| Scope | opens |")
+    _, _, beneath = (ROOT / "deploy" / "README.md").read_text("utf-8").partition("| Scope | opens |")
     assert re.findall(r"^\| `(\w+)` \|", beneath.split("\n\n")[0], re.M) == sorted(
         SCOPES, key=lambda each: each == "admin"
     )
