@@ -35,8 +35,10 @@ from app.errors import Malformed, NotFound, TimedOut, UnsupportedType
 from app.service.collections import DEFAULT
 from app.service.ingest import Ticket
 from app.service.shelf import Shelf
+from app.settings import Settings
 from app.stages.filter import parse
 from app.stores.documents import Piece, Put
+from app.stores.filters import Filter
 from app.stores.listing import Listed
 from app.types import Document
 from models.types import ModelError
@@ -141,8 +143,8 @@ async def update_document(
     summary="Change the metadata of documents by ids or by filter",
 )
 async def update_documents(body: UpdateBody, request: Request, engine: EngineDep) -> UpdateReply:
+    chosen = await aside(request, lambda: checks.chosen(body, engine.settings))
     change = await aside(request, lambda: checks.change(body.metadata, engine.settings))
-    chosen = checks.chosen(body, engine.settings)
     return _updated(await engine.ingest.amend(engine.collections.taking(body.collection), chosen, change))
 
 
@@ -152,8 +154,8 @@ async def update_documents(body: UpdateBody, request: Request, engine: EngineDep
     responses=refusals(*OF_COLLECTIONS),
     summary="Delete documents by ids or by filter",
 )
-async def delete_documents(body: ChoiceBody, engine: EngineDep) -> DeleteReply:
-    chosen = checks.chosen(body, engine.settings)
+async def delete_documents(body: ChoiceBody, request: Request, engine: EngineDep) -> DeleteReply:
+    chosen = await aside(request, lambda: checks.chosen(body, engine.settings))
     return DeleteReply(deleted=await engine.ingest.delete(engine.collections.taking(body.collection), chosen))
 
 
@@ -163,12 +165,16 @@ async def delete_documents(body: ChoiceBody, engine: EngineDep) -> DeleteReply:
     responses=refusals(*OF_COLLECTIONS),
     summary="List documents, a page at a time, all of them or those that a filter allows",
 )
-async def list_documents(body: ListBody, engine: EngineDep) -> Response:
+async def list_documents(body: ListBody, request: Request, engine: EngineDep) -> Response:
     shelf = engine.collections.shelf(body.collection)
-    wanted = parse(body.filter, engine.settings.max_filter_conditions) if body.filter else None
+    wanted = await aside(request, lambda: _wanted(body, engine.settings))
     found, more = await engine.ingest.page(shelf, wanted, int(body.after or 0), body.limit, texts=body.text)
     page = {"documents": [_listed(each) for each in found], "next": str(found[-1].version) if more else None}
     return Response(orjson.dumps(page), media_type=JSON)
+
+
+def _wanted(body: ListBody, settings: Settings) -> Filter | None:
+    return parse(body.filter, settings.max_filter_conditions) if body.filter else None
 
 
 def _updated(amended: dict[str, bool]) -> UpdateReply:

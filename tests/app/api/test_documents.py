@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from app.api.schemas import DocumentReply, ListReply
+from app.stages.filter import parse
 from app.stores import listing
+from app.stores.filters import Filter
 from tests.app.serving import Json, Service, body, documents, fakes, nothing_embedded, pointers, problem, serving
 
 IDS = [
@@ -297,3 +300,24 @@ async def test_a_page_of_long_texts_ends_before_it_is_too_long(
         ["d3"],
     ]
     assert [[each["id"] for each in page] for page in await listed(service)] == [["d0", "d1", "d2", "d3"]]
+
+
+@pytest.mark.parametrize("route", ["list", "delete", "update"])
+async def test_a_long_filter_is_not_read_by_the_event_loop(
+    service: Service, monkeypatch: pytest.MonkeyPatch, route: str
+) -> None:
+    await service.ingest(*documents(2))
+    readers = set[int]()
+
+    def parse_watched(*given: Any) -> Filter:
+        readers.add(get_ident())
+        return parse(*given)
+
+    monkeypatch.setattr(f"app.api.{'ingest' if route == 'list' else 'checks'}.parse", parse_watched)
+    asked: Json = {"filter": {"n": {"$in": [*range(20_000)]}}}
+    answer = await service.client.post(
+        f"/documents/{route}", json=asked | ({"metadata": {"seen": True}} if route == "update" else {})
+    )
+    assert answer.status_code == 200, answer.text
+    assert readers
+    assert get_ident() not in readers
