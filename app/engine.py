@@ -11,7 +11,7 @@ from functools import partial
 from importlib.metadata import version
 from tempfile import gettempdir
 
-from app.background import Background
+from app.background import Background, Work
 from app.errors import Invalid, StartupError
 from app.quality.observe.observer import Observer
 from app.service.access import Access
@@ -82,7 +82,7 @@ async def open_engine(settings: Settings, metrics: Metrics, *, private: bool = F
         stack.callback(claim(settings.data_dir).close)
         _find_temporary_folder()
         access = Access(settings, private=private)
-        _begin(stack, Background("keys", access.run, metrics))
+        _begin(stack, Background("keys", metrics), access.run)
         threads = {name: _threads(stack, amount, name) for name, amount in THREADS.items()}
         database = _open_database(stack, settings, metrics)
         models = Models(settings, metrics, threads["ingest"])
@@ -96,7 +96,7 @@ async def open_engine(settings: Settings, metrics: Metrics, *, private: bool = F
         readiness = Readiness(
             collections, database.room, embedder, ranker, weigher, watchdog, metrics, threads["search"]
         )
-        _begin(stack, Background("readiness", readiness.run, metrics))
+        _begin(stack, Background("readiness", metrics), readiness.run)
         stack.callback(collections.stop)
         backups, checks = Backups(database, collections, settings.data_dir, metrics), Checks(database, collections)
         stack.push_async_callback(backups.close)
@@ -105,7 +105,7 @@ async def open_engine(settings: Settings, metrics: Metrics, *, private: bool = F
         sieve = Sieve(database, settings.filter_cache_bytes)
         looking = Hindsight(database, sieve, collections, metrics, threads["observe"])
         observer = Observer(looking, traffic, settings, metrics, settings.data_dir / QUALITY)
-        _begin(stack, Background("observer", observer.run, metrics))
+        _begin(stack, Background("observer", metrics), observer.run)
         ingest = Ingest(database, collections, metrics, threads["ingest"])
         feedback = Feedback(database, metrics, settings.max_feedback)
         yield Engine(
@@ -144,7 +144,7 @@ def _open_database(stack: AsyncExitStack, settings: Settings, metrics: Metrics) 
     metrics.disk_free_bytes.set_function(lambda: room(settings.data_dir))
     for file, name in (("data", DATABASE), ("log", f"{DATABASE}-wal")):
         metrics.database_bytes.labels(file).set_function(partial(size, settings.data_dir / name))
-    _begin(stack, Background("room", lambda: look_for_room(database), metrics))
+    _begin(stack, Background("room", metrics), lambda: look_for_room(database))
     return database
 
 
@@ -156,9 +156,9 @@ async def _open_models(models: Models, settings: Settings) -> tuple[Embedder, Ra
         raise StartupError(str(error)) from error
 
 
-def _begin(stack: AsyncExitStack, work: Background) -> None:
-    stack.push_async_callback(work.close)
-    work.start()
+def _begin(stack: AsyncExitStack, task: Background, work: Work) -> None:
+    stack.push_async_callback(task.close)
+    task.start(work)
 
 
 def _threads(stack: AsyncExitStack, amount: int, name: str) -> Executor:

@@ -60,13 +60,13 @@ class Copier:
         self._metrics = metrics
         self._threads = threads
         self._hurry = asyncio.Event()
-        self._task = Background("copier", self._run, metrics, collection)
+        self._task = Background("copier", metrics, collection)
         self._told = -inf
         self.trouble: str | None = None
         """Why nothing is taken over at present, if nothing is."""
 
     def start(self) -> None:
-        self._task.start()
+        self._task.start(self._run)
 
     async def close(self) -> None:
         await self._task.close()

@@ -76,8 +76,8 @@ def refusal(sequence: int, floor: int, head: int) -> str | None:
 class Renewal(Generic[T]):
     """An index that is built anew in the background, for its owner's task to put in place when that is done."""
 
-    def __init__(self, build: Callable[[], Awaitable[T]], head: Callable[[], Awaitable[int]]) -> None:
-        self._build, self._head = build, head
+    def __init__(self, head: Callable[[], Awaitable[int]]) -> None:
+        self._head = head
         self.since = 0
         """The end of the log when it began: the truth that it reads has at least as much."""
         self._task: asyncio.Future[T] | None = None
@@ -86,12 +86,13 @@ class Renewal(Generic[T]):
     def is_under_way(self) -> bool:
         return self._task is not None
 
-    def begin(self) -> None:
-        self._task = self._task or asyncio.ensure_future(self._run())
+    def begin(self, build: Callable[[], Awaitable[T]]) -> None:
+        """Unless it has begun. The work is held only meanwhile, so that its owner is let go of with its last holder."""
+        self._task = self._task or asyncio.ensure_future(self._run(build))
 
-    async def _run(self) -> T:
+    async def _run(self, build: Callable[[], Awaitable[T]]) -> T:
         self.since = await self._head()
-        return await self._build()
+        return await build()
 
     def built(self) -> T | None:
         """The new index, once; what kept it from being built is raised, once too."""

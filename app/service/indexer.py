@@ -87,8 +87,8 @@ class Indexer:
         self._woken = asyncio.Event()
         self._moved = asyncio.Condition()
         self._measuring = asyncio.Lock()
-        self._task = Background("indexer", self._run, metrics, collection)
-        self._counter = Background("counter", self._count, metrics, collection)
+        self._task = Background("indexer", metrics, collection)
+        self._counter = Background("counter", metrics, collection)
         self._to_save = False
         self._ended: WinnowError | None = None
         self.trouble: str | None = None
@@ -96,8 +96,8 @@ class Indexer:
 
     def start(self) -> None:
         self._woken.set()
-        self._task.start()
-        self._counter.start()
+        self._task.start(self._run)
+        self._counter.start(self._count)
 
     def wake(self) -> None:
         """Something waits, or was deleted."""

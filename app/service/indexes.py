@@ -70,7 +70,7 @@ class Indexes:
         """Build these anew in the background; until they are in place the old ones serve."""
         for kind in kinds:
             if view := self.view(kind):
-                view.renewal.begin()
+                view.renew()
 
     @property
     def is_renewing(self) -> bool:

@@ -38,7 +38,7 @@ class LexicalView:
         self._collection = collection
         self._folder = folder
         self._index = TantivyIndex(collection.language)
-        self.renewal = Renewal(lambda: self._rebuilt(self._fresh), self._follower.head)
+        self.renewal = Renewal[TantivyIndex](self._follower.head)
         self.saved = UNSAVED
         """The last change that is on disk."""
 
@@ -70,6 +70,10 @@ class LexicalView:
         if (fresh := self.renewal.built()) is not None:
             await self._swap(fresh)
         await self.save()
+
+    def renew(self) -> None:
+        """Begin to build it anew, for `tidy` to put in place."""
+        self.renewal.begin(lambda: self._rebuilt(self._fresh))
 
     async def save(self) -> None:
         """Note on disk how far the index has come."""

@@ -40,10 +40,10 @@ class Reader:
         self._collection = collection
         self._reranker = reranker
         self._threads = threads
-        self._task = Background("reader", self.run, metrics, collection)
+        self._task = Background("reader", metrics, collection)
 
     def start(self) -> None:
-        self._task.start()
+        self._task.start(self.run)
 
     async def close(self) -> None:
         await self._task.close()

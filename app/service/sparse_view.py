@@ -27,7 +27,7 @@ class SparseView:
         self._follower = Follower(TERMS, database, collection, workers, metrics)
         self._collection = collection
         self._index = InvertedIndex()
-        self.renewal = Renewal(self._rebuilt, self._follower.head)
+        self.renewal = Renewal[InvertedIndex](self._follower.head)
 
     @property
     def index(self) -> SparseIndex:
@@ -58,6 +58,10 @@ class SparseView:
         """Put in place what was built anew."""
         if (fresh := self.renewal.built()) is not None:
             await self._swap(fresh)
+
+    def renew(self) -> None:
+        """Begin to build it anew, for `tidy` to put in place."""
+        self.renewal.begin(self._rebuilt)
 
     async def close(self) -> None:
         await self.renewal.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from math import inf
 from pathlib import Path
 from time import monotonic
@@ -18,7 +19,7 @@ from app.stores.hnsw import HnswIndex
 from app.stores.holdings import Holding, of_graph, of_rows
 from app.stores.sqlite import Database
 from app.telemetry import Metrics
-from app.types import ChunkIds, Collection, VectorIndex
+from app.types import Change, ChunkIds, Collection, VectorIndex
 from models.types import Vectors
 
 logger = structlog.get_logger()
@@ -54,7 +55,7 @@ class VectorView:
         self.saved = UNSAVED
         """The last change that is on disk."""
         self._moved_at, self._failed_at = monotonic(), -inf
-        self.renewal = Renewal(self._rebuilt, self._follower.head)
+        self.renewal = Renewal[HnswIndex](self._follower.head)
         for outcome in ("written", "failed"):
             metrics.snapshots.labels(collection.name, outcome)
         metrics.renewals.labels(collection.name)
@@ -90,9 +91,13 @@ class VectorView:
         if (fresh := self.renewal.built()) is not None:
             await self._swap(fresh)
         elif self._heavy():
-            self.renewal.begin()
+            self.renew()
         elif self._due() and not self.renewal.is_under_way:
             await self.save()
+
+    def renew(self) -> None:
+        """Begin to build it anew, for `tidy` to put in place."""
+        self.renewal.begin(self._rebuilt)
 
     async def save(self) -> None:
         """Write a snapshot. If it can't be written, the old one stays."""
@@ -181,10 +186,6 @@ class VectorView:
         assert isinstance(self.index, HnswIndex)
         return snapshot.write(self.index, self._folder, self._collection.fingerprint)
 
-    def _vectors(self, chunks: ChunkIds) -> tuple[ChunkIds, Vectors]:
-        dimensions = self._collection.dimensions
-        return self._follower.read(lambda db, _: changelog.vectors(db, chunks, dimensions))
-
     def _empty(self) -> HnswIndex:
         s, dimensions = self._settings, self._collection.dimensions
         return HnswIndex(
@@ -195,6 +196,11 @@ class VectorView:
             s.exact_below,
             s.index_threads,
             s.graph_dimensions(dimensions),
-            self._vectors,
+            partial(_vectors, self._follower, dimensions),
             rounded=s.index_precision == "int8",
         )
+
+
+def _vectors(follower: Follower[Change], dimensions: int, chunks: ChunkIds) -> tuple[ChunkIds, Vectors]:
+    """What the truth has of them. No method of the view: its index would hold it, and neither would be let go of."""
+    return follower.read(lambda db, _: changelog.vectors(db, chunks, dimensions))

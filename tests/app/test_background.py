@@ -26,8 +26,8 @@ async def test_work_that_breaks_off_is_counted_and_begun_anew(error: BaseExcepti
             raise error
         again.set()
 
-    task = Background("worker", work, metrics)
-    task.start()
+    task = Background("worker", metrics)
+    task.start(work)
     async with asyncio.timeout(10 * background.FIRST_PAUSE):
         await again.wait()
     assert sample(metrics, "winnow_worker_restarts_total", worker="worker") == 1
@@ -46,8 +46,8 @@ async def test_work_that_is_done_or_closed_stays_so() -> None:
         await work()
         await asyncio.Event().wait()
 
-    for each in (Background("done", work, metrics), Background("closed", wait, metrics)):
-        each.start()
+    for each, does in ((Background("done", metrics), work), (Background("closed", metrics), wait)):
+        each.start(does)
         before = begun
         await until(lambda before=before: begun > before)
         await each.close()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from errno import EMFILE
 from pathlib import Path
 from typing import NoReturn
@@ -323,3 +325,22 @@ async def test_a_sparse_encoder_that_can_not_be_opened_is_refused(service: Servi
     answer = await service.client.post("/collections", json={"name": "x", "sparse": "no-such-model"})
     told = problem(answer, 422, "invalid")
     assert "no sparse encoder 'no-such-model'" in told["detail"]
+
+
+async def test_what_a_dropped_collection_held_in_memory_is_let_go_of_at_once(tmp_path: Path) -> None:
+    """And not when old garbage is next looked for, which may be hours later: it may be gigabytes."""
+    async with serving(fakes(tmp_path, sparse="fake")) as service:
+        await service.client.post("/collections", json={"name": "large"})
+        await service.ingest(*documents(3), collection="large")
+        await service.found("topic 1", collection="large")
+        indexes = service.engine.collections.shelf("large").indexes
+        assert indexes.sparse
+        held = [weakref.ref(view.index) for view in (indexes.dense, indexes.lexical, indexes.sparse)]
+        del indexes
+        gc.collect()
+        gc.disable()
+        try:
+            await service.client.delete("/collections/large")
+            await until(lambda: not any(index() for index in held))
+        finally:
+            gc.enable()
