@@ -72,7 +72,7 @@ class LateReranker:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return self._text.clone()
+        return self._text.tokenizer
 
     def read(self, texts: Sequence[str]) -> list[Ids]:
         return self._text.contents([self.prompts["document"] + each for each in texts])

@@ -46,7 +46,7 @@ class OpenvinoEncoder:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return self._text.clone()
+        return self._text.tokenizer
 
     def tokenize(self, texts: Sequence[str], role: Role) -> list[Tokens]:
         prompt = self.prompts[role]
@@ -99,7 +99,7 @@ class OpenvinoReranker:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return self._text.clone()
+        return self._text.tokenizer
 
     def read(self, texts: Sequence[str]) -> list[Ids]:
         return self._text.contents(texts)

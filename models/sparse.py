@@ -67,7 +67,7 @@ class TorchSparseEncoder:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return self._text.clone()
+        return self._text.tokenizer
 
     def tokenize(self, texts: Sequence[str], role: Role) -> list[Tokens]:
         prompt = self.prompts[role]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -47,10 +46,10 @@ class TextTokenizer:
     """A fast tokenizer that any thread may use, that never cuts unsaid and that cuts where it harms least."""
 
     def __init__(self, tokenizer: Tokenizer, limit: int) -> None:
-        self._source = _unlimited(tokenizer).to_str()
-        self._local = threading.local()
-        self._single = _frame(self._own().encode("a"))
-        self._double = _frame(self._own().encode("a", "a"))
+        self.tokenizer = _unlimited(tokenizer)
+        """Any thread may use it, and none may change it: then the others would fail with "Already borrowed"."""
+        self._single = _frame(self.tokenizer.encode("a"))
+        self._double = _frame(self.tokenizer.encode("a", "a"))
         self.limit = limit
         self.text_room = limit - len(self._single)
         self.pair_room = limit - len(self._double)
@@ -67,13 +66,9 @@ class TextTokenizer:
         front, back = len(self._single.gaps[0]), len(self._single.gaps[-1])
         return slice(front, max(len(tokens) - back, front))
 
-    def clone(self) -> Tokenizer:
-        """A tokenizer of the caller's own, with truncation and padding off."""
-        return Tokenizer.from_str(self._source)
-
     def mark(self, prompt: str = "") -> bytes:
         """Eight bytes that stand for all that shapes the ids of a text behind a prompt."""
-        shape = json.dumps([TOKENISATION, self._source, prompt])
+        shape = json.dumps([TOKENISATION, self.tokenizer.to_str(), prompt])
         return blake2b(shape.encode(), digest_size=8).digest()
 
     def count(self, text: str) -> int:
@@ -82,7 +77,7 @@ class TextTokenizer:
 
     def contents(self, texts: Sequence[str]) -> list[Ids]:
         """Each text's ids, whatever will stand around them."""
-        encodings = self._own().encode_batch_fast(list(texts), add_special_tokens=False)
+        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.asarray(encoding.ids, np.int32) for encoding in encodings]
 
     def texts(self, texts: Sequence[str]) -> list[Tokens]:
@@ -104,13 +99,6 @@ class TextTokenizer:
         kept = query[: max(floor, self.pair_room - len(text))]
         total = len(query) + len(text) + len(self._double)
         return self._double.wrap([kept, text[: self.pair_room - len(kept)]], total)
-
-    def _own(self) -> Tokenizer:
-        # Threads that share a fast tokenizer fail with "Already borrowed" when one of them changes its settings.
-        tokenizer: Tokenizer | None = getattr(self._local, "tokenizer", None)
-        if tokenizer is None:
-            tokenizer = self._local.tokenizer = self.clone()
-        return tokenizer
 
 
 def _unlimited(tokenizer: Tokenizer) -> Tokenizer:

@@ -72,7 +72,7 @@ class TorchEncoder:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return self.text.clone()
+        return self.text.tokenizer
 
     def tokenize(self, texts: Sequence[str], role: Role) -> list[Tokens]:
         prompt = self.prompts[role]
@@ -139,7 +139,7 @@ class TorchReranker:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return self.text.clone()
+        return self.text.tokenizer
 
     def read(self, texts: Sequence[str]) -> list[Ids]:
         return self.text.contents(texts)

@@ -246,7 +246,7 @@ class BiEncoder(Protocol):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """A new clone that neither cuts nor pads, for counting and splitting. Dear to make: keep it, one per thread."""
+        """For counting and splitting: it neither cuts nor pads. Any thread may use it, and none may change it."""
 
     def tokenize(self, texts: Sequence[str], role: Role) -> list[Tokens]: ...
 
@@ -300,7 +300,7 @@ class SparseEncoder(Protocol):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Of documents. A new clone that neither cuts nor pads; dear to make."""
+        """Of documents, likewise."""
 
     def tokenize(self, texts: Sequence[str], role: Role) -> list[Tokens]: ...
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from app.allowance import at_least
 from app.caller import caller
@@ -93,7 +91,6 @@ class Scoring:
         self._most = most
         self._taken = 0
         self._threads = threads
-        self._local = threading.local()
 
     async def rank(self, query: str, texts: Sequence[str], policy: Truncation, most: int | None = None) -> Ranking:
         """Each text beside the query; of a text no more than so many tokens."""
@@ -158,15 +155,9 @@ class Scoring:
 
     def _shortened(self, texts: Sequence[str], most: int) -> list[str]:
         """The texts' first tokens, as text."""
-        encodings = self._tokenizer().encode_batch(list(texts), add_special_tokens=False)
+        encodings = self.reranker.tokenizer.encode_batch(list(texts), add_special_tokens=False)
         ends = [each.offsets[most - 1][1] if len(each.ids) > most else None for each in encodings]
         return [text[:end] for text, end in zip(texts, ends, strict=True)]
-
-    def _tokenizer(self) -> Tokenizer:
-        held: Tokenizer | None = getattr(self._local, "tokenizer", None)
-        if held is None:
-            held = self._local.tokenizer = self.reranker.tokenizer
-        return held
 
     async def _in_thread(self, work: Callable[..., T], *given: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *given)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
@@ -16,9 +15,6 @@ from models.types import BiEncoder, Ids, Reranker, SparseEncoder
 
 JOINT = 2
 """Tokens that the line break between title and text may take."""
-
-STEP = 8
-"""Titles are counted in steps, so that documents with titles of about one length share a splitter."""
 
 WINDOW = 32
 """Characters that a splitter sees at once, for each token of a chunk: several chunks, whatever the language."""
@@ -50,8 +46,6 @@ class Chunker:
         self._reranker = reranker
         self._tokenizers = _distinct(reranker.tokenizer, *(encoder.tokenizer for encoder in encoders))
         self._prompt = len(reranker.read([""])[0])
-        self._splitter: Callable[[int], TextSplitter] = lru_cache(maxsize=64)(self._new_splitter)
-        self._markdown: Callable[[int], MarkdownSplitter] = lru_cache(maxsize=64)(self._new_markdown_splitter)
 
     def split(self, document: Document) -> list[Chunk]:
         """Most documents fit whole, which one count tells; to find that out the splitter would count several times."""
@@ -100,10 +94,10 @@ class Chunker:
             held |= {at: (text, size) for at, text, size in told if size + JOINT <= most}
             wanted = {at: titles[1:] for at, titles in wanted.items() if at not in held}
         reserve = max(size for _, size in held.values()) + JOINT
-        return {at: text for at, (text, _) in held.items()}, min(-(-reserve // STEP) * STEP, most)
+        return {at: text for at, (text, _) in held.items()}, min(reserve, most)
 
     def _cut_block(self, text: str, room: int) -> list[tuple[int, str]]:
-        room = max(room // STEP * STEP, 1)
+        room = max(room, 1)
         return list(_parts(self._markdown(room), text, room))
 
     def _read(self, title: str, ahead: str, text: str, ordinal: int) -> str:
@@ -120,7 +114,7 @@ class Chunker:
                 "A title is too long to stand in front of a chunk.",
                 [Fault("/title", f"has {tokens} tokens; at most {most - JOINT} fit: move the rest into the text")],
             )
-        return min(-(-(tokens + JOINT) // STEP) * STEP, most)
+        return tokens + JOINT
 
     def _count(self, texts: list[str]) -> list[int]:
         """Tokens of each text, by the tokenizer that makes most of it."""
@@ -134,17 +128,18 @@ class Chunker:
         ]
         return [max(each) for each in zip(*counts, strict=True)]
 
-    def _new_splitter(self, capacity: int) -> TextSplitter:
-        overlap = min(self._recipe.overlap_tokens, capacity // 2)
-        if len(self._tokenizers) == 1:
-            return TextSplitter.from_huggingface_tokenizer(self._tokenizers[0], capacity, overlap)
-        return TextSplitter.from_callback(lambda text: self._count([text])[0], capacity, overlap)
+    def _splitter(self, capacity: int) -> TextSplitter:
+        """Given a tokenizer in place of a callback it would keep a copy, of some megabytes."""
+        return TextSplitter.from_callback(self._size, capacity, self._overlap(capacity))
 
-    def _new_markdown_splitter(self, capacity: int) -> MarkdownSplitter:
-        overlap = min(self._recipe.overlap_tokens, capacity // 2)
-        if len(self._tokenizers) == 1:
-            return MarkdownSplitter.from_huggingface_tokenizer(self._tokenizers[0], capacity, overlap)
-        return MarkdownSplitter.from_callback(lambda text: self._count([text])[0], capacity, overlap)
+    def _markdown(self, capacity: int) -> MarkdownSplitter:
+        return MarkdownSplitter.from_callback(self._size, capacity, self._overlap(capacity))
+
+    def _size(self, text: str) -> int:
+        return self._count([text])[0]
+
+    def _overlap(self, capacity: int) -> int:
+        return min(self._recipe.overlap_tokens, capacity // 2)
 
 
 def check_recipe(

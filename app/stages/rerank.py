@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from app.batcher import Batcher, Permit
 from app.errors import Fault, Invalid
@@ -68,7 +66,6 @@ class Ranker:
         self._pair_tokens = pair_tokens
         self._read_share = 1.0
         """Of the candidates of searches that stop reading where no more could be among the best."""
-        self._local = threading.local()
 
     @property
     def batcher(self) -> Batcher:
@@ -128,7 +125,7 @@ class Ranker:
 
     def _windows(self, query: str, text: str) -> Iterator[tuple[Span, Tokens]]:
         """The text in parts that fit beside the query, each sharing a quarter with the next."""
-        tokenizer = self._tokenizer()
+        tokenizer = self.reranker.tokenizer
         taken = len(tokenizer.encode(query, add_special_tokens=False).ids)
         width = max(NARROWEST, self.reranker.capacity - taken)
         offsets = tokenizer.encode(text, add_special_tokens=False).offsets
@@ -137,12 +134,6 @@ class Ranker:
         spans = spans or [(0, len(text))]  # of a text that has no token, such as a space without width
         pairs = self.reranker.tokenize(query, [text[start:end] for start, end in spans])
         return zip(spans, pairs, strict=True)
-
-    def _tokenizer(self) -> Tokenizer:
-        held: Tokenizer | None = getattr(self._local, "tokenizer", None)
-        if held is None:
-            held = self._local.tokenizer = self.reranker.tokenizer
-        return held
 
     def _excess(self, pairs: Sequence[Tokens], cut: int) -> str:
         most = max(pair.total - len(pair) for pair in pairs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,4 +108,16 @@ def test_a_mark_stands_for_the_tokenizer_and_the_prompt_and_not_for_the_limit(fa
     assert marks.count(mine.mark()) == 1
     assert len(mine.mark()) == 8
     assert mine.mark("query: ") != mine.mark()
-    assert TextTokenizer(mine.clone(), 32).mark() == mine.mark()
+    assert TextTokenizer(mine.tokenizer, 32).mark() == mine.mark()
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_threads_share_a_tokenizer_and_each_reads_what_it_would_read_alone(family: str) -> None:
+    """A copy for each would take megabytes."""
+    shared = TextTokenizer(tiny.tokenizer(family), 64)
+    texts = [[f"text {text} of thread {thread}" for text in range(20)] for thread in range(8)]
+    alone = [[each.ids.tolist() for each in TextTokenizer(tiny.tokenizer(family), 64).texts(own)] for own in texts]
+    with ThreadPoolExecutor(len(texts)) as threads:
+        for _ in range(10):
+            read = threads.map(shared.texts, texts)
+            assert [[each.ids.tolist() for each in own] for own in read] == alone
