@@ -26,7 +26,9 @@ SUFFIXES: dict[str, Kind] = {
 MAIN_PART: dict[Kind, str] = {"docx": "word/document.xml", "pptx": "ppt/presentation.xml", "xlsx": "xl/workbook.xml"}
 
 HEAD = 4096
-PDF, ZIP, OLE = b"%PDF-", b"PK", b"\xd0\xcf\x11\xe0"
+PDF, OLE = b"%PDF-", b"\xd0\xcf\x11\xe0"
+ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
+"""An archive, one without any part, one of several volumes: a text may begin with PK, too."""
 BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -42,14 +44,14 @@ def check(kind: Kind, file: IO[bytes], most_unpacked: int) -> None:
     file.seek(0)
     head = file.read(HEAD)
     file.seek(0)
-    if not head.strip():
+    if not head.strip() and len(head) < HEAD:  # what is longer may say something further down
         raise Unreadable("is empty")
     if kind in MAIN_PART:
         _check_office(kind, file, head, most_unpacked)
     elif kind == "pdf":
         if PDF not in head[:1024]:
             raise Unreadable(f"is not a PDF, though its name says so: {_looks_like(head)}")
-    elif head.startswith((PDF, ZIP, OLE)) or (b"\0" in head and not head.startswith(BYTE_ORDER_MARKS)):
+    elif head.startswith((PDF, OLE, *ZIP)) or (b"\0" in head and not head.startswith(BYTE_ORDER_MARKS)):
         raise Unreadable(f"is not text, though its name says so: {_looks_like(head)}")
 
 
@@ -72,5 +74,9 @@ def _check_office(kind: Kind, file: IO[bytes], head: bytes, most_unpacked: int) 
 
 
 def _looks_like(head: bytes) -> str:
-    known = {PDF: "it looks like a PDF", ZIP: "it looks like a zip archive", OLE: "it looks like an older Office file"}
+    known = {
+        (PDF,): "it looks like a PDF",
+        ZIP: "it looks like a zip archive",
+        (OLE,): "it looks like an older Office file",
+    }
     return next((told for start, told in known.items() if head.startswith(start)), "it begins with other bytes")

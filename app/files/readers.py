@@ -28,10 +28,10 @@ READERS: dict[Kind, Reader] = {
     "docx": Reader("app.files.word:read_docx", 3, "python-docx"),
     "pptx": Reader("app.files.slides:read_pptx", 2, "python-pptx"),
     "xlsx": Reader("app.files.sheets:read_xlsx", 2, "openpyxl"),
-    "html": Reader("app.files.web:read_html", 2, "markdownify"),
-    "csv": Reader("app.files.text:read_csv", 3),
-    "markdown": Reader("app.files.text:read_markdown", 2, decodes=True),
-    "text": Reader("app.files.text:read_text", 1, decodes=True),
+    "html": Reader("app.files.web:read_html", 3, "markdownify"),
+    "csv": Reader("app.files.text:read_csv", 4),
+    "markdown": Reader("app.files.text:read_markdown", 3, decodes=True),
+    "text": Reader("app.files.text:read_text", 2, decodes=True),
 }
 
 

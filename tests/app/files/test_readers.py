@@ -254,6 +254,16 @@ def test_markdown_stays_as_it_is_and_gives_its_title() -> None:
     assert read(raw, "markdown") == (raw.decode(), "Real", [])
 
 
+@pytest.mark.parametrize(("kind", "raw"), [("text", b"PKW sind Autos."), ("csv", b"PK,name\n1,Brest\n")])
+def test_a_text_that_begins_with_the_letters_of_a_zip_is_a_text(kind: Kind, raw: bytes) -> None:
+    assert "PK" in read(raw, kind)[0]
+
+
+def test_a_page_that_begins_with_many_blank_lines_is_not_empty() -> None:
+    assert read(b" \n" * 4096 + b"<p>The moon pulls.</p>", "html")[0] == "The moon pulls."
+    assert "holds no text" in refusal(b" \n" * 4096, "text")
+
+
 @pytest.mark.parametrize(
     ("line", "title"),
     [
