@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import IO
+from typing import IO, Any
 
 from bs4 import BeautifulSoup, Tag
 from markdownify import MarkdownConverter
@@ -10,17 +10,47 @@ from markdownify import MarkdownConverter
 from app.files.types import Converted, Unreadable
 from app.files.writer import clean
 
-UNSEEN = ("script", "style", "noscript", "template", "svg", "head", "nav", "button", "select", "dialog")
+UNSEEN = ("script", "style", "noscript", "template", "svg", "nav", "button", "select", "dialog")
+NO_TEXT = ("head", "title", "colgroup", "col")
 
 WIDEST = 100
 """Columns that one cell may span."""
 
+DEEPEST = 500
+"""Open elements that are looked at; a page that has more of them can't be told."""
+
+CELLS, LISTS, PARTS = {"td", "th"}, {"ul", "ol", "menu"}, {"thead", "tbody", "tfoot"}
+ABOVE = {"caption", "colgroup"}
+"""What stands in a table above its rows."""
+
+BLOCKS = (
+    "address", "article", "aside", "blockquote", "body", "center", "details", "dialog", "dir", "div", "dl", "fieldset",
+    "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hgroup", "hr", "main",
+    "menu", "nav", "ol", "p", "pre", "search", "section", "table", "ul",
+)  # fmt: skip
+
+APART = frozenset({"table", "object", *UNSEEN})
+"""What begins within these ends nothing around them."""
+
+ENDED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    **dict.fromkeys(BLOCKS, (frozenset({"p", "head"}), APART | CELLS | {"caption"})),
+    "li": (frozenset({"li"}), APART | CELLS | LISTS),
+    **dict.fromkeys(("dt", "dd"), (frozenset({"dt", "dd"}), APART | CELLS | {"dl"})),
+    **dict.fromkeys(CELLS, (frozenset(CELLS), APART | {"tr"})),
+    "tr": (frozenset({"tr"} | CELLS | ABOVE), APART),
+    **dict.fromkeys(PARTS, (frozenset({"tr"} | CELLS | ABOVE | PARTS), APART)),
+}
+"""By an element that begins: those that end there unless they did before, and those around which it does not look."""
+
 
 def read_html(file: IO[bytes], most: int) -> Converted:
-    page = BeautifulSoup(file.read(), "html.parser")
-    title = page.title.get_text() if page.title is not None else ""
-    for element in page(UNSEEN):
+    page = Page(file.read(), "html.parser")
+    title = next((each.get_text() for each in page("title") if each.find_parent("svg") is None), "")
+    for element in page((*UNSEEN, *NO_TEXT)):
         element.decompose()
+    for caption in page("caption"):
+        if (table := caption.find_parent("table")) is not None:
+            table.insert_before(caption.extract())  # within it no row would be the first one, and so none the header
     try:
         text = Shown(heading_style="ATX", bullets="-").convert_soup(_main(page))
     except RecursionError as error:
@@ -28,6 +58,28 @@ def read_html(file: IO[bytes], most: int) -> Converted:
     if len(text) > most:
         raise Unreadable(f"holds {len(text)} characters; at most {most} are allowed: split it")
     return Converted(clean(text).strip(), " ".join(clean(title).split()))
+
+
+class Page(BeautifulSoup):
+    """Paragraphs, items and cells may end without a tag that says so: nested in each other they would say other things,
+    and soon be too deep."""
+
+    def handle_starttag(self, name: str, *given: Any, **more: Any) -> Tag | None:
+        self.endData()
+        for _ in range(self._ended_by(name)):
+            self.popTag()
+        return super().handle_starttag(name, *given, **more)
+
+    def _ended_by(self, name: str) -> int:
+        """How many of the innermost elements end where this one begins."""
+        ended, apart = ENDED.get(name, (frozenset(), frozenset()))
+        amount = 0
+        if any(self.open_tag_counter[each] for each in ended):
+            for depth, each in enumerate(reversed(self.tagStack[-DEEPEST:]), 1):
+                if each.name in apart:
+                    break
+                amount = depth if each.name in ended else amount
+        return amount
 
 
 class Shown(MarkdownConverter):

@@ -33,6 +33,8 @@ from tests.app.files.made import (
 MOST, MEMORY = 200_000, 2**30
 PROSE = "The moon pulls on the ocean, and so\nthe water rises twice a day at every coast\nthat is open to it."
 
+TABLE = "| Port | Height |\n| --- | --- |\n| Brest | 6 m |"
+
 
 def read(raw: bytes, kind: Kind, most: int = MOST) -> tuple[str, str, list[int]]:
     made = convert(io.BytesIO(raw), kind, most, MEMORY)
@@ -221,6 +223,42 @@ def test_html_becomes_what_a_reader_sees() -> None:
 )
 def test_of_a_page_in_html_a_part_is_read_only_if_it_is_clear_that_it_is_the_page(page: str, text: str) -> None:
     assert read(page.encode(), "html")[0] == text
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<p>Ebb<p>Flow<h2>Ports</h2>Brest", "Ebb\n\nFlow\n\n## Ports\n\nBrest"),
+        ("<ul><li>ebb<ul><li>slow<li>fast</ul><li>flow</ul>Both", "- ebb\n  - slow\n  - fast\n- flow\n\nBoth"),
+        ("<dl><dt>ebb<dd>falls<dt>flow<dd>rises</dl>", "ebb\n:   falls\n\nflow\n:   rises"),
+        ("<table><tr><th>Port<th>Height<tr><td>Brest<td>6 m</table>", TABLE),
+        ("<table><thead><tr><th>Port<th>Height<tbody><tr><td>Brest<td><p>6 m</table>", TABLE),
+        ("<table><caption>Tides<colgroup><col><col><tr><th>Port<th>Height<tr><td>Brest<td>6 m</table>",
+         f"Tides\n\n{TABLE}"),
+        ("<html><head><title>Sea</title><body><p>Ebb", "Ebb"),
+        ("<p>Ebb<noscript><div>Switch it on</div></noscript> and flow", "Ebb and flow"),
+    ],
+    ids=["paragraphs", "items", "terms", "cells", "parts of tables", "captions", "heads", "what is not seen"],
+)  # fmt: skip
+def test_tags_that_html_lets_end_unsaid_end_where_it_says(page: str, text: str) -> None:
+    assert read(page.encode(), "html")[0] == text
+
+
+def test_a_page_of_a_thousand_paragraphs_without_ends_is_not_nested() -> None:
+    assert read(b"<p>Ebb.\n" * 1000, "html")[0] == "\n\n".join(["Ebb."] * 1000)
+
+
+@pytest.mark.parametrize("inside", ["", "<tbody>"])
+def test_a_table_with_a_caption_has_a_header(inside: str) -> None:
+    rows = "<tr><th>Port</th><th>Height</th></tr><tr><td>Brest</td><td>6 m</td></tr>"
+    page = f"<table><caption>Tides</caption>{inside}{rows}</table>"
+    assert read(page.encode(), "html")[0] == f"Tides\n\n{TABLE}"
+
+
+def test_the_title_of_a_picture_is_not_that_of_the_page() -> None:
+    picture = "<svg><title>Menu</title></svg>"
+    assert read(f"{picture}<p>Ebb.</p>".encode(), "html") == ("Ebb.", "", [])
+    assert read(f"<title>Sea</title>{picture}<p>Ebb.</p>".encode(), "html") == ("Ebb.", "Sea", [])
 
 
 @pytest.mark.parametrize(
