@@ -13,6 +13,9 @@ SAMPLE = 16_384
 DELIMITERS = ",;\t|"
 LONGEST_FIELD = 2**20
 
+BREAKS = {ord("\v"): "\n", ord("\f"): "\n"}
+"""What ends a line or a page beside the line feed: words are parted by it."""
+
 BLANK = " \t"
 DEEPEST = 6
 FENCE = ("```", "~~~")
@@ -47,7 +50,7 @@ def decode(raw: bytes) -> str:
         except UnicodeDecodeError:
             continue
         if "\0" not in text:
-            return clean(text)
+            return clean(text.translate(BREAKS))
     raise Unreadable("is neither UTF-8 nor UTF-16 nor Latin text: save it as UTF-8")
 
 

@@ -292,6 +292,15 @@ def test_markdown_stays_as_it_is_and_gives_its_title() -> None:
     assert read(raw, "markdown") == (raw.decode(), "Real", [])
 
 
+def test_words_on_two_lines_of_a_slide_are_two_words() -> None:
+    text, _, _ = read(slides("ebb\vand flow\nspring tide"), "pptx")
+    assert "- ebb and flow\n- spring tide" in text
+
+
+def test_what_ends_a_line_or_a_page_parts_words() -> None:
+    assert read(b"ebb\x0bflow\x0cspring", "text")[0] == "ebb\nflow\nspring"
+
+
 @pytest.mark.parametrize(("kind", "raw"), [("text", b"PKW sind Autos."), ("csv", b"PK,name\n1,Brest\n")])
 def test_a_text_that_begins_with_the_letters_of_a_zip_is_a_text(kind: Kind, raw: bytes) -> None:
     assert "PK" in read(raw, kind)[0]
