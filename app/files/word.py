@@ -17,7 +17,14 @@ from app.files.writer import Writer
 
 HEADING = re.compile(r"heading (\d)")
 CODE = re.compile(r"code|preformatted|verbatim|listing")
-TEXT, TAB, BREAK, LAID_OUT = qn("w:t"), qn("w:tab"), qn("w:br"), qn("w:lastRenderedPageBreak")
+TEXT, BREAK, LAID_OUT = qn("w:t"), qn("w:br"), qn("w:lastRenderedPageBreak")
+WRITTEN = {qn("w:tab"): "\t", qn("w:cr"): "\n", BREAK: "\n", qn("w:noBreakHyphen"): "-"}
+"""Characters that are elements of their own."""
+PASSED = frozenset(
+    (qn("w:pPr"), qn("w:rPr"), qn("w:del"), qn("w:moveFrom"),
+     "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback")
+)  # fmt: skip
+"""What is not shown: how things look, what was taken out or away, and what older readers get in place of a text box."""
 PARAGRAPH, TABLE, ROW, CELL = qn("w:p"), qn("w:tbl"), qn("w:tr"), qn("w:tc")
 WRAPPERS = (qn("w:sdt"), qn("w:sdtContent"), qn("w:customXml"))
 """Stand around paragraphs, tables, rows and cells alike: controls that one fills in, a cover page, parts of forms."""
@@ -141,20 +148,23 @@ def _depth(block: Paragraph | Table) -> int:
 
 
 def _text(paragraph: Paragraph, breaks: frozenset[str]) -> str:
-    return "".join(_pieces(paragraph, breaks))
+    return "".join(_pieces(paragraph._p, breaks))
 
 
-def _pieces(paragraph: Paragraph, breaks: frozenset[str]) -> Iterator[str]:
-    """All that is shown of a paragraph, links and fields included, with the places where a page begins."""
-    for element in paragraph._p.iter(TEXT, TAB, BREAK, LAID_OUT):
+def _pieces(around: Any, breaks: frozenset[str]) -> Iterator[str]:
+    """All that is shown of a paragraph, links, fields and text boxes included, with the places where a page begins."""
+    for element in around:
         if element.tag in breaks and (element.tag == LAID_OUT or _is_page_break(element)):
             yield PAGE
         elif element.tag == TEXT:
             yield element.text or ""
-        elif element.tag == BREAK:
-            yield "\n"
-        elif element.tag == TAB and element.getparent().tag == qn("w:r"):
-            yield "\t"
+        elif element.tag in WRITTEN:
+            yield WRITTEN[element.tag]
+        elif element.tag not in PASSED:
+            around_box = "\n" if element.tag == PARAGRAPH else ""
+            yield around_box
+            yield from _pieces(element, breaks)
+            yield around_box
 
 
 def _is_page_break(element: Any) -> bool:

@@ -164,6 +164,26 @@ def test_a_table_within_a_cell_of_a_word_document_is_read_with_the_cell() -> Non
     assert text == ("| Coast | Ports |\n| --- | --- |\n| west | These: Brest, 6 m; St. Malo, 12 m spring; and more |")
 
 
+def test_a_text_box_of_a_word_document_is_read_once_and_line_by_line() -> None:
+    mc = 'xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006"'
+    box = f"<w:txbxContent>{p('Ports')}{p('Brest')}</w:txbxContent>"
+    both = f'<mc:Choice Requires="wps"><w:drawing>{box}</w:drawing></mc:Choice><mc:Fallback>{box}</mc:Fallback>'
+    runs = f"<w:r><w:t>Tides</w:t></w:r><w:r><mc:AlternateContent {mc}>{both}</mc:AlternateContent></w:r>"
+    text, _, _ = read(word_of(f"<w:p>{runs}<w:r><w:t>ebb</w:t></w:r></w:p>"), "docx")
+    assert text.split() == ["Tides", "Ports", "Brest", "ebb"]
+
+
+def test_hyphens_and_lines_of_a_word_document_part_words() -> None:
+    runs = "<w:r><w:t>ebb</w:t><w:noBreakHyphen/><w:t>tide</w:t><w:cr/><w:t>flow</w:t></w:r>"
+    assert read(word_of(f"<w:p>{runs}</w:p>"), "docx")[0] == "ebb-tide\nflow"
+
+
+def test_what_was_moved_in_a_word_document_stands_where_it_is_now() -> None:
+    moved = "<w:r><w:t>Brest</w:t></w:r>"
+    body = f"<w:p><w:moveFrom>{moved}</w:moveFrom></w:p>{p('Ports')}<w:p><w:moveTo>{moved}</w:moveTo></w:p>"
+    assert read(word_of(body), "docx")[0] == "Ports\n\nBrest"
+
+
 def test_a_slide_is_a_page_with_its_title_text_table_and_notes() -> None:
     text, _, pages = read(slides("ebb\nflow", "salt"), "pptx")
     first, second = on_pages(text, pages)
