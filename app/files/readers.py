@@ -27,7 +27,7 @@ READERS: dict[Kind, Reader] = {
     "pdf": Reader("app.files.pdf:read_pdf", 2, "pdfplumber"),
     "docx": Reader("app.files.word:read_docx", 4, "python-docx"),
     "pptx": Reader("app.files.slides:read_pptx", 3, "python-pptx"),
-    "xlsx": Reader("app.files.sheets:read_xlsx", 2, "openpyxl"),
+    "xlsx": Reader("app.files.sheets:read_xlsx", 3, "openpyxl"),
     "html": Reader("app.files.web:read_html", 3, "markdownify"),
     "csv": Reader("app.files.text:read_csv", 4),
     "markdown": Reader("app.files.text:read_markdown", 3, decodes=True),

@@ -44,8 +44,9 @@ class Writer:
         if text.strip():
             self._write(f"```\n{clean(text).strip(chr(10))}\n```")
 
-    def table(self, rows: Iterable[Sequence[object]]) -> None:
-        """The first row that says anything is the header; rows and columns that say nothing are left out."""
+    def table(self, rows: Iterable[Sequence[object]]) -> bool:
+        """The first row that says anything is the header; rows and columns that say nothing are left out. Whether
+        there was any."""
         told: list[list[str]] = []
         length = 0
         for cells in rows:
@@ -55,6 +56,7 @@ class Writer:
                 length += sum(map(len, row)) + len(BETWEEN) * len(row)
                 self._check(length)
         self._write("\n".join(_lines(told)))
+        return bool(told)
 
     def done(self, title: str = "") -> Converted:
         text = "".join(self._parts).rstrip()

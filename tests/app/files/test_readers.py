@@ -213,6 +213,14 @@ def test_columns_without_a_word_are_left_out_however_far_away_a_cell_is() -> Non
     assert text == "# Brest\n\n| Height | Note |\n| --- | --- |\n| 6.5 |  |"
 
 
+def test_sheets_without_a_value_say_nothing_by_their_names_alone() -> None:
+    assert "holds no text" in refusal(sheet(Sheet1=[], Sheet2=[[None, " "]]), "xlsx")
+
+
+def test_lines_of_a_cell_are_told_without_what_some_sheets_end_them_with() -> None:
+    assert read(sheet(Brest=[["ebb_x000D_\nflow"]]), "xlsx")[0] == "# Brest\n\n| ebb flow |\n| --- |"
+
+
 def test_html_becomes_what_a_reader_sees() -> None:
     page = """<html><head><title>Sea</title><style>p {}</style></head><body><script>alert(1)</script>
       <nav>Home</nav><h1>Tides</h1><p>The <b>moon</b> <a href="/pull">pulls</a>.</p><ul><li>ebb</li><li>flow</li></ul>
