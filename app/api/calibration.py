@@ -31,6 +31,8 @@ router = APIRouter(
 MOST_KNOTS = 1000
 MOST_MEASURED = 65_536
 """Bytes, as JSON."""
+MOST_LEVELS = 32
+"""Of objects and lists in each other; no JSON is written of hundreds."""
 
 
 class ScaleBody(Body):
@@ -113,6 +115,8 @@ class CalibrationBody(Body):
     @field_validator("measured")
     @classmethod
     def _is_short(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if not _is_flat(given, MOST_LEVELS):
+            raise PydanticCustomError("too_deep", "is nested deeper than {most} levels", {"most": MOST_LEVELS})
         if len(orjson.dumps(given)) > MOST_MEASURED:
             raise PydanticCustomError("too_long", "is longer than {most} bytes", {"most": MOST_MEASURED})
         return given
@@ -187,6 +191,12 @@ async def keep(name: str, body: CalibrationBody, engine: EngineDep) -> KeptReply
 @router.delete("", status_code=204, summary="Remove a collection's calibrations")
 async def forget(name: str, engine: EngineDep) -> None:
     await engine.relevance.forget(engine.collections.shelf(name))
+
+
+def _is_flat(given: object, most: int) -> bool:
+    """Whether it is no deeper than so many levels."""
+    within = given.values() if isinstance(given, dict) else given if isinstance(given, list) else None
+    return within is None or (most > 0 and all(_is_flat(each, most - 1) for each in within))
 
 
 def _blends(blends: Blends) -> dict[str, BlendBody]:

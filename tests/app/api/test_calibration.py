@@ -168,6 +168,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown mode": ({"mode": "guess"}, "/mode"),
     "advice without a reason": ({"rerank": False}, ""),
     "too much that was measured": ({"measured": {"x": "y" * 70_000}}, "/measured"),
+    "what was measured, within hundreds of lists": (
+        {"measured": {"x": orjson.loads("[" * 500 + "]" * 500)}},
+        "/measured",
+    ),
 }
 
 
