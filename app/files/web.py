@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
+from contextlib import suppress
 from typing import IO, Any
 
 from bs4 import BeautifulSoup, Tag
+from bs4.dammit import EncodingDetector
 from markdownify import MarkdownConverter
 
+from app.files.kinds import BYTE_ORDER_MARKS
 from app.files.types import Converted, Unreadable
 from app.files.writer import clean
+
+UTF8 = "utf-8-sig"
+"""With or without a mark that says so."""
 
 UNSEEN = ("script", "style", "noscript", "template", "svg", "nav", "button", "select", "dialog")
 NO_TEXT = ("head", "title", "colgroup", "col")
@@ -44,7 +51,7 @@ ENDED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
 
 
 def read_html(file: IO[bytes], most: int) -> Converted:
-    page = Page(file.read(), "html.parser")
+    page = Page(_decoded(file.read()), "html.parser")
     title = next((each.get_text() for each in page("title") if each.find_parent("svg") is None), "")
     for element in page((*UNSEEN, *NO_TEXT)):
         element.decompose()
@@ -58,6 +65,29 @@ def read_html(file: IO[bytes], most: int) -> Converted:
     if len(text) > most:
         raise Unreadable(f"holds {len(text)} characters; at most {most} are allowed: split it")
     return Converted(clean(text).strip(), " ".join(clean(title).split()))
+
+
+def _decoded(raw: bytes) -> str | bytes:
+    """As browsers do it, as far as a page says what it is, or is UTF-8; of the rest the parser guesses what it is."""
+    if raw.startswith(BYTE_ORDER_MARKS):
+        return raw
+    marked = raw.startswith(codecs.BOM_UTF8)
+    encoding = UTF8 if marked else _meant(EncodingDetector.find_declared_encoding(raw, is_html=True))
+    with suppress(UnicodeError):
+        return raw.decode(encoding)
+    text = raw.decode(UTF8, "replace")
+    lost, beyond_ascii = text.count("\ufffd"), len(text) - len(text.encode("ascii", "ignore"))
+    return text if encoding == UTF8 and 2 * lost <= beyond_ascii else raw
+
+
+def _meant(declared: str | None) -> str:
+    """What browsers take for what a page says."""
+    try:
+        name = codecs.lookup(declared or UTF8).name
+        b"a".decode(name)  # not all that codecs do is text
+    except (LookupError, ValueError):
+        return UTF8
+    return UTF8 if name.startswith("utf") else {"iso8859-1": "cp1252"}.get(name, name)
 
 
 class Page(BeautifulSoup):

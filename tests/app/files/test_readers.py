@@ -283,6 +283,25 @@ def test_a_table_with_a_caption_has_a_header(inside: str) -> None:
     assert read(page.encode(), "html")[0] == f"Tides\n\n{TABLE}"
 
 
+@pytest.mark.parametrize(
+    ("said", "encoding"),
+    [("", "utf-8"), ("utf-8", "utf-8"), ("", "utf-8-sig"), ("", "utf-16"), ("utf-16", "utf-8"), ("iso-8859-2",) * 2,
+     ("iso-8859-1", "utf-8-sig"), ("base64", "utf-8"), ("of my own", "utf-8")],
+)  # fmt: skip
+def test_a_page_is_in_what_it_says_and_otherwise_in_utf_8_if_it_can_be(said: str, encoding: str) -> None:
+    page = f'{said and f"""<meta charset="{said}">"""}<p>the moon pulls łódź</p>'
+    assert read(page.encode(encoding), "html")[0] == "the moon pulls łódź"
+
+
+def test_a_page_that_says_latin_1_means_that_of_windows() -> None:
+    assert read(b'<meta charset="iso-8859-1"><p>It\x92s 5 \x80</p>', "html")[0] == "It\u2019s 5 €"
+
+
+@pytest.mark.parametrize("said", ["", '<meta charset="utf-8">'])
+def test_a_byte_that_is_no_utf_8_spoils_nothing_else_of_a_page(said: str) -> None:
+    assert read(f"{said}<p>Die Größe der Häfen</p>".encode() + b"\xff", "html")[0] == "Die Größe der Häfen\n\n\ufffd"
+
+
 def test_the_title_of_a_picture_is_not_that_of_the_page() -> None:
     picture = "<svg><title>Menu</title></svg>"
     assert read(f"{picture}<p>Ebb.</p>".encode(), "html") == ("Ebb.", "", [])
