@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from typing import IO, Any
 
+from app.files.kinds import BYTE_ORDER_MARKS
 from app.files.types import Converted, Unreadable
 from app.files.writer import Writer, clean
 
 SAMPLE = 16_384
 DELIMITERS = ",;\t|"
 LONGEST_FIELD = 2**20
+
+UTF8 = "utf-8-sig"
+"""With or without a mark that says so."""
 
 BREAKS = {ord("\v"): "\n", ord("\f"): "\n"}
 """What ends a line or a page beside the line feed: words are parted by it."""
@@ -43,15 +48,30 @@ def read_csv(file: IO[bytes], most: int) -> Converted:
 
 def decode(raw: bytes) -> str:
     """UTF-8 or UTF-16 where they say so, Windows' Latin otherwise; anything else would be guessed."""
-    encoding = "utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    for each in (encoding, "cp1252"):
-        try:
-            text = raw.decode(each)
-        except UnicodeDecodeError:
-            continue
-        if "\0" not in text:
-            return clean(text.translate(BREAKS))
+    for each in _readings(raw):
+        if each is not None and "\0" not in each:
+            return clean(each.translate(BREAKS))
     raise Unreadable("is neither UTF-8 nor UTF-16 nor Latin text: save it as UTF-8")
+
+
+def _readings(raw: bytes) -> Iterator[str | None]:
+    yield _strictly(raw, "utf-16" if raw.startswith(BYTE_ORDER_MARKS) else UTF8)
+    yield mended(raw)
+    yield _strictly(raw, "cp1252")
+
+
+def _strictly(raw: bytes, encoding: str) -> str | None:
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+
+
+def mended(raw: bytes) -> str | None:
+    """As UTF-8 if most of it is, with a mark in the place of what is not: a byte that was lost spoils no other."""
+    text = raw.decode(UTF8, "replace")
+    lost, beyond_ascii = text.count("\ufffd"), len(text) - len(text.encode("ascii", "ignore"))
+    return text if 2 * lost <= beyond_ascii else None
 
 
 def first_heading(text: str) -> str:

@@ -11,11 +11,9 @@ from bs4.dammit import EncodingDetector
 from markdownify import MarkdownConverter
 
 from app.files.kinds import BYTE_ORDER_MARKS
+from app.files.text import UTF8, mended
 from app.files.types import Converted, Unreadable
 from app.files.writer import clean
-
-UTF8 = "utf-8-sig"
-"""With or without a mark that says so."""
 
 UNSEEN = ("script", "style", "noscript", "template", "svg", "nav", "button", "select", "dialog")
 NO_TEXT = ("head", "title", "colgroup", "col")
@@ -75,9 +73,7 @@ def _decoded(raw: bytes) -> str | bytes:
     encoding = UTF8 if marked else _meant(EncodingDetector.find_declared_encoding(raw, is_html=True))
     with suppress(UnicodeError):
         return raw.decode(encoding)
-    text = raw.decode(UTF8, "replace")
-    lost, beyond_ascii = text.count("\ufffd"), len(text) - len(text.encode("ascii", "ignore"))
-    return text if encoding == UTF8 and 2 * lost <= beyond_ascii else raw
+    return (mended(raw) if encoding == UTF8 else None) or raw
 
 
 def _meant(declared: str | None) -> str:

@@ -334,6 +334,12 @@ def test_text_is_read_as_it_was_written(encoding: str) -> None:
     assert read("Café für alle".encode(encoding), "text")[0] == "Café für alle"
 
 
+def test_a_byte_that_is_no_utf_8_spoils_nothing_else_of_a_text() -> None:
+    raw = "Käse, Größe, Höhe".encode()
+    assert read(raw + b"\xc3", "text")[0] == "Käse, Größe, Höhe\ufffd"
+    assert read(raw[:2] + raw[3:], "csv")[0].startswith("| K\ufffdse | Größe |")
+
+
 def test_markdown_stays_as_it_is_and_gives_its_title() -> None:
     raw = b"```\n# a comment\n```\n\n## Real ##\n\nText.\n"
     assert read(raw, "markdown") == (raw.decode(), "Real", [])
