@@ -77,6 +77,8 @@ class Report:
     ticket: Ticket | None = None
     through: int = 0
     files: list[dict[str, Any]] = field(default_factory=list)
+    lines: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """By the place of a JSONL file: its documents came behind one version, up to another."""
 
 
 @dataclass(slots=True)
@@ -227,6 +229,7 @@ async def _take_lines(engine: Engine, sent: Sent, file: File, report: Report) ->
     tally = Tally()
     feed = Feed(engine, sent.shelf, tally.take, report.ticket, metadata=sent.metadata)
     await feed.take_all(_pieces(file.content))
+    report.lines[len(report.files)] = report.through, feed.through
     report.ticket, report.through = feed.ticket, max(report.through, feed.through)
     reason = "; ".join(tally.bad)
     if not tally.outcomes:
@@ -263,4 +266,18 @@ async def _settled(request: Request, engine: Engine, shelf: Shelf, report: Repor
     for each in report.files:
         if each.get("id") in failed:
             each |= {"status": "failed", "reason": f"can't be embedded: {failed[each['id']]}"}
+    for place, versions in report.lines.items() if failed else ():
+        _tell_of(report.files[place], *await engine.ingest.failures(report.ticket, *versions))
     return True
+
+
+def _tell_of(file: dict[str, Any], count: int, failed: dict[str, str]) -> None:
+    """Of lines that became documents, and can't be embedded: where none of them can, the file has failed."""
+    if not count:
+        return
+    named = [f"document '{each}' can't be embedded: {failed[each]}" for each in list(failed)[:NAMED]]
+    file["reason"] = "; ".join([*filter(None, [file.get("reason")]), *named])
+    taken = sum(file["documents"].values())
+    file["documents"] = dict(file["documents"]) | {"failed": count}
+    if count == taken:
+        file["status"] = "failed"

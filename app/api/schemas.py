@@ -137,7 +137,9 @@ class FileReply(BaseModel):
     reason: str | None = Field(None, description="Why it failed, or what of a JSONL file was refused.")
     chunks: int | None = None
     pages: int | None = None
-    documents: dict[str, int] | None = Field(None, description="Of a JSONL file: how many lines became what.")
+    documents: dict[str, int] | None = Field(
+        None, description="Of a JSONL file: how many lines became what; `failed`: those of them that can't be embedded."
+    )
     refused: int | None = Field(None, description="Of a JSONL file: lines that no document could be made of.")
 
 

@@ -114,6 +114,10 @@ class Ingest:
 
         return await self._database.read(failures)
 
+    async def failures(self, ticket: Ticket, after: int, through: int) -> tuple[int, dict[str, str]]:
+        """How many of a job's documents failed that came behind a version, up to another; the first with the reason."""
+        return await self._database.read(lambda db: jobs.failures_among(db, ticket.number, after, through))
+
     async def job(self, job: str) -> Job:
         found = await self._database.read(lambda db: jobs.find(db, job))
         if found is None or not caller().sees(found.collection):

@@ -14,6 +14,7 @@ from app.stores.rows import first, now, rows
 from app.types import Job
 
 JOBS_KEPT = 10_000
+LAST = 2**63 - 1
 
 
 def begin(db: apsw.Connection, collection: int) -> tuple[int, str]:
@@ -53,8 +54,15 @@ def find(db: apsw.Connection, job: str) -> Job | None:
 
 def failures(db: apsw.Connection, job: int) -> dict[str, str]:
     """Which documents of a job can't be found, and why; the first hundred."""
-    sql = (
-        "SELECT d.id, d.error FROM documents d JOIN jobs j ON j.number = d.job AND j.collection = d.collection"
-        " WHERE d.job = ? AND d.state = 'failed' ORDER BY d.number LIMIT 100"
+    return failures_among(db, job, 0, LAST)[1]
+
+
+def failures_among(db: apsw.Connection, job: int, after: int, through: int) -> tuple[int, dict[str, str]]:
+    """The same of the versions behind one, up to another, and how many there are in all."""
+    told = (
+        "FROM documents d JOIN jobs j ON j.number = d.job AND j.collection = d.collection"
+        " WHERE d.job = ? AND d.state = 'failed' AND d.number > ? AND d.number <= ?"
     )
-    return dict(rows(db, sql, (job,)))
+    (count,) = first(db, f"SELECT count(*) {told}", (job, after, through)) or (0,)
+    named = f"SELECT d.id, d.error {told} ORDER BY d.number LIMIT 100"
+    return count, dict(rows(db, named, (job, after, through)))

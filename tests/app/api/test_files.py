@@ -178,6 +178,22 @@ async def test_a_jsonl_file_becomes_a_document_a_line(service: Service) -> None:
     assert told["status"] == "failed"
 
 
+async def test_lines_of_a_jsonl_file_that_can_not_be_embedded_are_told_of_their_file(tmp_path: Path) -> None:
+    files = {
+        "a.jsonl": b'{"id": "a", "text": "first line"}\n{"id": "b", "text": "it fails"}\n5\n',
+        "b.jsonl": b'{"id": "c", "text": "second line"}\n',
+        "c.jsonl": b'{"id": "d", "text": "it fails"}\n',
+        "d.jsonl": b"5\n",
+    }
+    async with serving(fakes(tmp_path, encoder="fake:frail")) as service:
+        some, none, every, _ = await send(service, files)
+    assert (some["status"], some["documents"]) == ("created", {"created": 2, "failed": 1})
+    assert "line 3" in some["reason"]
+    assert "document 'b' can't be embedded: " in some["reason"]
+    assert (none["status"], none["documents"], "reason" in none) == ("created", {"created": 1}, False)
+    assert (every["status"], every["documents"]) == ("failed", {"created": 1, "failed": 1})
+
+
 async def test_a_jsonl_file_of_nothing_but_bad_lines_holds_nobody_up(service: Service) -> None:
     async with never_still():
         (told,) = await send(service, {"junk.jsonl": b"1\n" * 50_000})
