@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections import Counter
 from contextlib import suppress
 from typing import IO, Any
 
@@ -56,6 +57,8 @@ def read_html(file: IO[bytes], most: int) -> Converted:
     for caption in page("caption"):
         if (table := caption.find_parent("table")) is not None:
             table.insert_before(caption.extract())  # within it no row would be the first one, and so none the header
+    for table in page("table"):
+        _keep_columns(table, page)
     try:
         text = Shown(heading_style="ATX", bullets="-").convert_soup(_main(page))
     except RecursionError as error:
@@ -119,10 +122,30 @@ class Shown(MarkdownConverter):
 
     def convert_td(self, el: Tag, text: str, parent_tags: set[str]) -> str:
         told = " ".join(text.split()).replace("|", "\\|")
-        wide = str(el.get("colspan", ""))
-        return f" {told} |" + "  |" * (min(int(wide), WIDEST) - 1 if wide.isdecimal() else 0)
+        return f" {told} |" + "  |" * (min(_span(el, "colspan"), WIDEST) - 1)
 
     convert_th = convert_td
+
+
+def _keep_columns(table: Tag, page: BeautifulSoup) -> None:
+    """Where a cell goes on below, an empty one takes its place: those behind it would stand in other columns."""
+    below: Counter[int] = Counter()
+    for row in table("tr"):
+        column, cells = 0, row(CELLS, recursive=False) if row.find_parent("table") is table else []
+        for cell in cells:
+            while below[column] > 0:
+                cell.insert_before(page.new_tag("td"))
+                below[column] -= 1
+                column += 1
+            for _ in range(min(_span(cell, "colspan"), WIDEST)):
+                below[column] = _span(cell, "rowspan") - 1
+                column += 1
+        below.subtract(each for each in list(below) if cells and each >= column)
+
+
+def _span(cell: Tag, name: str) -> int:
+    told = str(cell.get(name, ""))
+    return max(int(told[:6]), 1) if told.isdecimal() else 1
 
 
 def _main(page: BeautifulSoup) -> BeautifulSoup | Tag:

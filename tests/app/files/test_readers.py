@@ -276,6 +276,16 @@ def test_a_page_of_a_thousand_paragraphs_without_ends_is_not_nested() -> None:
     assert read(b"<p>Ebb.\n" * 1000, "html")[0] == "\n\n".join(["Ebb."] * 1000)
 
 
+def test_a_cell_of_a_page_that_goes_on_below_moves_no_other_to_another_column() -> None:
+    rows = (
+        "<tr><th>Port<th colspan=2>Height<th>Note<tr><td rowspan=2>Brest<td>low<td>1 m<td rowspan=9>a"
+        "<tr><td>high<td>7 m<tr><td>Granville<td>low<td>2 m<tr><td rowspan=zero>Dover<td>low<td>3 m"
+    )
+    assert read(f"<table>{rows}</table>".encode(), "html")[0].splitlines()[2:] == [
+        "| Brest | low | 1 m | a |", "|  | high | 7 m |", "| Granville | low | 2 m |", "| Dover | low | 3 m |",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("inside", ["", "<tbody>"])
 def test_a_table_with_a_caption_has_a_header(inside: str) -> None:
     rows = "<tr><th>Port</th><th>Height</th></tr><tr><td>Brest</td><td>6 m</td></tr>"
