@@ -23,7 +23,8 @@ SUFFIXES: dict[str, Kind] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
 }
-MAIN_PART: dict[Kind, str] = {"docx": "word/document.xml", "pptx": "ppt/presentation.xml", "xlsx": "xl/workbook.xml"}
+MAIN_PART: dict[Kind, str] = {"docx": "word/document", "pptx": "ppt/presentation", "xlsx": "xl/workbook"}
+"""Without its end: Office on the web writes word/document2.xml."""
 
 HEAD = 4096
 PDF, OLE = b"%PDF-", b"\xd0\xcf\x11\xe0"
@@ -67,8 +68,8 @@ def _check_office(kind: Kind, file: IO[bytes], head: bytes, most_unpacked: int) 
         raise Unreadable(f"is damaged: {error}") from error
     finally:
         file.seek(0)
-    if MAIN_PART[kind] not in {part.filename for part in parts}:
-        raise Unreadable(f"is not a .{kind} file, though its name says so: it has no {MAIN_PART[kind]}")
+    if not any(part.filename.startswith(MAIN_PART[kind]) and part.filename.endswith(".xml") for part in parts):
+        raise Unreadable(f"is not a .{kind} file, though its name says so: it has no {MAIN_PART[kind]}.xml")
     if (unpacked := sum(part.file_size for part in parts)) > most_unpacked:
         raise Unreadable(f"would unpack to {unpacked} bytes; at most {most_unpacked} are allowed")
 

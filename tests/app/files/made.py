@@ -119,6 +119,16 @@ def word_of(body: str) -> bytes:
     return raw.getvalue()
 
 
+def renumbered(raw: bytes, part: str) -> bytes:
+    """An Office file whose main part has a number in its name."""
+    new, name = io.BytesIO(), part.rpartition("/")[2]
+    with zipfile.ZipFile(io.BytesIO(raw)) as old, zipfile.ZipFile(new, "w") as made:
+        for each in old.namelist():
+            content = old.read(each).replace(f"{part}.xml".encode(), f"{part}2.xml".encode())
+            made.writestr(each.replace(f"{name}.xml", f"{name}2.xml"), content)
+    return new.getvalue()
+
+
 def slides(*texts: str) -> bytes:
     presentation = pptx.Presentation()
     for number, text in enumerate(texts):

@@ -24,6 +24,7 @@ from tests.app.files.made import (
     laughs,
     lying_bomb,
     pdf,
+    renumbered,
     sheet,
     slides,
     word,
@@ -362,6 +363,19 @@ def test_words_on_two_lines_of_a_slide_are_two_words() -> None:
 
 def test_what_ends_a_line_or_a_page_parts_words() -> None:
     assert read(b"ebb\x0bflow\x0cspring", "text")[0] == "ebb\nflow\nspring"
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "part"),
+    [
+        ("docx", word(), "word/document"),
+        ("xlsx", sheet(Tides=[["ebb"]]), "xl/workbook"),
+        ("pptx", slides("ebb"), "ppt/presentation"),
+    ],
+    ids=["docx", "xlsx", "pptx"],
+)
+def test_the_main_part_of_an_office_file_may_have_a_number(kind: Kind, raw: bytes, part: str) -> None:
+    assert read(renumbered(raw, part), kind) == read(raw, kind)
 
 
 @pytest.mark.parametrize(("kind", "raw"), [("text", b"PKW sind Autos."), ("csv", b"PK,name\n1,Brest\n")])
