@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -13,6 +14,7 @@ from app.files.writer import Writer, clean
 
 SAMPLE = 16_384
 DELIMITERS = ",;\t|"
+SAID = re.compile(rf"sep=([{DELIMITERS}])\n", re.I)
 LONGEST_FIELD = 2**20
 
 UTF8 = "utf-8-sig"
@@ -36,11 +38,11 @@ def read_markdown(file: IO[bytes], most: int) -> Converted:
 
 
 def read_csv(file: IO[bytes], most: int) -> Converted:
-    text = decode(file.read())
+    text, form = _parted(decode(file.read()))
     csv.field_size_limit(LONGEST_FIELD)
     writer = Writer(most)
     try:
-        writer.table(csv.reader(io.StringIO(text, newline=""), **_format(text)))
+        writer.table(csv.reader(io.StringIO(text, newline=""), **form))
     except csv.Error as error:
         raise Unreadable(f"can't be read as CSV: {error}") from error
     return writer.done()
@@ -98,6 +100,13 @@ def _bounded(text: str, most: int) -> str:
     if len(text) > most:
         raise Unreadable(f"holds {len(text)} characters; at most {most} are allowed: split it")
     return text
+
+
+def _parted(text: str) -> tuple[str, dict[str, Any]]:
+    """The values, and how they are parted: some programs say it in a line of its own in front of the header."""
+    if said := SAID.match(text):
+        return text[said.end() :], {"delimiter": said[1]}
+    return text, _format(text)
 
 
 def _format(text: str) -> dict[str, Any]:

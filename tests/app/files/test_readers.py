@@ -340,6 +340,11 @@ def test_values_in_a_csv_become_a_table_whatever_parts_them(delimiter: str) -> N
     assert text == "| Port | Height |\n| --- | --- |\n| Brest | 6 m |\n| St. Malo | 12 m |"
 
 
+def test_a_line_of_a_csv_that_says_what_parts_the_values_is_none_of_them() -> None:
+    text, _, _ = read(b"sep=;\r\nPort;Height, Note\r\nBrest;6,5\r\n", "csv")
+    assert text == "| Port | Height, Note |\n| --- | --- |\n| Brest | 6,5 |"
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252", "latin-1"])
 def test_text_is_read_as_it_was_written(encoding: str) -> None:
     assert read("Café für alle".encode(encoding), "text")[0] == "Café für alle"
