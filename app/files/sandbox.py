@@ -48,18 +48,23 @@ class Sandbox:
         limits = {"seconds": self.seconds, "memory_bytes": self.memory_bytes}
         asked = {"task": task, "arguments": arguments, "service": os.getpid()} | limits
         os.lseek(file.fileno(), 0, os.SEEK_SET)
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",
-            "-m",
-            "app.files.child",
-            json.dumps(asked),
-            stdin=file.fileno(),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env={name: os.environ[name] for name in KEPT if name in os.environ} | _quiet(),
-            start_new_session=True,
-        )
+        try:
+            return await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",
+                "-m",
+                "app.files.child",
+                json.dumps(asked),
+                stdin=file.fileno(),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                env={name: os.environ[name] for name in KEPT if name in os.environ} | _quiet(),
+                start_new_session=True,
+            )
+        except OSError as error:  # there may be no more processes, or open files
+            raise Unreadable(
+                f"found no process that could read it ({error.strerror}): try again", passing=True
+            ) from error
 
     async def _read(self, process: asyncio.subprocess.Process) -> bytes:
         assert process.stdout is not None

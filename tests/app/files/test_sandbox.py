@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -49,6 +50,16 @@ async def test_a_task_that_gets_nothing_done_is_ended_and_may_fare_better_anothe
 
 async def test_so_may_a_task_that_the_system_kills(file: IO[bytes]) -> None:
     assert "was killed" in await refusal("die", file, passing=True)
+
+
+async def test_so_may_one_where_no_more_files_can_be_opened(file: IO[bytes]) -> None:
+    last, before = os.open(os.devnull, os.O_RDONLY), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1, before[1]))
+    try:
+        assert "Too many open files" in await refusal("count", file, passing=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        os.close(last)
 
 
 async def test_a_task_that_computes_for_ever_is_ended(file: IO[bytes]) -> None:
