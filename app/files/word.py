@@ -43,15 +43,24 @@ def read_docx(file: IO[bytes], most: int) -> Converted:
     if breaks:
         writer.page()
     items: list[tuple[int, str]] = []
+    code: list[str] = []
     for block in _blocks(document.element.body, document):
         shape, text = _shape(block), "" if isinstance(block, Table) else _text(block, breaks)
-        if shape == "item" and PAGE not in text:
+        goes_on = shape if PAGE not in text else ""
+        if goes_on != "item":
+            writer.items(items)
+            items = []
+        if goes_on != "code":
+            writer.code("\n".join(code))
+            code = []
+        if goes_on == "item":
             items.append((_depth(block), text))
-            continue
-        writer.items(items)
-        items = []
-        _write(writer, document, block, shape, text)
+        elif goes_on == "code":
+            code.append(text)
+        else:
+            _write(writer, document, block, shape, text)
     writer.items(items)
+    writer.code("\n".join(code))
     return writer.done(document.core_properties.title or "")
 
 

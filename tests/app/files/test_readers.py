@@ -9,7 +9,9 @@ from contextlib import suppress
 from datetime import date
 from time import process_time
 
+import docx
 import pytest
+from docx.enum.style import WD_STYLE_TYPE
 
 from app.files.convert import convert
 from app.files.kinds import kind_of
@@ -177,6 +179,17 @@ def test_a_text_box_of_a_word_document_is_read_once_and_line_by_line() -> None:
 def test_hyphens_and_lines_of_a_word_document_part_words() -> None:
     runs = "<w:r><w:t>ebb</w:t><w:noBreakHyphen/><w:t>tide</w:t><w:cr/><w:t>flow</w:t></w:r>"
     assert read(word_of(f"<w:p>{runs}</w:p>"), "docx")[0] == "ebb-tide\nflow"
+
+
+def test_lines_of_code_in_a_word_document_are_one_block() -> None:
+    document = docx.Document()
+    document.styles.add_style("Source Code", WD_STYLE_TYPE.PARAGRAPH)
+    for line in ("def f(x):", "", "    return x"):
+        document.add_paragraph(line, style="Source Code")
+    document.add_paragraph("The end.")
+    raw = io.BytesIO()
+    document.save(raw)
+    assert read(raw.getvalue(), "docx")[0] == "```\ndef f(x):\n\n    return x\n```\n\nThe end."
 
 
 def test_what_was_moved_in_a_word_document_stands_where_it_is_now() -> None:
