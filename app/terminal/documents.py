@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from app.terminal import tables
-from app.terminal.client import Target, connect, read_json
+from app.terminal.client import Client, Target, connect, read_json
 from app.terminal.options import DataDir, Url, condition
 
 SHOWN = 100
@@ -49,24 +49,24 @@ def documents(
 
 
 async def _show(target: Target, asked: dict[str, Any], limit: int | None, *, jsonl: bool) -> None:
-    if jsonl:
-        async for each in _every(target, asked, limit):
-            typer.echo(orjson.dumps({name: each[name] for name in ("id", "title", "text", "metadata")}))
-        return
-    most = limit or SHOWN
-    found = [each async for each in _every(target, asked, most + 1)]
+    async with connect(target) as client:
+        if jsonl:
+            async for each in _every(client, asked, limit):
+                typer.echo(orjson.dumps({name: each[name] for name in ("id", "title", "text", "metadata")}))
+            return
+        most = limit or SHOWN
+        found = [each async for each in _every(client, asked, most + 1)]
     Console(highlight=False).print(tables.documents(found[:most], more=len(found) > most))
 
 
-async def _every(target: Target, asked: dict[str, Any], limit: int | None) -> AsyncIterator[Listed]:
-    """The first so many, page by page."""
+async def _every(client: Client, asked: dict[str, Any], limit: int | None) -> AsyncIterator[Listed]:
+    """The first so many, page by page. It holds nothing open, so that whoever reads no further may leave it."""
     after, seen = None, 0
-    async with connect(target) as client:
-        while limit is None or seen < limit:
-            size = PAGE if limit is None else min(limit - seen, PAGE)
-            page = read_json(await client.ask("POST", "/documents/list", json=asked | {"limit": size, "after": after}))
-            for each in page["documents"]:
-                yield each
-            seen, after = seen + len(page["documents"]), page["next"]
-            if after is None:
-                return
+    while limit is None or seen < limit:
+        size = PAGE if limit is None else min(limit - seen, PAGE)
+        page = read_json(await client.ask("POST", "/documents/list", json=asked | {"limit": size, "after": after}))
+        for each in page["documents"]:
+            yield each
+        seen, after = seen + len(page["documents"]), page["next"]
+        if after is None:
+            return

@@ -153,6 +153,21 @@ def test_a_folder_is_ingested_and_searched_without_a_service(folder: Path, tmp_p
     ]  # fmt: skip
 
 
+def test_a_reader_who_goes_before_the_last_document_ends_a_listing_without_a_word(folder: Path, tmp_path: Path) -> None:
+    assert winnow("ingest", folder, "--data-dir", tmp_path / "data").code == 0
+    listing = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "documents", "--jsonl", "--data-dir", str(tmp_path / "data")],
+        env=os.environ | FAKES,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert listing.stdout
+    listing.stdout.close()
+    listing.stdout = None
+    _, errors = listing.communicate(timeout=PATIENCE)
+    assert errors == b""
+
+
 def test_running_an_ingest_again_finds_everything_unchanged(terminal: Terminal, collection: str, folder: Path) -> None:
     terminal("ingest", folder, "-c", collection)
     again = terminal("ingest", folder, "-c", collection)
