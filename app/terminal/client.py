@@ -297,9 +297,10 @@ def _faults(errors: Any) -> list[dict[str, Any]]:
 
 
 def _wait(said: str) -> float:
-    """Seconds until it may be asked again; what stands in front of a service may name a date (RFC 9110)."""
+    """Seconds until it may be asked again, never without a pause; what stands in front of a service may name a date
+    (RFC 9110)."""
     if said.isdecimal():
-        return float(said)
+        return max(float(said), 1.0)
     try:
         return max((parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds(), 1.0)
     except (TypeError, ValueError):

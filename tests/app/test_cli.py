@@ -366,7 +366,7 @@ def test_another_services_refusal_is_told_whatever_its_faults_look_like() -> Non
         assert (told.code, told.errors) == (1, "winnow: Not so: Ask otherwise.\n")
 
 
-@pytest.mark.parametrize("said", ["Wed, 21 Oct 2015 07:28:00 GMT", "soon", "nan", "-1"])
+@pytest.mark.parametrize("said", ["Wed, 21 Oct 2015 07:28:00 GMT", "soon", "nan", "-1", "0"])
 def test_a_busy_service_may_say_in_any_way_when_to_come_back(said: str, tmp_path: Path) -> None:
     busy: Answer = (503, {"Retry-After": said}, {"title": "Busy"})
     with elsewhere({"/ingest": [busy, (200, {}, {"status": "created"}, {"job": None})]}) as url:
