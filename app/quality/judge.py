@@ -128,9 +128,10 @@ def excerpt(text: str, query: str) -> str:
         return text
     words = {word.casefold() for word in WORD.findall(query)}
     starts = [0, *(each.end() for each in START.finditer(text) if each.end() < len(text) - EXCERPT // 2)]
-    parts = [text[start : start + EXCERPT].casefold() for start in starts]
+    parts = (text[start : start + EXCERPT].casefold() for start in starts)
     held = [sum(word in part for word in words) for part in parts]
-    fullest = [start for start, amount in zip(starts, held, strict=True) if amount == max(held)]
+    most = max(held)
+    fullest = [start for start, amount in zip(starts, held, strict=True) if amount == most]
     best = fullest[len(fullest) // 2]
     return f"{'… ' if best else ''}{text[best : best + EXCERPT]}{' …' if best + EXCERPT < len(text) else ''}"
 

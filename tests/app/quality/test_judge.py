@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 
 import pytest
 from hypothesis import given, settings
@@ -252,6 +253,12 @@ def test_of_a_long_text_the_part_with_the_questions_words_is_shown() -> None:
     assert "salty because of rivers" in shown
     assert len(shown) <= judge.EXCERPT + 4
     assert judge.excerpt("short", "x") == "short"
+
+
+def test_the_part_of_a_whole_book_is_found_soon() -> None:
+    began = monotonic()
+    assert "salty" in judge.excerpt("Nothing of note is said here. " * 25_000 + "The sea is salty.", "why is it salty?")
+    assert monotonic() - began < 8
 
 
 def test_progress_is_counted_by_question() -> None:
