@@ -61,7 +61,7 @@ def base(
             mode=settings.mode,
             rerank=rerank,
             sparse="" if collection else settings.sparse,
-            late=settings.late,
+            late=bool(collection) or settings.late,
             fusing={} if collection else asdict(settings.usual_fusion),
             collection=collection,
         )

@@ -45,6 +45,14 @@ def test_words_are_taken_as_the_settings_have_them_unless_a_flag_says_otherwise(
     assert base(Settings(), {"language": "french"}, "50", None, rerank=True).language == "french"
 
 
+def test_whether_tokens_are_compared_is_settled_in_the_collection_that_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WINNOW_LATE", "false")
+    assert base(Settings(), {}, "50", "papers", rerank=True).late
+    assert not base(Settings(), {}, "50", None, rerank=True).late
+
+
 @pytest.fixture
 def animals(tmp_path: Path) -> Path:
     return write(tmp_path / "animals")
