@@ -113,7 +113,7 @@ def reliability(queries: Sequence[Expected], seed: int) -> Reliability:
 def errors(queries: Sequence[Expected], seed: int) -> Errors:
     said, _ = _flat(queries)
     draw = np.random.default_rng(seed)
-    truths = draw.random((DRAWS, len(said))) < said
+    truths = (draw.random(len(said)) < said for _ in range(DRAWS))  # one at a time: together they fill the memory
     chance = float(np.mean([calibration_error(said, truth.astype(float)) for truth in truths]))
     return Errors(len(said), _drawn(queries, calibration_error, seed), chance, _drawn(queries, brier, seed))
 

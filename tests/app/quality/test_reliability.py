@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 
 from app.quality.monotone import Labelled, fit
 from app.quality.reliability import (
+    DRAWS,
     Errors,
     Expected,
     Reliability,
@@ -28,6 +30,16 @@ def test_the_error_is_the_mean_distance_over_bins_of_equally_many() -> None:
     halves = [abs(0.1 - part) for part in (0, 0, 0, 0, 1)] + [abs(0.8 - part) for part in (1, 1, 1, 0, 0)]
     assert calibration_error(said, relevant) == pytest.approx(np.mean(halves))
     assert calibration_error(np.full(5, 0.5), np.full(5, 0.5)) == 0
+
+
+def test_the_error_of_many_documents_takes_no_memory_for_each_draw() -> None:
+    draw = np.random.default_rng(0)
+    queries = [Expected(draw.random(50), (draw.random(50) < 0.1).astype(float), 1) for _ in range(100)]
+    tracemalloc.start()
+    errors(queries, 0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < DRAWS / 5 * 8 * 100 * 50
 
 
 def test_a_map_fitted_to_one_half_is_right_on_the_other() -> None:
