@@ -59,7 +59,8 @@ def quality(
 def _usual() -> str:
     """Where the service of these settings listens: what it knows of its searches is in its memory alone."""
     settings = read_settings()
-    return f"{settings.host}:{settings.port}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{host}:{settings.port}"
 
 
 async def _ask(target: Target, collection: str | None, *, refer: bool) -> Answer:

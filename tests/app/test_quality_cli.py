@@ -60,3 +60,9 @@ def test_where_nobody_listens_it_says_so() -> None:
     ran = CliRunner(env={"COLUMNS": "200", "WINNOW_PORT": "9"}).invoke(app, ["quality"])
     assert ran.exit_code == 3
     assert "can't be reached" in ran.stderr
+
+
+def test_without_an_address_it_is_that_of_the_settings_in_either_family() -> None:
+    ran = CliRunner(env={"COLUMNS": "200", "WINNOW_HOST": "::1", "WINNOW_PORT": "9"}).invoke(app, ["quality"])
+    assert ran.exit_code == 3
+    assert "http://[::1]:9 can't be reached" in ran.stderr
