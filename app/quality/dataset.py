@@ -62,7 +62,7 @@ def read(folder: Path, split: str = "test") -> Dataset:
 def unanswerable(folder: Path, split: str, *, unjudged: bool) -> list[tuple[Query, dict[str, int]]]:
     """Queries whose judgements are all 0 and, if wanted, those that no split judges, each with its grades."""
     queries, own = _queries(_file(folder / "queries.jsonl")), _judgements(_qrels(folder, split), Counter())
-    judged = [own, *(_judgements(path, Counter()) for path in (folder / "qrels").glob("*.tsv*"))]
+    judged = [own, *(_judgements(path, Counter()) for path in _all_qrels(folder))]
     wanted = own.keys() | (queries.keys() - {name for each in judged for name in each} if unjudged else set())
     answered = {name for each in judged for name, grades in each.items() if any(grades.values())}
     return [(Query(name, text), own.get(name, {})) for name, text in queries.items() if name in wanted - answered]
@@ -93,9 +93,14 @@ def _qrels(folder: Path, split: str) -> Path:
     for found in (folder / "qrels" / f"{split}.tsv", folder / "qrels" / f"{split}.tsv.gz"):
         if found.is_file():
             return found
-    splits = sorted({path.name.split(".tsv")[0] for path in (folder / "qrels").glob("*.tsv*")})
+    splits = sorted({path.name.split(".tsv")[0] for path in _all_qrels(folder)})
     there = f"there are: {', '.join(splits)}. Choose one with --split" if splits else "it has no qrels/*.tsv at all"
     raise BadDataset(f"{folder} has no judgements for the split '{split}'; {there}.")
+
+
+def _all_qrels(folder: Path) -> list[Path]:
+    """Of every split; what an editor or an interrupted command left beside them is none."""
+    return [path for path in (folder / "qrels").glob("[!.]*") if path.name.endswith((".tsv", ".tsv.gz"))]
 
 
 def _documents(path: Path, notes: Counter[str]) -> dict[str, Document]:

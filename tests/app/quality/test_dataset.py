@@ -159,6 +159,15 @@ def test_a_sample_is_the_same_for_the_same_seed_and_says_so(tmp_path: Path) -> N
     assert sample(dataset, 50, 1) is dataset
 
 
+def test_what_was_left_beside_the_judgements_is_no_split(tmp_path: Path) -> None:
+    folder = write(tmp_path, answers={"q1": {"owl": 1}, "q2": {"owl": 0}})
+    for name in (".test.tsv.partial", "test.tsv~", "._test.tsv"):
+        put(folder / "qrels" / name, HEADER + "q2\towl\t1\nq3")
+    assert [query.id for query, _ in unanswerable(tmp_path, "test", unjudged=False)] == ["q2"]
+    with pytest.raises(BadDataset, match=r"there are: test\. Choose"):
+        read(tmp_path, "train")
+
+
 def test_unanswerable_are_queries_that_no_split_has_an_answer_for(tmp_path: Path) -> None:
     answers = {"q1": {"owl": 1}, "q2": {"owl": 0}}
     put(write(tmp_path, answers=answers) / "qrels" / "train.tsv", HEADER + "q3\tbee\t1\n", zipped=True)
