@@ -17,6 +17,9 @@ ASKED = 500
 
 BUSY_MS = 30_000
 
+BESIDE = 100
+"""Bytes of a row that are not its value, at the most."""
+
 
 class Cache:
     """Bytes by key, in one SQLite file of a folder, or without one in memory. What is damaged counts as missing."""
@@ -44,8 +47,10 @@ class Cache:
         return found
 
     def put(self, entries: Mapping[bytes, bytes]) -> None:
-        """All of them or none."""
-        rows = [(key, struct.pack("<I", zlib.crc32(value)) + value) for key, value in entries.items()]
+        """All of them or none, but for what is larger than SQLite holds: that is computed anew each time."""
+        most = self._database.limit(apsw.SQLITE_LIMIT_LENGTH) - BESIDE
+        small = {key: value for key, value in entries.items() if len(value) <= most}
+        rows = [(key, struct.pack("<I", zlib.crc32(value)) + value) for key, value in small.items()]
         with self._database:
             self._database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", rows)
 

@@ -49,6 +49,15 @@ def test_a_damaged_entry_is_missing_and_the_others_stay(tmp_path: Path) -> None:
     assert cache.get([key("a")]) == {key("a"): b"1234"}
 
 
+def test_what_is_larger_than_a_row_can_be_is_not_kept_and_the_others_are() -> None:
+    cache = Cache(None)
+    cache._database.limit(apsw.SQLITE_LIMIT_LENGTH, 1000)
+    for size in range(800, 1001):
+        cache.put({key(size): bytes(size), key("b", size): b"small"})
+        assert cache.get([key("b", size)]) == {key("b", size): b"small"}
+    assert cache.get([key(800), key(1000)]) == {key(800): bytes(800)}
+
+
 @pytest.mark.parametrize("start", [0, 4096])
 def test_a_damaged_file_is_begun_anew(tmp_path: Path, start: int) -> None:
     cache = Cache(tmp_path)
