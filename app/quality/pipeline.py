@@ -105,7 +105,7 @@ def _prepare(dataset: Dataset, setup: Setup, bench: Workbench) -> Stand:
     corpus = split(dataset, setup.recipe, encoder, reranker, sparse, bench)
     vectors = embed(bench, encoder, corpus.texts, "document", f"{dataset.name}: embed chunks")
     terms = weigh(bench, sparse, corpus.texts, "document", f"{dataset.name}: weigh chunks") if sparse else None
-    depth = max(DEEP, setup.depth, corpus.depth(DEPTH))
+    depth = min(max(DEEP, setup.depth, corpus.depth(DEPTH)), len(corpus.texts))
     words, comparer = _words(corpus, setup), _comparer(encoder, setup, bench)
     stages = FirstStages(
         shortened(vectors, setup.dims), words, _index(terms), corpus.texts, comparer, setup.fusion, depth

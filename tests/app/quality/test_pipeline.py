@@ -312,6 +312,12 @@ def test_first_stages_reach_a_hundred_documents_however_many_chunks_they_have(tm
     assert len(answers(runs, "dense", "q")) == 100
 
 
+def test_candidates_without_end_are_all_chunks(tmp_path: Path) -> None:
+    evaluation, _ = evaluate(read(write(tmp_path)), replace(FAKES, candidates=(10**8,)), bench(), 0)
+    assert evaluation.settings["ranking_depth"] == evaluation.chunks == 5
+    assert evaluation.ceilings[0].recall.mean == 1
+
+
 def test_what_a_model_could_not_read_whole_is_told(tmp_path: Path) -> None:
     words = " ".join(f"word{number}" for number in range(600))
     dataset = read(write(tmp_path, queries={"q": f"honey {words}"}, answers={"q": {"bee": 1}}))
