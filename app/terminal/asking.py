@@ -120,14 +120,20 @@ async def holds(client: Client, collection: str, document: str) -> bool:
 
 
 async def bounded(does: Callable[[Item], Awaitable[Reply]], items: Iterable[Item]) -> list[Reply]:
-    """A few at a time, in order."""
+    """A few at a time, in order. When one fails, the others end with it."""
     turn = asyncio.Semaphore(AT_ONCE)
 
     async def one(item: Item) -> Reply:
         async with turn:
             return await does(item)
 
-    return list(await asyncio.gather(*(one(item) for item in items)))
+    tasks = [asyncio.create_task(one(item)) for item in items]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _too_small(limits: Sequence[str], body: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from app.quality.measures import NDCG
 from app.quality.pipeline import evaluate
 from app.quality.types import Evaluation, Run
 from app.quality.variants import Setup
-from app.terminal.asking import ask
+from app.terminal.asking import ask, bounded
 from app.terminal.client import Failure, Target
 from app.types import Recipe
 from tests.app.quality.folders import ANIMALS, bench, silent, write
@@ -120,6 +120,22 @@ def test_latencies_are_the_services_own(server: httpx.Client, tmp_path: Path) ->
     assert list(stages) == ["embed", "filter", "retrieve", "fuse", "load", "rerank", "total"]
     assert all(each.queries == 4 for each in stages.values())
     assert stages["total"].p50 >= stages["rerank"].p50
+
+
+async def test_when_one_question_fails_none_is_left_under_way() -> None:
+    under_way = set[int]()
+
+    async def answer(number: int) -> int:
+        under_way.add(number)
+        try:
+            await asyncio.sleep(0 if number == 1 else 60)
+            raise Failure("No.")
+        finally:
+            under_way.remove(number)
+
+    with pytest.raises(Failure, match=r"No\."):
+        await bounded(answer, range(10))
+    assert not under_way
 
 
 def test_many_queries_are_all_asked_and_kept_in_order(server: httpx.Client, tmp_path: Path) -> None:
