@@ -73,8 +73,8 @@ class _Inquiry:
 
     async def _all(self, query: Query, usual: Usual, advance: Callable[[int], object]) -> tuple[dict[str, Any], Any]:
         first, second = questions(query, self._setup, usual)
+        answer = await self._search(second)  # by the clock: behind the others the service would remember the question
         deep = {stage: await self._search(body) for stage, body in first.items()}
-        answer = await self._search(second)
         advance(1)
         return deep, answer
 

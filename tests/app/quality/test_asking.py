@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -12,7 +14,7 @@ from app.quality.pipeline import evaluate
 from app.quality.types import Evaluation, Run
 from app.quality.variants import Setup
 from app.terminal.asking import ask, bounded
-from app.terminal.client import Failure, Target
+from app.terminal.client import Client, Failure, Target
 from app.types import Recipe
 from tests.app.quality.folders import ANIMALS, bench, silent, write
 from tests.app.serving import fakes, listening
@@ -120,6 +122,23 @@ def test_latencies_are_the_services_own(server: httpx.Client, tmp_path: Path) ->
     assert list(stages) == ["embed", "filter", "retrieve", "fuse", "load", "rerank", "total"]
     assert all(each.queries == 4 for each in stages.values())
     assert stages["total"].p50 >= stages["rerank"].p50
+
+
+def test_the_search_that_is_timed_is_the_first_that_a_service_hears_of_a_question(
+    server: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: dict[str, list[bool]] = {}
+    patiently = Client.patiently
+
+    async def listened(client: Client, method: str, path: str, tell: Callable[[str], None], **request: Any) -> Any:
+        if path == "/search":
+            heard.setdefault(request["json"]["query"], []).append(request["json"]["rerank"])
+        return await patiently(client, method, path, tell, **request)
+
+    monkeypatch.setattr(Client, "patiently", listened)
+    take_in(server, list(ANIMALS))
+    asked(server, write(tmp_path / "set"), of("default"))
+    assert list(heard.values()) == [[True, False, False, False]] * 4
 
 
 async def test_when_one_question_fails_none_is_left_under_way() -> None:
