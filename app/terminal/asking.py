@@ -24,6 +24,9 @@ AT_ONCE = 4
 LIMITED = ("top_k", "candidates")
 """Of a search, what a service's settings may allow too little of."""
 
+Heard = set[tuple[str, str]]
+"""Datasets whose questions the service has had, with the encoder that embedded them."""
+
 Item = TypeVar("Item")
 Reply = TypeVar("Reply")
 
@@ -32,15 +35,19 @@ async def ask(
     target: Target, datasets: Sequence[Dataset], setups: Sequence[Setup], track: Track, seed: int
 ) -> list[tuple[Evaluation, list[Run]]]:
     """Every dataset with every setup, over one connection."""
+    heard: Heard = set()
     async with connect(target) as client:
-        return [await _Inquiry(client, dataset, setup, track).run(seed) for dataset in datasets for setup in setups]
+        return [
+            await _Inquiry(client, dataset, setup, track, heard).run(seed) for dataset in datasets for setup in setups
+        ]
 
 
 class _Inquiry:
     """One dataset, asked of one collection."""
 
-    def __init__(self, client: Client, dataset: Dataset, setup: Setup, track: Track) -> None:
+    def __init__(self, client: Client, dataset: Dataset, setup: Setup, track: Track, heard: Heard) -> None:
         self._client = client
+        self._heard = heard
         self._dataset = dataset
         self._setup = setup
         self._track = track
@@ -50,7 +57,7 @@ class _Inquiry:
         late = bool(facts["late"]) and self._setup.late
         self._setup = replace(self._setup, sparse=facts["sparse"] or "", late=late)
         usual = await self._usual(facts)
-        notes = [*await self._missing(), *_unlike(facts, self._dataset)]
+        notes = [*await self._missing(), *_unlike(facts, self._dataset), *self._remembered(facts["encoder"])]
         answers = await self._answers(usual)
         return evaluation(self._dataset, self._setup, answers, _settings(facts, self._setup), notes, seed)
 
@@ -60,6 +67,13 @@ class _Inquiry:
         known = [each for each in facts["calibrations"] if each["mode"] == mode and not each["trouble"]]
         compares = self._setup.late or not facts["late"]  # without its tokens no calibration of the collection holds
         return Usual(mode, all(each["rerank"] for each in known) or not compares)
+
+    def _remembered(self, encoder: str) -> list[str]:
+        """What the clock does not show, where the same encoder has had the same questions a moment ago."""
+        if (asked := (self._dataset.name, encoder)) not in self._heard:
+            self._heard.add(asked)
+            return []
+        return ["The service was asked these questions before and may remember them: embed and total are less for it."]
 
     async def _answers(self, usual: Usual) -> Answers:
         """The first ones one at a time, for the clock; the others as fast as the service likes."""

@@ -197,6 +197,7 @@ def test_collections_and_candidates_are_compared(server: httpx.Client, tmp_path:
     assert one.settings["candidates"] == one.ceilings[0].candidates == 1
     assert all(len(scores) == 1 for run in runs[3:] for scores in run.scores.values())
     assert one.arm("dense").measure(NDCG) == whole.arm("dense").measure(NDCG)
+    assert ["remember" in " ".join(each.warnings) for each, _ in found] == [False, True, True]
 
 
 @pytest.mark.parametrize("place", [0, 60])
