@@ -97,6 +97,10 @@ class Observer:
         watched = self._watched.get(sighting.collection)
         return watched if watched and watched.number == sighting.number else None
 
+    def _watches_on(self, watched: Watched) -> bool:
+        """Whether it was not dropped while a second look waited: its metrics and its file would come back for good."""
+        return self._watched.get(watched.name) is watched
+
     def _report(self, watched: Watched) -> Report:
         waiting = sum(each.number == watched.number for each in self._waiting)
         return watched.report(waiting, lambda candidates: self._look.takes(watched.name, candidates))
@@ -180,7 +184,8 @@ class Observer:
         except (
             Exception
         ) as error:  # a model or an index may raise anything: it is counted, and the next one is looked at
-            watched.count("failed")
+            if self._watches_on(watched):
+                watched.count("failed")
             logger.warning("a search can't be looked at once more", collection=watched.name, error=error)
 
     async def _find_centre(self, watched: Watched) -> None:
@@ -191,6 +196,8 @@ class Observer:
     async def _compare(self, watched: Watched, sighting: Sighting) -> None:
         async with self._pace.turn():
             beside = await self._look.beside(sighting.asked, watched.recall.efforts)
+        if not self._watches_on(watched):
+            return
         watched.compared(beside)
         before = watched.recall.ef
         if watched.recall.retuned():
@@ -204,7 +211,7 @@ class Observer:
         while dive and dive.left:
             async with self._pace.turn() as lap:
                 await dive.read(AT_ONCE, lap)
-        if dive and dive.depth:
+        if dive and dive.depth and self._watches_on(watched):
             watched.sounded(Sounding(dive.candidates, sighting.reranked, dive.depth, dive.places(), dive.missed()))
 
     async def _tell_all(self) -> None:

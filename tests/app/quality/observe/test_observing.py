@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import generate_latest
 
 from app.quality.observe import observer
 from app.service.second_look import compared
@@ -275,6 +276,26 @@ async def test_a_collection_that_is_dropped_leaves_nothing_behind(service_watche
         )
     )
     problem(await service_watched.client.get("/quality", params={"collection": "brief"}), 404, "not-found")
+
+
+async def test_a_collection_that_is_dropped_while_its_search_waits_for_a_second_look_stays_gone(
+    service_watched: Service,
+) -> None:
+    await service_watched.client.post("/collections", json={"name": "brief"})
+    await service_watched.ingest(*documents(20), collection="brief")
+    with service_watched.engine.observer.traffic.passing():
+        await service_watched.search("topic 1", collection="brief")
+        watched = {"collection": "brief", "outcome": "watched"}
+        await until(lambda: service_watched.sample("winnow_observed_queries_total", **watched) == 1)
+        assert (await service_watched.client.delete("/collections/brief")).status_code == 204
+        await quality(service_watched)  # by which the observer knows of it, too
+    await service_watched.search("topic 1")
+    await until(lambda: came_to(service_watched, "exact") == 1)
+    assert '{collection="brief"' not in exposed(service_watched)
+
+
+def exposed(service: Service) -> str:
+    return generate_latest(service.engine.metrics.registry).decode()
 
 
 async def test_a_share_of_nothing_watches_nothing(tmp_path: Path) -> None:
