@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from math import ceil
 from queue import SimpleQueue
 from threading import Lock
@@ -46,6 +47,24 @@ Read = Callable[[Any, Sequence[Tokens]], list[Made]]
 """Takes out of a request what it made of texts."""
 
 
+class _Engine:
+    """A network that is compiled, and the requests that compute in it."""
+
+    def __init__(self, model: Any, told: dict[str, Any], streams: int) -> None:
+        self.compiled = core().compile_model(model, "CPU", told)
+        self.queue = openvino.AsyncInferQueue(self.compiled, streams)
+        self.queue.set_callback(_collect)
+        self.requests: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(streams + BESIDE):
+            self.requests.put(self.compiled.create_infer_request())
+
+    def end(self) -> None:
+        """Waits for what is under way in the queue."""
+        for request in self.queue:
+            with suppress(Exception):
+                request.wait()
+
+
 class Network:
     """A network that is compiled for this CPU. Threads may use it at once: what is one micro-batch is computed beside
     those of others; larger batches are shared out to all cores, one after the other."""
@@ -55,20 +74,16 @@ class Network:
     ) -> None:
         """Of a text it reads no more tokens than the limit; the ranges are for 8 bits."""
         self.precision: Precision = whole_precision() if options.precision == "auto" else options.precision
+        self._model, self._ranges, self._threads = model, ranges, options.threads
         self._padding, self._limit = padding, limit
         self._with_types = any(each.any_name == "token_type_ids" for each in model.inputs)
         self._streams = _streams(options.threads)
         self.grain = Grain(self._streams, MICRO_BATCH)
-        told = properties(self.precision) | _threading(options.threads, self._streams)
-        compiled = core().compile_model(quantized(model, ranges) if self.precision == "int8" else model, "CPU", told)
-        if self.precision == "bfloat16" and compiled.get_property("INFERENCE_PRECISION_HINT") != openvino.Type.bf16:
+        self._engine = self._compiled()
+        hint = self._engine.compiled.get_property("INFERENCE_PRECISION_HINT")
+        if self.precision == "bfloat16" and hint != openvino.Type.bf16:
             raise Unavailable("this CPU does not compute in bfloat16")
-        self._queue = openvino.AsyncInferQueue(compiled, self._streams)
-        self._queue.set_callback(_collect)
-        self._turn = Lock()
-        self._requests: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(self._streams + BESIDE):
-            self._requests.put(compiled.create_infer_request())
+        self._turn, self._change = Lock(), Lock()
 
     def run(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
         """A row of numbers for each text, in their order."""
@@ -85,21 +100,44 @@ class Network:
 
     def _compute(self, batch: Sequence[Tokens], read: Read[Made]) -> list[Made]:
         """It waits for a core, and not for all that another thread has begun."""
-        request = self._requests.get()
+        engine = self._engine
+        request = engine.requests.get()
         try:
             request.infer(self._inputs(batch))
             return read(request, batch)
+        except RuntimeError:
+            self._replace(engine)
+            raise
         finally:
-            self._requests.put(request)
+            engine.requests.put(request)
 
     def _share_out(self, batch: Sequence[Tokens], read: Read[Made]) -> list[Made]:
         found: dict[int, Made] = {}
+        failed: list[Exception] = []
         with self._turn:
-            for rows in _micro_batches(batch, self._streams):
-                texts = [batch[row] for row in rows]
-                self._queue.start_async(self._inputs(texts), (rows, texts, read, found))
-            self._queue.wait_all()
+            engine = self._engine
+            try:
+                for rows in _micro_batches(batch, self._streams):
+                    texts = [batch[row] for row in rows]
+                    engine.queue.start_async(self._inputs(texts), (rows, texts, read, found, failed))
+                engine.queue.wait_all()
+            except RuntimeError:
+                engine.end()
+                self._replace(engine)
+                raise
+        if failed:
+            raise failed[0]
         return [found[row] for row in range(len(batch))]
+
+    def _compiled(self) -> _Engine:
+        model = quantized(self._model, self._ranges) if self.precision == "int8" else self._model
+        return _Engine(model, properties(self.precision) | _threading(self._threads, self._streams), self._streams)
+
+    def _replace(self, engine: _Engine) -> None:
+        """One that has met an error, as of memory that was short for once, may answer with it for ever."""
+        with self._change, suppress(RuntimeError):
+            if self._engine is engine:
+                self._engine = self._compiled()
 
     def _inputs(self, batch: Sequence[Tokens]) -> Inputs:
         width = width_of(max(map(len, batch)), self._limit)
@@ -136,9 +174,12 @@ def _micro_batches(batch: Sequence[Tokens], streams: int) -> Iterator[Rows]:
         order = order[count:]
 
 
-def _collect(request: Any, told: tuple[Rows, Sequence[Tokens], Read[Made], dict[int, Made]]) -> None:
-    rows, texts, read, found = told
-    found.update(zip(rows.tolist(), read(request, texts), strict=True))
+def _collect(request: Any, told: tuple[Rows, Sequence[Tokens], Read[Made], dict[int, Made], list[Exception]]) -> None:
+    rows, texts, read, found, failed = told
+    try:
+        found.update(zip(rows.tolist(), read(request, texts), strict=True))
+    except Exception as error:  # raised in here it would end the process
+        failed.append(error)
 
 
 def _rows(request: Any, texts: Sequence[Tokens]) -> list[NDArray[np.float32]]:

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -21,13 +22,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from models import network
 from models.arithmetic import computes_bfloat16
+from models.batch import Inputs, padded
 from models.catalog import open_encoder, open_reranker, open_sparse
 from models.conversions import check, converted, home_of, key_of
 from models.converted import Source
 from models.network import MICRO_BATCH, STEP, Network, width_of
 from models.runtimes import Unavailable
-from models.types import NO_PROMPTS, BiEncoder, ModelError, ModelOptions, Role
+from models.types import NO_PROMPTS, BiEncoder, ModelError, ModelOptions, Role, Tokens
 from tests.models import tiny
 from tests.models.folders import edit
 from tests.models.test_torch_runtime import CHANGES
@@ -146,6 +149,41 @@ def test_threads_that_compute_at_once_get_what_each_would_alone(encoders: dict[s
     with ThreadPoolExecutor(2 * encoder.grain.abreast) as threads:
         for _ in range(5):
             np.testing.assert_array_equal(list(threads.map(lambda each: encoder.encode([each])[0], texts)), alone)
+
+
+def test_a_batch_that_failed_spoils_none_that_comes_later(
+    encoders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that there was no memory for; inputs that don't go together are easier to come by."""
+
+    def unfit(batch: Sequence[Tokens], padding: int, *, with_types: bool, width: int) -> Inputs:
+        inputs = padded(batch, padding, with_types=with_types, width=width)
+        return inputs | {"attention_mask": inputs["attention_mask"][:, :3]}
+
+    encoder = open_encoder(encoders["embedded"], EXACT)
+    batch = encoder.tokenize(["bank " * 30] * 60, "document")
+    expected = encoder.encode(batch)
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "padded", unfit)
+        with pytest.raises(RuntimeError):
+            encoder.encode(batch)
+    np.testing.assert_allclose(encoder.encode(batch), expected, atol=2e-6)
+
+
+def test_what_can_not_be_read_of_a_result_is_told_and_ends_no_process(
+    encoders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise MemoryError
+
+    encoder = open_encoder(encoders["bert"], EXACT)
+    batch = encoder.tokenize(["bank " * 30] * 60, "document")
+    expected = encoder.encode(batch)
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "_rows", full)
+        with pytest.raises(MemoryError):
+            encoder.encode(batch)
+    np.testing.assert_allclose(encoder.encode(batch), expected, atol=2e-6)
 
 
 SERVICE = """
