@@ -130,11 +130,11 @@ def fit_beside(known: Scored, own: Blends) -> Blends:
 
 
 def write_blends(blends: Blends, folder: Path) -> None:
-    """How a service adds the scores, with each kind of first stage."""
-    both = {"dense": blends.dense, "hybrid": blends.hybrid}
+    """How a service adds the scores, with each kind of first stage. Those that the kind has are named, be it with 0."""
+    both = {"dense": (blends.dense, {"lexical", "late"}), "hybrid": (blends.hybrid, {"late"})}
     content = {
-        kind: {name: round(weight, 4) for name, weight in asdict(blend).items() if weight}
-        for kind, blend in both.items()
+        kind: {name: round(weight, 4) for name, weight in asdict(blend).items() if weight or name not in optional}
+        for kind, (blend, optional) in both.items()
     }
     (folder / BLEND_FILE).write_text(json.dumps(content) + "\n", encoding="utf-8")
 

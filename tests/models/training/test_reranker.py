@@ -24,7 +24,7 @@ from models.converted import Source
 from models.eight_bits import read_ranges
 from models.folder import PRICE_FILE, RANGES_FILE, hash_folder, read_blends
 from models.training import reranker
-from models.training.blend import blend_file, fit_beside, fit_blend, scored
+from models.training.blend import blend_file, fit_beside, fit_blend, scored, write_blends
 from models.training.card import Report
 from models.training.errors import Interrupted, TrainingError
 from models.training.groups import Group, read_groups
@@ -368,6 +368,18 @@ def test_the_card_says_how_it_was_judged(trained: Path) -> None:
 
     assert "A cross-encoder that corrects a first stage's order, trained by Winnow" in card
     assert "queries with" in card
+@pytest.mark.parametrize("late", [0.0, 3.0])
+@pytest.mark.parametrize(("dense", "lexical"), [(0.0, 0.0), (2.0, 0.0), (0.0, 1.0)])
+def test_a_blend_is_read_as_it_was_written_whatever_weighs_nothing(
+    dense: float, lexical: float, late: float, tmp_path: Path
+) -> None:
+    blends = Blends(Blend(dense=dense, late=late), Blend(dense=dense, lexical=lexical, late=late))
+
+    write_blends(blends, tmp_path)
+
+    assert read_blends(tmp_path) == blends
+
+
     assert "| ndcg@10 with first stage |" in card
     assert "winnow train reranker" in card
 
