@@ -47,8 +47,9 @@ def price(folder: Path, groups: Sequence[Group], weights: Weights, options: Mode
 def compared(rounded: Gains, exact: Gains) -> Price:
     """The mean difference of paired values, and its percentile bootstrap."""
     differences = rounded - exact
-    rows = np.random.default_rng(0).integers(len(differences), size=(DRAWS, len(differences)))
-    low, high = np.percentile(differences[rows].mean(axis=1), INTERVAL)
+    draw = np.random.default_rng(0)
+    means = [differences[draw.integers(len(differences), size=len(differences))].mean() for _ in range(DRAWS)]
+    low, high = np.percentile(means, INTERVAL)
     return Price(f"nDCG@{DEPTH}", len(differences), float(differences.mean()), float(low), float(high))
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -104,6 +105,15 @@ def test_what_8_bits_cost_is_the_mean_difference_and_an_interval_around_it() -> 
     assert found.low == pytest.approx(-0.025 - 1.96 * 0.0433 / 20, abs=3e-4)
     assert found.high == pytest.approx(-0.025 + 1.96 * 0.0433 / 20, abs=3e-4)
     assert compared(exact, exact).told() == "8 bits change nDCG@10 by +0.0000 (95 % +0.0000 to +0.0000)."
+
+
+def test_the_interval_around_a_price_takes_no_more_memory_for_more_queries() -> None:
+    tracemalloc.start()
+    try:
+        compared(np.zeros(5000), np.zeros(5000))
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_price_of_8_bits_is_that_of_the_order_with_the_first_stage(groups: Path) -> None:
