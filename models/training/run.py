@@ -67,7 +67,7 @@ class Run:
         refuse_to_overwrite(self.output)
         self.resumed = self._resumes()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._plan_file.write_text(_json(plan), encoding="utf-8")
+        write_whole(self._plan_file, _json(plan))
 
     def once(self, name: str, work: Callable[[], Any]) -> Any:
         """The answer of a piece of work, which is done once however often the run is interrupted."""

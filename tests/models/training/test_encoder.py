@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from models.training.backbone import prompted
 from models.training.encoder import column_prompts, datasets, prepare, train_encoder
 from models.training.errors import Interrupted, TrainingError
 from models.training.pairs import Pair, Passage
+from models.training.run import Plan, Run
 from models.training.settings import EncoderSettings
 from models.types import ModelError
 from tests.models.folders import silenced
@@ -142,6 +145,23 @@ def test_an_interrupted_run_does_not_go_on_as_another(base: Path, groups: Path, 
         train_encoder(groups, output, _settings(base, batch=5), Witness())
     with pytest.raises(TrainingError, match="other data"):
         train_encoder(pairs, output, _settings(base), Witness())
+
+
+def test_a_disk_that_is_full_takes_the_plan_of_no_unfinished_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Path, *_: object, **__: object) -> NoReturn:
+        file.open("w").close()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    plan = Plan("train encoder", [], {}, {}, {}, [])
+    assert not Run(tmp_path / "encoder", plan).resumed
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space left"):
+            Run(tmp_path / "encoder", plan)
+
+    assert Run(tmp_path / "encoder", plan).resumed
 
 
 def test_an_existing_output_is_refused_before_training(base: Path, groups: Path, tmp_path: Path) -> None:
