@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from models.training.backbone import carry_late, hold_steady, limit, prompted, step_back, write_model
 from models.training.bench import Bench
 from models.training.card import Account, Report
-from models.training.held_out import APART, hold_out
+from models.training.held_out import APART, hold_out, refuse_nothing
 from models.training.judge import EncoderJudge, Metrics, Questions
 from models.training.pairs import (
     Pair,
@@ -122,6 +122,7 @@ def prepare(pairs: Sequence[Pair], settings: RunSettings) -> EncoderData:
         settings.apart,
         settings.seed,
     )
+    refuse_nothing(rest)
     if settings.apart == "both":
         rest = without_negatives(rest, {text for pair in held for text in (pair.passage.text, pair.passage.titled)})
     by_source = {source: list(found) for source, found in groupby(rest, lambda pair: pair.source)}

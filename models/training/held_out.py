@@ -47,6 +47,12 @@ def hold_out(
     return [each for each in examples if asked(each) not in held], [each for each in examples if asked(each) in held]
 
 
+def refuse_nothing(rest: Sequence[Example]) -> None:
+    """Of a single query all is held out."""
+    if not rest:
+        raise TrainingError("Nothing is left to train on: give more than one query, or choose --held-out 0.")
+
+
 def _whole(
     examples: Sequence[Example], query: Query[Example], answer: Part[Example], count: int, seed: int
 ) -> frozenset[str]:

@@ -22,7 +22,7 @@ from models.training.blend import BLEND_FILE, START, beside, fit_blend, list_los
 from models.training.card import Account, Report
 from models.training.errors import TrainingError
 from models.training.groups import Group, read_groups
-from models.training.held_out import APART
+from models.training.held_out import APART, refuse_nothing
 from models.training.judge import Metrics, RerankerJudge, Weights
 from models.training.pairs import described, sample
 from models.training.rounding import write_rounding
@@ -159,6 +159,7 @@ def train_reranker(groups: Path, output: Path, settings: RerankerSettings, watch
 def divide(groups: Sequence[Group], settings: RerankerSettings) -> tuple[list[Group], list[Group]]:
     """Groups to train on, and groups to judge by, whose answers are not among the others' negatives either."""
     rest, held_out = split(groups, settings)
+    refuse_nothing(rest)
     if settings.apart == "queries":
         return rest, held_out
     known = {group.answer for group in held_out}

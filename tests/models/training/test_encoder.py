@@ -164,6 +164,14 @@ def test_a_disk_that_is_full_takes_the_plan_of_no_unfinished_run(
     assert Run(tmp_path / "encoder", plan).resumed
 
 
+@pytest.mark.parametrize("apart", ["both", "queries"])
+def test_of_a_single_query_nothing_is_left_to_train_on(base: Path, tmp_path: Path, apart: str) -> None:
+    (one := tmp_path / "one.jsonl").write_text('{"query": "why ?", "positive": "so"}')
+
+    with pytest.raises(TrainingError, match="Nothing is left to train on"):
+        train_encoder(one, tmp_path / "encoder", _settings(base, apart=apart), Witness())
+
+
 def test_an_existing_output_is_refused_before_training(base: Path, groups: Path, tmp_path: Path) -> None:
     witness = Witness()
 

@@ -368,16 +368,6 @@ def test_a_blend_is_fitted_for_another_encoder_in_a_copy(
         blend_file(groups, tmp_path / "blended", settings, Witness())
 
 
-def test_plain_pairs_are_refused_with_the_way_to_mine_them(pairs: Path, base: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="Run `winnow mine` first"):
-        train_reranker(pairs, tmp_path / "reranker", _settings(base), Witness())
-
-
-def test_the_card_says_how_it_was_judged(trained: Path) -> None:
-    card = (trained / "README.md").read_text()
-
-    assert "A cross-encoder that corrects a first stage's order, trained by Winnow" in card
-    assert "queries with" in card
 @pytest.mark.parametrize("late", [0.0, 3.0])
 @pytest.mark.parametrize(("dense", "lexical"), [(0.0, 0.0), (2.0, 0.0), (0.0, 1.0)])
 def test_a_blend_is_read_as_it_was_written_whatever_weighs_nothing(
@@ -390,6 +380,23 @@ def test_a_blend_is_read_as_it_was_written_whatever_weighs_nothing(
     assert read_blends(tmp_path) == blends
 
 
+def test_of_a_single_query_nothing_is_left_to_train_on(base: Path, tmp_path: Path) -> None:
+    (one := tmp_path / "one.jsonl").write_text(Group("wild", "why ?", TEXTS, [0.5] * 8, [0.5] * 8).line)
+
+    with pytest.raises(TrainingError, match="Nothing is left to train on"):
+        train_reranker(one, tmp_path / "reranker", _settings(base), Witness())
+
+
+def test_plain_pairs_are_refused_with_the_way_to_mine_them(pairs: Path, base: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="Run `winnow mine` first"):
+        train_reranker(pairs, tmp_path / "reranker", _settings(base), Witness())
+
+
+def test_the_card_says_how_it_was_judged(trained: Path) -> None:
+    card = (trained / "README.md").read_text()
+
+    assert "A cross-encoder that corrects a first stage's order, trained by Winnow" in card
+    assert "queries with" in card
     assert "| ndcg@10 with first stage |" in card
     assert "winnow train reranker" in card
 
