@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -19,6 +20,9 @@ BATCH = 64
 BLOCK = 32 * BATCH
 """Texts to a file: a minute or so of one core's work."""
 
+LONGEST_NAME = 200
+"""Bytes; file systems end at 255."""
+
 
 class VectorFiles:
     """The vectors of one encoder in one folder."""
@@ -35,12 +39,16 @@ class VectorFiles:
         blocks = [order[start : start + BLOCK] for start in range(0, len(order), BLOCK)]
         vectors = np.zeros((len(texts), self._encoder.get_embedding_dimension() or 0), np.float32)
         for number, block in enumerate(blocks):
-            vectors[block] = self._block(f"{quote(name, safe='')}-{number}", [texts[at] for at in block], role)
+            vectors[block] = self._block(self._file(name, number), [texts[at] for at in block], role)
             self._watch.advance(f"embedding {name}", min((number + 1) * BLOCK, len(texts)), len(texts))
         return vectors
 
-    def _block(self, name: str, texts: list[str], role: Role) -> Floats:
-        file = self._folder / f"{name}.npy"
+    def _file(self, name: str, number: int) -> Path:
+        quoted = quote(name, safe="")
+        told = quoted if len(quoted) <= LONGEST_NAME else hashlib.sha256(name.encode()).hexdigest()
+        return self._folder / f"{told}-{number}.npy"
+
+    def _block(self, file: Path, texts: list[str], role: Role) -> Floats:
         if not file.exists():
             encode = self._encoder.encode_query if role == "query" else self._encoder.encode_document
             vectors = encode(texts, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False)

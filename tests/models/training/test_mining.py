@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from models.training.settings import MiningSettings
 from models.training.vectors import VectorFiles
 from models.types import ModelOptions
 from tests.models.folders import silenced
-from tests.models.training.conftest import ANIMALS, FACTS, Witness
+from tests.models.training.conftest import ANIMALS, FACTS, Witness, lines
 
 TEXTS = [f"the {animal} {fact}" for animal in ANIMALS[:4] for fact in FACTS]
 
@@ -196,6 +197,19 @@ def test_an_interrupted_mining_goes_on_with_the_vectors_it_had(
 
     mine_file(corpus, pairs, output, wanted, Onlooker())
     assert output.read_bytes() == groups.read_bytes()
+
+
+def test_a_source_may_have_a_name_that_no_file_can_have(
+    groups: Path, pairs: Path, corpus: Path, base: Path, tmp_path: Path
+) -> None:
+    (named := tmp_path / "named.jsonl").write_text(
+        lines(json.loads(line) | {"source": "сказки " * 20} for line in (pairs / "wild.jsonl").read_text().splitlines())
+    )
+    output = tmp_path / "groups.jsonl"
+
+    mine_file(corpus, named, output, MiningSettings(encoder=str(base), margin=2, twin=2), Witness())
+
+    assert {group.source for group in read_groups(output)} == {"сказки " * 20}
 
 
 def test_an_existing_file_is_not_overwritten(pairs: Path, corpus: Path, base: Path, tmp_path: Path) -> None:
