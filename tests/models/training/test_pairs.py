@@ -75,6 +75,12 @@ def test_judgements_for_testing_are_not_trained_on(beir: Path) -> None:
         read_pairs(beir)
 
 
+def test_blank_lines_among_judgements_are_passed_over(beir: Path) -> None:
+    (beir / "qrels" / "train.tsv").write_text("\nq\t1\t1\n\nr\t2\t1\n\n")
+
+    assert [pair.query for pair in read_pairs(beir)] == ["why salty?", "why tides?"]
+
+
 def test_a_bad_judgement_is_named_with_its_line(beir: Path) -> None:
     (beir / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\tyes\n")
 
