@@ -98,8 +98,4 @@ def _passage(place: str, fields: dict[str, Any], source: str) -> Passage:
         raise Unusable(
             f"{place} has no text, or a title that is no text: a passage needs `text`, and may have `title`."
         )
-    try:
-        f"{name}{title}{text}".encode()
-    except UnicodeEncodeError as error:
-        raise Unusable(f"{place} holds half of a surrogate pair, which is no text: write it anew as UTF-8.") from error
     return Passage(source, str(name), title, text)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from models.training.errors import TrainingError
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""Half of a pair as JSON writes it; mostly the other half is beside it."""
 
 SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 
@@ -63,4 +67,11 @@ def _object(line: str, place: str) -> dict[str, Any]:
         raise TrainingError(f"{place} is not JSON: {error}") from error
     if not isinstance(row, dict):
         raise TrainingError(f"{place} is not a JSON object.")
+    if _HALF.search(line):
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise TrainingError(
+                f"{place} holds half of a surrogate pair, which is no text: write it anew as UTF-8."
+            ) from error
     return row

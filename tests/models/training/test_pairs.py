@@ -103,6 +103,8 @@ def test_a_mined_group_is_a_pair_with_negatives(tmp_path: Path) -> None:
         ("[1]", "bad.jsonl:2 is not a JSON object"),
         ('{"query": "why?"}', "bad.jsonl:2 has no `positive`"),
         ('{"query": " ", "positive": "so"}', "bad.jsonl:2 has no `query`"),
+        (r'{"query": "why \ud83d", "positive": "so"}', "bad.jsonl:2 holds half of a surrogate pair"),
+        (r'{"query": "why?", "positive": "so", "negatives": ["\udc00"]}', "bad.jsonl:2 holds half of a surrogate pair"),
         ('{"query": 7, "positive": "so"}', "bad.jsonl:2 has a `query` that is not a text"),
         ('{"query": "why?", "positive": "so", "negatives": "no"}', "bad.jsonl:2 has `negatives` that are not a list"),
         ('{"query": "why?", "passages": ["so"]}', "bad.jsonl:2 is not a mined group"),
@@ -114,6 +116,15 @@ def test_a_bad_line_is_named_with_its_file_and_number(tmp_path: Path, line: str,
 
     with pytest.raises(TrainingError, match=told):
         read_pairs(tmp_path / "bad.jsonl")
+
+
+def test_letters_that_json_writes_in_two_halves_are_read(tmp_path: Path) -> None:
+    (tmp_path / "sea.jsonl").write_text(lines([PAIR | {"query": "why \N{WATER WAVE}?"}]))
+    assert r"\ud83c\udf0a" in (tmp_path / "sea.jsonl").read_text()
+
+    (pair,) = read_pairs(tmp_path)
+
+    assert pair.query == "why \N{WATER WAVE}?"
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
