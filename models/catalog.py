@@ -156,7 +156,7 @@ def _fetch(name: str, options: ModelOptions) -> Path:
     except LocalEntryNotFoundError as error:
         reason = "and asking the hub is switched off" if options.offline else "and the hub can't be reached"
         raise ModelError(f"{name} is not on this machine, {reason}: name a local folder or `embedded`.") from error
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a connection that breaks raises what the library's own library has for that
         raise ModelError(f"{name} can't be fetched from the hub: {error}") from error
 
 

@@ -7,10 +7,13 @@ import pickle
 import shutil
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
+from huggingface_hub import close_session
 
 from models import catalog
 from models.catalog import open_encoder, open_reranker
@@ -66,6 +69,29 @@ def test_offline_a_hub_model_that_is_not_on_disk_is_an_error(tmp_path: Path) -> 
     options = ModelOptions(cache=tmp_path, offline=True)
     with pytest.raises(ModelError, match="asking the hub is switched off"):
         open_encoder("acme/small-encoder", options)
+
+
+def test_a_proxy_that_refuses_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_CONNECT(self) -> None:
+            self.send_error(407, "Proxy Authentication Required")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        Thread(target=server.serve_forever).start()
+        for name in ("NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        for name in ("HTTPS_PROXY", "https_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{server.server_port}")
+        close_session()  # which has the proxy that it was made with
+        try:
+            with pytest.raises(ModelError, match=r"can't be fetched from the hub: 407 Proxy Authentication"):
+                open_encoder("acme/small-encoder", ModelOptions(cache=tmp_path))
+        finally:
+            close_session()
+            server.shutdown()
 
 
 def test_offline_a_hub_model_comes_from_the_cache(tmp_path: Path, encoder_folder: Path) -> None:
