@@ -102,7 +102,8 @@ def prepare(wanted: Wanted) -> Job:
     journal = Journal(_journal_file(wanted), _settings(wanted, prompt))
     journal.read()
     _check_places(wanted, journal)
-    corpus = open_corpus(wanted.corpus, stem(wanted.output or wanted.corpus))
+    source = stem(wanted.output or wanted.corpus)
+    corpus = open_corpus(wanted.corpus, source, in_table=wanted.dataset is not None)
     with stderr.status("reading the corpus"):
         passages = select(corpus, wanted.passages, wanted.seed)
     _check_sides(wanted, passages)

@@ -22,6 +22,8 @@ class Corpus:
 
     files: tuple[Path, ...]
     source: str
+    in_table: bool = False
+    """Whether its ids will stand in one, which loses blanks."""
 
     def __iter__(self) -> Iterator[Passage]:
         """Every passage with a text, in the order of the files."""
@@ -31,16 +33,18 @@ class Corpus:
                 passage = _passage(place, fields, self.source)
                 if passage.id in seen:
                     raise Unusable(f"{place}: the id {passage.id!r} is taken by an earlier passage: give each its own.")
+                if self.in_table and passage.id != " ".join(passage.id.split()):
+                    raise Unusable(f"{place}: the id {passage.id!r} holds blanks that a table loses: give it another.")
                 seen.add(passage.id)
                 if passage.text.strip():
                     yield passage
 
 
-def open_corpus(path: Path, source: str) -> Corpus:
+def open_corpus(path: Path, source: str, *, in_table: bool = False) -> Corpus:
     """A file, or a folder of them; of a BEIR folder its corpus alone, since queries are no passages."""
     found = files_of(path)
     corpus = [file for file in found if file.name in CORPUS]
-    return Corpus(tuple(corpus if path.is_dir() and corpus else found), source)
+    return Corpus(tuple(corpus if path.is_dir() and corpus else found), source, in_table)
 
 
 def select(corpus: Corpus, count: int | None, seed: int) -> list[Passage]:

@@ -270,6 +270,17 @@ def test_a_cost_limit_ends_the_run_over_all_of_its_parts(desk: Desk) -> None:
     assert len(desk.server.seen) > 10
 
 
+def test_an_id_that_a_table_can_not_hold_is_named_before_anything_is_sent(desk: Desk) -> None:
+    desk.corpus.write_text(json.dumps({"_id": "p1 ", "text": "Facts of the zoo."}) + "\n" + passage(2))
+
+    told = desk("--dataset", desk.folder / "set")
+
+    assert told.code == 2
+    assert "corpus.jsonl:1: the id 'p1 ' holds blanks" in told.errors
+    assert not desk.server.seen
+    assert desk("-o", desk.pairs).code == 0
+
+
 def test_a_wrong_key_stops_at_once_with_the_servers_words_and_without_the_key(desk: Desk) -> None:
     desk.server.answer = lambda seen: refusal(401, f"Incorrect API key provided: {KEY}.")
 
