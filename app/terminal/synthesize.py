@@ -160,6 +160,7 @@ def _ask(job: Job) -> Failure | None:
     """Ask for all that is missing; says what ended it early, if anything did."""
     try:
         with job.journal.writing():
+            job.meter.spent = job.journal.spent  # by another run too, since the question was put
             stopped = asyncio.run(_converse(job, job.waiting))  # which may be fewer since the question was put
     except KeyboardInterrupt:
         return _ended(job, "Stopped.", INTERRUPTED)

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.quality import dataset
+from app.terminal import synthesize
 from models.training.pairs import read_pairs
 from tests.models.chat_server import ChatServer, Seen, chat_server, good, questions, refusal, said
 
@@ -268,6 +269,24 @@ def test_a_cost_limit_ends_the_run_over_all_of_its_parts(desk: Desk) -> None:
     assert 5 <= len(desk.server.seen) <= 10
     assert desk(*limit[:-1], 3).code == 1
     assert len(desk.server.seen) > 10
+
+
+def test_what_another_run_spends_while_the_question_is_put_counts_too(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one was asked to extend the sample, and the second one is quicker."""
+    priced = ("-o", desk.pairs, "--price-in", 10, "--price-out", 10)
+
+    def meanwhile(*_: object) -> None:
+        monkeypatch.undo()
+        assert "10 of 10 answered" in desk(*priced, "--passages", 10).output
+
+    monkeypatch.setattr(synthesize, "_print_estimate", meanwhile)
+    told = desk(*priced, "--max-cost", 0.014, "--passages", 20)
+
+    assert "might exceed --max-cost" in told.errors
+    assert len(desk.answered()) == 10
+    assert "cost 0.0140" in told.output
 
 
 def test_an_id_that_a_table_can_not_hold_is_named_before_anything_is_sent(desk: Desk) -> None:
