@@ -150,7 +150,12 @@ def table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
     yield "| " + " | ".join(names) + " |"
     yield "|" + "---|" * len(names)
     for row in rows:
-        yield "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |"
+        yield "| " + " | ".join(_cell(cell) for cell in row) + " |"
+
+
+def _cell(value: Any) -> str:
+    """A line of a table ends where a prompt has its own end."""
+    return str(value).replace("|", "\\|").replace("\n", "<br>")
 
 
 def _number(value: Any) -> str:

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from models.catalog import open_encoder
 from models.training.backbone import prompted
+from models.training.card import table
 from models.training.encoder import column_prompts, datasets, prepare, train_encoder
 from models.training.errors import Interrupted, TrainingError
 from models.training.pairs import Pair, Passage
@@ -323,6 +324,12 @@ def test_the_card_says_what_was_done(trained: Path, base: Path, groups: Path) ->
     assert f"winnow train encoder {groups} --output {trained} --base={base}" in card
     assert "--steps=6" in card
     assert "license:" not in card
+
+
+def test_a_prompt_of_several_lines_breaks_no_table_of_a_card() -> None:
+    assert [*table(("setting", "value"), [("query_prompt", "Instruct: find\nQuery: ")])][2:] == [
+        "| query_prompt | Instruct: find<br>Query:  |"
+    ]
 
 
 def test_a_licence_is_named_where_a_reader_and_a_hub_look_for_it(base: Path, groups: Path, tmp_path: Path) -> None:
