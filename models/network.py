@@ -79,7 +79,7 @@ class _Engine:
     def end(self) -> None:
         """Waits for what is under way in the queue."""
         for request in self.queue:
-            with suppress(Exception):
+            with suppress(Exception):  # each may bring the error that is being told already
                 request.wait()
 
 
