@@ -47,24 +47,6 @@ Read = Callable[[Any, Sequence[Tokens]], list[Made]]
 """Takes out of a request what it made of texts."""
 
 
-class _Lone:
-    """A request that computes in its caller's thread. OpenVINO tells of no error there, as of memory that is short: it
-    leaves the answer of before, which is taken for the new one by nobody."""
-
-    def __init__(self, request: Any) -> None:
-        self._request = request
-        self._asked = self._given = b""
-
-    def compute(self, inputs: Inputs, texts: Sequence[Tokens], read: Read[Made]) -> list[Made]:
-        self._request.infer(inputs)
-        asked, given = inputs["input_ids"].tobytes(), self._request.get_output_tensor(0).data.tobytes()
-        if given == self._given and asked != self._asked:
-            self._request.start_async(inputs)  # in a thread of OpenVINO's, where errors are told of
-            self._request.wait()
-        self._asked, self._given = asked, given
-        return read(self._request, texts)
-
-
 class _Engine:
     """A network that is compiled, and the requests that compute in it."""
 
@@ -72,9 +54,9 @@ class _Engine:
         self.compiled = core().compile_model(model, "CPU", told)
         self.queue = openvino.AsyncInferQueue(self.compiled, streams)
         self.queue.set_callback(_collect)
-        self.requests: SimpleQueue[_Lone] = SimpleQueue()
+        self.requests: SimpleQueue[Any] = SimpleQueue()
         for _ in range(streams + BESIDE):
-            self.requests.put(_Lone(self.compiled.create_infer_request()))
+            self.requests.put(self.compiled.create_infer_request())
 
     def end(self) -> None:
         """Waits for what is under way in the queue."""
@@ -97,11 +79,11 @@ class Network:
         self._with_types = any(each.any_name == "token_type_ids" for each in model.inputs)
         self._streams = _streams(options.threads)
         self.grain = Grain(self._streams, MICRO_BATCH)
-        self._engine = self._compiled()
-        hint = self._engine.compiled.get_property("INFERENCE_PRECISION_HINT")
+        self._turn, self._change = Lock(), Lock()
+        self._engine: _Engine | None = None
+        hint = self._sound().compiled.get_property("INFERENCE_PRECISION_HINT")
         if self.precision == "bfloat16" and hint != openvino.Type.bf16:
             raise Unavailable("this CPU does not compute in bfloat16")
-        self._turn, self._change = Lock(), Lock()
 
     def run(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
         """A row of numbers for each text, in their order."""
@@ -118,12 +100,16 @@ class Network:
 
     def _compute(self, batch: Sequence[Tokens], read: Read[Made]) -> list[Made]:
         """It waits for a core, and not for all that another thread has begun."""
-        engine = self._engine
+        engine = self._sound()
         request = engine.requests.get()
         try:
-            return request.compute(self._inputs(batch), batch, read)
+            request.start_async(self._inputs(batch))  # infer() would tell of no error, and leave the answer of before
+            request.wait()
+            made = read(request, batch)
+            self._check(engine)
+            return made
         except RuntimeError:
-            self._replace(engine)
+            self._give_up(engine)
             raise
         finally:
             engine.requests.put(request)
@@ -132,29 +118,38 @@ class Network:
         found: dict[int, Made] = {}
         failed: list[Exception] = []
         with self._turn:
-            engine = self._engine
+            engine = self._sound()
             try:
                 for rows in _micro_batches(batch, self._streams):
                     texts = [batch[row] for row in rows]
                     engine.queue.start_async(self._inputs(texts), (rows, texts, read, found, failed))
                 engine.queue.wait_all()
+                self._check(engine)
             except RuntimeError:
                 engine.end()
-                self._replace(engine)
+                self._give_up(engine)
                 raise
         if failed:
             raise failed[0]
         return [found[row] for row in range(len(batch))]
 
-    def _compiled(self) -> _Engine:
-        model = quantized(self._model, self._ranges) if self.precision == "int8" else self._model
-        return _Engine(model, properties(self.precision) | _threading(self._threads, self._streams), self._streams)
+    def _sound(self) -> _Engine:
+        with self._change:
+            if not self._engine:
+                model = quantized(self._model, self._ranges) if self.precision == "int8" else self._model
+                told = properties(self.precision) | _threading(self._threads, self._streams)
+                self._engine = _Engine(model, told, self._streams)
+            return self._engine
 
-    def _replace(self, engine: _Engine) -> None:
-        """One that has met an error, as of memory that was short for once, may answer with it for ever."""
-        with self._change, suppress(RuntimeError):
+    def _check(self, engine: _Engine) -> None:
+        if self._engine is not engine:
+            raise RuntimeError("OpenVINO met an error beside this batch: what it has computed here may be wrong.")
+
+    def _give_up(self, engine: _Engine) -> None:
+        """One that has met an error, as of memory that was short for once, may answer with it, or wrongly, for ever."""
+        with self._change:
             if self._engine is engine:
-                self._engine = self._compiled()
+                self._engine = None
 
     def _inputs(self, batch: Sequence[Tokens]) -> Inputs:
         width = width_of(max(map(len, batch)), self._limit)

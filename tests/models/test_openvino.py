@@ -170,6 +170,67 @@ def test_a_batch_that_failed_spoils_none_that_comes_later(
     np.testing.assert_allclose(encoder.encode(batch), expected, atol=2e-6)
 
 
+def test_what_was_computed_beside_an_error_is_believed_by_nobody(
+    encoders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = open_encoder(encoders["bert"], EXACT)
+    one, other = encoder.tokenize(["bank " * 30, "river"], "document")
+
+    def beside(batch: Sequence[Tokens], padding: int, *, with_types: bool, width: int) -> Inputs:
+        if len(batch[0]) == len(other):
+            raise RuntimeError("no memory")
+        with pytest.raises(RuntimeError, match="no memory"):
+            encoder.encode([other])
+        return padded(batch, padding, with_types=with_types, width=width)
+
+    for batch in ([one], [one] * 60):  # alone, and shared out
+        expected = encoder.encode(batch)
+        with monkeypatch.context() as patch:
+            patch.setattr(network, "padded", beside)
+            with pytest.raises(RuntimeError, match="an error beside this batch"):
+                encoder.encode(batch)
+        np.testing.assert_allclose(encoder.encode(batch), expected, atol=2e-6)
+
+
+SHORT = """
+import resource, sys
+import numpy as np
+from models.catalog import open_encoder
+from models.types import ModelOptions
+
+exact = ModelOptions(precision="float32", runtime="openvino", threads=1)
+encoder, roomy = open_encoder("embedded", exact), open_encoder("embedded", exact)
+texts = encoder.tokenize([f"{'the river bank ' * number} {number}" for number in range(1, 60)], "document")
+batches = [[text] for text in texts] + [texts]
+expected = [roomy.encode(batch) for batch in batches]
+
+def told():
+    for batch, rows in zip(batches, expected, strict=True):
+        try:
+            yield "right" if np.allclose(encoder.encode(batch), rows, atol=1e-5) else "wrong"
+        except (RuntimeError, MemoryError):
+            yield "error"
+
+encoder.encode(batches[0])
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + int(sys.argv[1]), resource.RLIM_INFINITY))
+print(*sorted(set(told())))
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(*sorted(set(told())))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited in the way of Linux")
+@pytest.mark.parametrize("more", [300_000, 3_000_000])
+def test_where_memory_is_short_there_are_errors_and_no_wrong_answers(more: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT, str(more)], capture_output=True, text=True, check=False, timeout=120
+    )
+    while_short, afterwards = done.stdout.splitlines()[-2:]
+    assert set(while_short.split()) in ({"error"}, {"error", "right"}), done.stderr
+    assert afterwards == "right"
+
+
 def test_what_can_not_be_read_of_a_result_is_told_and_ends_no_process(
     encoders: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
