@@ -31,6 +31,8 @@ TOLD = 300
 AGAIN = frozenset({408, 409, 425, 429})
 UNFIT = frozenset({400, 413, 422})
 """The request is at fault: all of them, or after good answers this one alone."""
+OFFENSIVE = 403
+"""The key may not, or after good answers, a moderated server will not hear this one passage."""
 
 ADVICE = {
     401: "Put a valid key into the environment variable {key_from}.",
@@ -176,7 +178,7 @@ class Chat:
         told = f"the server answered {status}: {self._endpoint.without_key(_message(response))[:TOLD]}"
         if status in AGAIN or status >= 500:
             raise self._busy(response, told)
-        if status in UNFIT and self.proven:
+        if self.proven and (status in UNFIT or status == OFFENSIVE):
             raise Failed(told)
         advice = ADVICE.get(400 if status in UNFIT else status, "Check --url: it must be the final address.")
         raise Stop(f"{told.rstrip('.')}. {advice.format(key_from=self._endpoint.key_from)}")

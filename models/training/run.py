@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +16,9 @@ from models.training.beir import JUDGEMENTS
 from models.training.errors import TrainingError
 from models.training.lines import content_hash, files_of
 from models.training.settings import UNBINDING, Settings, check, flag, flags, values
+
+if sys.platform != "win32":
+    import fcntl
 
 Result = TypeVar("Result")
 
@@ -67,6 +73,7 @@ class Run:
         refuse_to_overwrite(self.output)
         self.resumed = self._resumes()
         self.folder.mkdir(parents=True, exist_ok=True)
+        _hold(self.folder)
         write_whole(self._plan_file, _json(plan))
 
     def once(self, name: str, work: Callable[[], Any]) -> Any:
@@ -105,6 +112,17 @@ class Run:
                 "Run it as before to finish it, or remove that folder to begin anew."
             )
         return True
+
+
+def _hold(folder: Path) -> None:
+    """Until this process ends: two that write checkpoints into one folder would ruin them."""
+    if sys.platform != "win32":
+        try:
+            fcntl.lockf(os.open(folder / "lock", os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise TrainingError(f"Another run works in {folder}: wait for it, or name another output.") from None
 
 
 def refuse_to_overwrite(output: Path) -> None:

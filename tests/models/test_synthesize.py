@@ -575,9 +575,10 @@ async def test_a_refusal_that_concerns_all_requests_ends_the_run_at_once(bench: 
     assert not bench.journal.failed
 
 
-async def test_a_bad_request_after_good_ones_is_the_fault_of_its_passage(bench: Bench) -> None:
+@pytest.mark.parametrize(("status", "why"), [(400, "context length exceeded"), (403, "flagged by moderation")])
+async def test_a_refusal_after_good_answers_is_the_fault_of_its_passage(bench: Bench, status: int, why: str) -> None:
     def answer(seen: Seen) -> Response:
-        return refusal(400, "context length exceeded") if seen.title == "weasel 3" else good(seen)
+        return refusal(status, why) if seen.title == "weasel 3" else good(seen)
 
     with chat_server(answer) as server:
         await bench.run(server, passages(6), at_once=1)

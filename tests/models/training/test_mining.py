@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from models.training.groups import Group, read_groups
 from models.training.lexicon import Lexicon
 from models.training.mine import Mining, mine_file
 from models.training.pairs import Pair, Passage, read_pairs
+from models.training.run import Plan, Run
 from models.training.settings import MiningSettings
 from models.training.vectors import VectorFiles
 from models.types import ModelOptions
@@ -197,6 +200,23 @@ def test_an_interrupted_mining_goes_on_with_the_vectors_it_had(
 
     mine_file(corpus, pairs, output, wanted, Onlooker())
     assert output.read_bytes() == groups.read_bytes()
+
+
+def test_two_runs_do_not_work_in_one_folder_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from models.training.run import Plan, Run; "
+        "run = Run(Path(sys.argv[1]), Plan('mine', [], {}, {}, {}, [])); print('works', flush=True); sys.stdin.read()"
+    )
+    output = tmp_path / "groups.jsonl"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(output)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout
+        assert first.stdout.readline() == "works\n"
+        with pytest.raises(TrainingError, match="Another run works in"):
+            Run(output, Plan("mine", [], {}, {}, {}, []))
+        first.communicate("", timeout=30)
+    assert Run(output, Plan("mine", [], {}, {}, {}, [])).resumed
 
 
 def test_a_source_may_have_a_name_that_no_file_can_have(
