@@ -19,8 +19,9 @@ from app.quality.measures import DEPTH, NDCG, measure
 from app.quality.scoring import Pairs, Scorer, Timing
 from app.quality.statistics import Table, estimates
 from app.quality.types import Ceiling, Curve, Dataset, Evaluation, Latency, Option, Run
-from app.quality.variants import Setup
+from app.quality.variants import BadSetup, Setup
 from app.quality.workbench import Workbench
+from app.stages.chunk import check_recipe
 from app.stages.pace import enough
 from app.stores.lexical import K1, TantivyIndex
 from app.stores.sparse import InvertedIndex
@@ -92,6 +93,15 @@ def evaluate(dataset: Dataset, setup: Setup, bench: Workbench, seed: int) -> tup
     return evaluation, runs
 
 
+def check(setup: Setup, bench: Workbench) -> None:
+    """Opens a variant's models, which stay open, and refuses what they can't do: not after hours spent on others."""
+    bench = bench.computing_in(setup.precision)
+    encoder, reranker, sparse = _models(setup, bench)
+    check_recipe(setup.recipe, [encoder, *([sparse] if sparse else [])], reranker, bench.query_reserve)
+    if setup.dims is not None and setup.dims > encoder.dimensions:
+        raise BadSetup(f"dims is {setup.dims}, and vectors of {setup.encoder} have {encoder.dimensions} numbers.")
+
+
 def runs(dataset: Dataset, setup: Setup, bench: Workbench) -> list[Run]:
     """What every way through the stages finds, for questions that nobody has judged yet."""
     bench = bench.computing_in(setup.precision)
@@ -99,9 +109,13 @@ def runs(dataset: Dataset, setup: Setup, bench: Workbench) -> list[Run]:
     return _runs(stand, _judge(stand, bench) if setup.rerank else None)
 
 
-def _prepare(dataset: Dataset, setup: Setup, bench: Workbench) -> Stand:
-    encoder, reranker = bench.encoder(setup.encoder), bench.reranker(setup.reranker)
+def _models(setup: Setup, bench: Workbench) -> tuple[BiEncoder, Reranker, SparseEncoder | None]:
     sparse = bench.sparse(setup.sparse) if setup.sparse else None
+    return bench.encoder(setup.encoder), bench.reranker(setup.reranker), sparse
+
+
+def _prepare(dataset: Dataset, setup: Setup, bench: Workbench) -> Stand:
+    encoder, reranker, sparse = _models(setup, bench)
     corpus = split(dataset, setup.recipe, encoder, reranker, sparse, bench)
     vectors = embed(bench, encoder, corpus.texts, "document", f"{dataset.name}: embed chunks")
     terms = weigh(bench, sparse, corpus.texts, "document", f"{dataset.name}: weigh chunks") if sparse else None

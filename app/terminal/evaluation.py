@@ -15,7 +15,7 @@ from rich.console import Console
 from app.quality import page
 from app.quality.dataset import read, sample
 from app.quality.measures import save, save_judgements
-from app.quality.pipeline import evaluate
+from app.quality.pipeline import check, evaluate
 from app.quality.reporting import report
 from app.quality.types import BASE, Dataset, Evaluation, Report, Run
 from app.quality.variants import BadSetup, Setup, checked, depths, vary
@@ -107,6 +107,8 @@ def _evaluated(
             _show(each, datasets, order)
         return found
     with opened(settings, order.cache) as bench:
+        for setup in setups:
+            check(setup, bench)
         return [
             _show(evaluate(dataset, setup, bench, order.seed), datasets, order)
             for dataset in datasets

@@ -25,7 +25,7 @@ from app.quality.blend import SECOND
 from app.quality.first_stages import RERANKED, first_stages
 from app.quality.judge import Unlabelled
 from app.quality.labels import Row
-from app.quality.pipeline import runs
+from app.quality.pipeline import check, runs
 from app.quality.types import Dataset, Query, Run
 from app.quality.variants import Setup, vary
 from app.service.files import File, document_of, read_file
@@ -106,11 +106,13 @@ def status(path: Path) -> None:
 
 
 def _runs(
-    queries: Sequence[Query], documents: Iterable[Document], setups: Iterable[Setup], order: Order, settings: Settings
+    queries: Sequence[Query], documents: Iterable[Document], setups: Sequence[Setup], order: Order, settings: Settings
 ) -> Iterator[Run]:
     """What `winnow evaluate` would measure, with nothing to measure it by yet."""
     dataset = Dataset("pool", "none", tuple(documents), tuple(queries), {query.id: {} for query in queries})
     with opened(settings, order.cache) as bench:
+        for setup in setups:
+            check(setup, bench)
         for setup in setups:
             yield from runs(dataset, setup, bench)
 

@@ -161,6 +161,10 @@ def test_a_sample_of_queries_and_another_split_are_chosen(winnow: Winnow, animal
         (["--encoder", "./nowhere"], "There is no encoder './nowhere'"),
         (["--chunk-tokens", "5000"], "is 5000; fake:64 reads at most 511"),
         (["--chunk-tokens", "0"], "--chunk-tokens"),
+        (["--dims", "65"], "dims is 65, and vectors of fake have 64 numbers"),
+        (["--compare", "encoder=./nowhere"], "There is no encoder './nowhere'"),
+        (["--compare", "chunk_tokens=5000"], "is 5000; fake:64 reads at most 511"),
+        (["--compare", "dims=65"], "dims is 65, and vectors of fake have 64 numbers"),
         (["--collection", "papers", "--encoder", "fake", "--no-rerank"], "leave out --encoder, --no-rerank"),
         (["--collection", "papers", "--candidates", "10,20"], "one number of candidates"),
         (["--collection", "papers"], "There is no data in"),
@@ -172,6 +176,7 @@ def test_what_can_not_be_evaluated_ends_with_a_sentence(
     ran = winnow(animals, *arguments)
     assert ran.exit_code == 2
     assert told in " ".join(ran.stderr.split())
+    assert not ran.stdout  # before any work is done
 
 
 def test_two_datasets_of_one_name_are_refused(winnow: Winnow, animals: Path, tmp_path: Path) -> None:
