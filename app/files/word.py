@@ -8,7 +8,9 @@ from typing import IO, Any
 
 import docx
 from docx.document import Document
+from docx.opc.constants import RELATIONSHIP_TYPE
 from docx.oxml.ns import qn
+from docx.oxml.parser import OxmlElement, parse_xml
 from docx.table import Table
 from docx.text.paragraph import Paragraph
 
@@ -17,9 +19,11 @@ from app.files.writer import Writer
 
 HEADING = re.compile(r"heading (\d)")
 CODE = re.compile(r"code|preformatted|verbatim|listing")
-TEXT, BREAK, LAID_OUT = qn("w:t"), qn("w:br"), qn("w:lastRenderedPageBreak")
+TEXT, BREAK, LAID_OUT = (qn("w:t"), qn("m:t")), qn("w:br"), qn("w:lastRenderedPageBreak")
 WRITTEN = {qn("w:tab"): "\t", qn("w:cr"): "\n", BREAK: "\n", qn("w:noBreakHyphen"): "-"}
 """Characters that are elements of their own."""
+BEFORE = {qn("m:den"): "/", qn("m:sup"): "^", qn("m:sub"): "_"}
+"""What stands in front of a formula's parts where it is a line of text."""
 PASSED = frozenset(
     (qn("w:pPr"), qn("w:rPr"), qn("w:del"), qn("w:moveFrom"),
      "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback")
@@ -29,7 +33,12 @@ PARAGRAPH, TABLE, ROW, CELL = qn("w:p"), qn("w:tbl"), qn("w:tr"), qn("w:tc")
 WRAPPERS = (qn("w:sdt"), qn("w:sdtContent"), qn("w:customXml"))
 """Stand around paragraphs, tables, rows and cells alike: controls that one fills in, a cover page, parts of forms."""
 GALLERY, CONTENTS = qn("w:docPartGallery"), "Table of Contents"
-LEVEL = qn("w:ilvl")
+NOTES = {
+    RELATIONSHIP_TYPE.FOOTNOTES: (qn("w:footnote"), qn("w:footnoteReference")),
+    RELATIONSHIP_TYPE.ENDNOTES: (qn("w:endnote"), qn("w:endnoteReference")),
+}
+"""By the part that they are in: what each note is there, and what refers to it from the text."""
+LEVEL, ID = qn("w:ilvl"), qn("w:id")
 WIDEST = 100
 """Columns that one cell may span."""
 PAGE = "\f"
@@ -38,6 +47,7 @@ PAGE = "\f"
 
 def read_docx(file: IO[bytes], most: int) -> Converted:
     document = docx.Document(file)
+    _place_notes(document)
     breaks = _breaks(document)
     writer = Writer(most)
     if breaks:
@@ -62,6 +72,38 @@ def read_docx(file: IO[bytes], most: int) -> Converted:
     writer.items(items)
     writer.code("\n".join(code))
     return writer.done(document.core_properties.title or "")
+
+
+def _place_notes(document: Document) -> None:
+    """Each note with its number behind the block that refers to it, as a paragraph: Word has them elsewhere."""
+    notes = _notes(document)
+    told = [
+        each for each in document.element.body.iter(*(reference for _, reference in NOTES.values())) if _shown(each)
+    ]
+    for number, reference in reversed(list(enumerate(told, 1))):
+        text = notes.pop((reference.tag, reference.get(ID)), "")
+        *_, block = reference.iterancestors(PARAGRAPH, TABLE)
+        mark, note = OxmlElement("w:t"), OxmlElement("w:p")
+        mark.text = f"[{number}]"
+        note.add_r().text = f"[{number}] {text}"
+        if text:
+            reference.addprevious(mark)
+            block.addnext(note)
+
+
+def _notes(document: Document) -> dict[tuple[str, str], str]:
+    """The text of each, by what refers to it and its id."""
+    found = {}
+    for related in document.part.rels.values():
+        if related.reltype in NOTES and not related.is_external:
+            tag, reference = NOTES[related.reltype]
+            for note in parse_xml(related.target_part.blob).iterchildren(tag):
+                found[reference, note.get(ID)] = " ".join("".join(_pieces(note, frozenset())).split())
+    return found
+
+
+def _shown(element: Any) -> bool:
+    return not any(each.tag in PASSED for each in element.iterancestors())
 
 
 def _breaks(document: Document) -> frozenset[str]:
@@ -165,13 +207,13 @@ def _pieces(around: Any, breaks: frozenset[str]) -> Iterator[str]:
     for element in around:
         if element.tag in breaks and (element.tag == LAID_OUT or _is_page_break(element)):
             yield PAGE
-        elif element.tag == TEXT:
+        elif element.tag in TEXT:
             yield element.text or ""
         elif element.tag in WRITTEN:
             yield WRITTEN[element.tag]
         elif element.tag not in PASSED:
             around_box = "\n" if element.tag == PARAGRAPH else ""
-            yield around_box
+            yield around_box + BEFORE.get(element.tag, "")
             yield from _pieces(element, breaks)
             yield around_box
 

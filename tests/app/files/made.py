@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import docx
@@ -106,8 +106,8 @@ def word(chapters: Sequence[tuple[str, str]] = (("Tides", "The moon pulls."),), 
     return _saved(document)
 
 
-def word_of(body: str) -> bytes:
-    """A Word document with this XML for its body."""
+def word_of(body: str, **notes: Sequence[str]) -> bytes:
+    """A Word document with this XML for its body, and for the paragraphs of each of its footnotes or endnotes."""
     raw = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(word())) as old, zipfile.ZipFile(raw, "w") as new:
         for part in old.namelist():
@@ -115,8 +115,25 @@ def word_of(body: str) -> bytes:
             if part == "word/document.xml":
                 head, _, _ = content.partition(b"<w:body>")
                 content = head + f"<w:body>{body}</w:body></w:document>".encode()
+            if part == "word/_rels/document.xml.rels":
+                content = content.replace(b"</Relationships>", _related(notes) + b"</Relationships>")
             new.writestr(part, content)
+        for kind, each in notes.items():
+            new.writestr(f"word/{kind}.xml", _noted(kind, each))
     return raw.getvalue()
+
+
+def _related(parts: Iterable[str]) -> bytes:
+    kinds = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    return "".join(f'<Relationship Id="n{each}" Type="{kinds}/{each}" Target="{each}.xml"/>' for each in parts).encode()
+
+
+def _noted(kind: str, notes: Sequence[str]) -> str:
+    """As Word has them: the line above all notes is one too."""
+    tag = f"w:{kind.removesuffix('s')}"
+    line = f'<{tag} w:type="separator" w:id="0"><w:p><w:r><w:separator/></w:r></w:p></{tag}>'
+    said = "".join(f'<{tag} w:id="{number}">{note}</{tag}>' for number, note in enumerate(notes, 1))
+    return f'<w:{kind} xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main">{line}{said}</w:{kind}>'
 
 
 def renumbered(raw: bytes, part: str) -> bytes:

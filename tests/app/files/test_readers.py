@@ -167,6 +167,35 @@ def test_a_table_within_a_cell_of_a_word_document_is_read_with_the_cell() -> Non
     assert text == ("| Coast | Ports |\n| --- | --- |\n| west | These: Brest, 6 m; St. Malo, 12 m spring; and more |")
 
 
+def noted(text: str, note: int, kind: str = "footnote", more: str = "") -> str:
+    return f'<w:p><w:r><w:t>{text}</w:t></w:r><w:r><w:{kind}Reference w:id="{note}"/></w:r>{more}</w:p>'
+
+
+def test_notes_of_a_word_document_stand_behind_what_they_are_about() -> None:
+    table = tbl(tr(tc(p("Port")), tc(p("Height"))), tr(tc(noted("Brest", 1, "endnote")), tc(noted("6 m", 3))))
+    body = noted("The moon pulls", 2, more="<w:r><w:t>, they say.</w:t></w:r>") + table + p("The end.")
+    raw = word_of(body, footnotes=[p("never"), p("So Newton,") + p("1687."), p("at most")], endnotes=[p("in France")])
+    assert read(raw, "docx")[0] == (
+        "The moon pulls[1], they say.\n\n[1] So Newton, 1687.\n\n"
+        "| Port | Height |\n| --- | --- |\n| Brest[2] | 6 m[3] |\n\n[2] in France\n\n[3] at most\n\nThe end."
+    )
+
+
+def test_a_note_that_was_taken_out_of_a_word_document_is_not_read() -> None:
+    gone = '<w:p><w:del><w:r><w:footnoteReference w:id="1"/></w:r></w:del><w:r><w:t>Ebb</w:t></w:r></w:p>'
+    assert read(word_of(gone + noted("Flow", 9), footnotes=[p("So Newton")]), "docx")[0] == "Ebb\n\nFlow"
+
+
+def test_a_formula_of_a_word_document_is_read_as_a_line() -> None:
+    m = 'xmlns:m="http://schemas.openxmlformats.org/officeDocument/2006/math"'
+    a, b, two = (f"<m:r><m:t>{each}</m:t></m:r>" for each in ("E=m", "c", "2"))
+    power = f"<m:sSup><m:e>{b}</m:e><m:sup>{two}</m:sup></m:sSup>"
+    half = f"<m:f><m:num>{b}</m:num><m:den>{two}</m:den></m:f>"
+    lines = [f"<w:r><w:t>Thus </w:t></w:r><m:oMath {m}>{a}{power}</m:oMath>", f"<m:oMath {m}>{half}</m:oMath>"]
+    body = "".join(f"<w:p>{each}</w:p>" for each in lines)
+    assert read(word_of(body), "docx")[0] == "Thus E=mc^2\n\nc/2"
+
+
 def test_a_text_box_of_a_word_document_is_read_once_and_line_by_line() -> None:
     mc = 'xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006"'
     box = f"<w:txbxContent>{p('Ports')}{p('Brest')}</w:txbxContent>"
