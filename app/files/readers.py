@@ -28,7 +28,7 @@ READERS: dict[Kind, Reader] = {
     "docx": Reader("app.files.word:read_docx", 5, "python-docx"),
     "pptx": Reader("app.files.slides:read_pptx", 3, "python-pptx"),
     "xlsx": Reader("app.files.sheets:read_xlsx", 3, "openpyxl"),
-    "html": Reader("app.files.web:read_html", 3, "markdownify"),
+    "html": Reader("app.files.web:read_html", 4, "markdownify"),
     "csv": Reader("app.files.text:read_csv", 4),
     "markdown": Reader("app.files.text:read_markdown", 3, decodes=True),
     "text": Reader("app.files.text:read_text", 2, decodes=True),

@@ -9,6 +9,7 @@ from typing import IO, Any
 
 from bs4 import BeautifulSoup, Tag
 from bs4.dammit import EncodingDetector
+from bs4.element import CData, PreformattedString
 from markdownify import MarkdownConverter
 
 from app.files.kinds import BYTE_ORDER_MARKS
@@ -28,6 +29,19 @@ DEEPEST = 500
 CELLS, LISTS, PARTS = {"td", "th"}, {"ul", "ol", "menu"}, {"thead", "tbody", "tfoot"}
 ABOVE = {"caption", "colgroup"}
 """What stands in a table above its rows."""
+
+LAYS_OUT = ("h1", "h2", "h3", "h4", "h5", "h6", "pre", "table")
+"""What stands in cells of tables that put a page's parts in their places, and in no cell of Markdown."""
+
+PLAIN = {
+    **dict.fromkeys(
+        ("address", "aside", "center", "details", "fieldset", "figure", "footer", "form", "header", "hgroup", "legend",
+         "main", "search", "summary"),
+        "div",
+    ),
+    **dict.fromkeys(("menu", "dir"), "ul"),
+}  # fmt: skip
+"""Blocks that the converter would take for words of a line, and what it knows that is like them."""
 
 BLOCKS = (
     "address", "article", "aside", "blockquote", "body", "center", "details", "dialog", "dir", "div", "dl", "fieldset",
@@ -57,10 +71,17 @@ def read_html(file: IO[bytes], most: int) -> Converted:
     for caption in page("caption"):
         if (table := caption.find_parent("table")) is not None:
             table.insert_before(caption.extract())  # within it no row would be the first one, and so none the header
+    for said in [each for each in page.descendants if isinstance(each, PreformattedString)]:
+        if not isinstance(said, CData):
+            said.extract()  # declarations, conditions of Word's, instructions: a reader sees none of them
+    _join_rows(page)
     for table in page("table"):
-        _keep_columns(table, page)
+        _lay_flat(table) if _lays_out(table) else _keep_columns(table, page)
+    part = _main(page)
+    for element in part((*PLAIN,)):
+        element.name = PLAIN[element.name]
     try:
-        text = Shown(heading_style="ATX", bullets="-").convert_soup(_main(page))
+        text = Shown(heading_style="ATX", bullets="-").convert_soup(part)
     except RecursionError as error:
         raise Unreadable("is nested too deeply") from error
     if len(text) > most:
@@ -125,6 +146,32 @@ class Shown(MarkdownConverter):
         return f" {told} |" + "  |" * (min(_span(el, "colspan"), WIDEST) - 1)
 
     convert_th = convert_td
+
+
+def _join_rows(page: BeautifulSoup) -> None:
+    """All rows of a table stand in it: one whose first part has no header would begin anew with each part."""
+    for part in page((*PARTS,)):
+        for cell in part("td") if part.name == "thead" else ():
+            cell.name = "th"
+        part.unwrap()
+    for row in page("tr"):
+        if not row((*CELLS,)):
+            row.decompose()
+
+
+def _lays_out(table: Tag) -> bool:
+    """Whether it has blocks in cells rather than values in columns."""
+    return table.get("role") in ("presentation", "none") or (not _own(table, "th") and bool(_own(table, *LAYS_OUT)))
+
+
+def _lay_flat(table: Tag) -> None:
+    """Its cells become blocks, one below the other."""
+    for each in [*_own(table, "tr", *CELLS), table]:
+        each.name = "div"
+
+
+def _own(table: Tag, *names: str) -> list[Tag]:
+    return [each for each in table(names) if each.find_parent("table") is table]
 
 
 def _keep_columns(table: Tag, page: BeautifulSoup) -> None:

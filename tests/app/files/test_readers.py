@@ -337,6 +337,42 @@ def test_a_table_with_a_caption_has_a_header(inside: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<table><tr><td><h1>Tides</h1><p>Ebb.<p>Flow.<td>Menu</table>", "# Tides\n\nEbb.\n\nFlow.\n\nMenu"),
+        ("<table><tr><td><pre>1\n2</pre><td><pre>x\ny</pre></table>", "```\n1\n2\n```\n\n```\nx\ny\n```"),
+        ("<table role=presentation><tr><td><p>Ebb.<p>Flow.</table>", "Ebb.\n\nFlow."),
+        ("<table><tr><td>Ebb<td><table><tr><th>Port<th>Height<tr><td>Brest<td>6 m</table></table>", f"Ebb\n\n{TABLE}"),
+        ("<table><tr><th>Port<th>Note<tr><td>Brest<td><ul><li>ebb<li>flow</ul></table>",
+         "| Port | Note |\n| --- | --- |\n| Brest | - ebb - flow |"),
+    ],
+    ids=["headings", "code", "as it says", "a table in it", "values"],
+)  # fmt: skip
+def test_what_a_table_only_puts_in_its_place_is_read_as_if_there_were_none(page: str, text: str) -> None:
+    assert read(page.encode(), "html")[0] == text
+
+
+def test_the_parts_of_a_table_are_one_table() -> None:
+    rows = "<tbody><tr><td>Brest<td>6 m<tbody><tr><td>Dover<td>3 m<tfoot><tr><td>both<td>9 m"
+    values = "| Brest | 6 m |\n| Dover | 3 m |\n| both | 9 m |"
+    assert read(f"<table>{rows}</table>".encode(), "html")[0] == f"|  |  |\n| --- | --- |\n{values}"
+    headed = f"<table><tr></tr><thead><tr><td>Port<td>Height{rows}</table>"
+    assert read(headed.encode(), "html")[0] == f"| Port | Height |\n| --- | --- |\n{values}"
+
+
+@pytest.mark.parametrize(
+    "name", ["summary", "header", "main", "footer", "aside", "address", "legend", "form", "figure"]
+)
+def test_blocks_of_a_page_part_words(name: str) -> None:
+    assert read(f"<div>Ebb<{name}>Flow</{name}>Both</div>".encode(), "html")[0] in ("Ebb\n\nFlow\n\nBoth", "Flow")
+
+
+def test_declarations_and_conditions_in_a_page_are_not_seen() -> None:
+    page = '<?xml version="1.0"?><!DOCTYPE html><html><p>Ebb<![if !supportLists]> and flow<![endif]></p></html>'
+    assert read(page.encode(), "html")[0] == "Ebb and flow"
+
+
+@pytest.mark.parametrize(
     ("said", "encoding"),
     [("", "utf-8"), ("utf-8", "utf-8"), ("", "utf-8-sig"), ("", "utf-16"), ("utf-16", "utf-8"), ("iso-8859-2",) * 2,
      ("iso-8859-1", "utf-8-sig"), ("base64", "utf-8"), ("of my own", "utf-8")],
