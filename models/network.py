@@ -129,6 +129,9 @@ class Network:
                 engine.end()
                 self._give_up(engine)
                 raise
+            except KeyboardInterrupt:  # what is under way calls back, and Python has to be there yet
+                engine.end()
+                raise
         if failed:
             raise failed[0]
         return [found[row] for row in range(len(batch))]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from _thread import interrupt_main
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -245,6 +246,30 @@ def test_what_can_not_be_read_of_a_result_is_told_and_ends_no_process(
         with pytest.raises(MemoryError):
             encoder.encode(batch)
     np.testing.assert_allclose(encoder.encode(batch), expected, atol=2e-6)
+
+
+def test_who_is_interrupted_leaves_nothing_behind_that_computes(
+    monkeypatch: pytest.MonkeyPatch, encoders: dict[str, str]
+) -> None:
+    """It would call back into an interpreter that ends meanwhile, which ends by SIGABRT."""
+    began, ended, read = [], [], network._rows
+
+    def slow(request: object, texts: Sequence[Tokens]) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+        began.append(texts)
+        if len(began) == 1:
+            interrupt_main()
+        time.sleep(0.3)
+        ended.append(texts)
+        return read(request, texts)
+
+    encoder = open_encoder(encoders["bert"], EXACT)
+    batch = encoder.tokenize(["bank " * 30] * 60, "document")
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "_rows", slow)
+        with pytest.raises(KeyboardInterrupt):
+            encoder.encode(batch)
+        assert len(began) == len(ended)
+    assert len(encoder.encode(batch)) == len(batch)
 
 
 SERVICE = """
