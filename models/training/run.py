@@ -106,12 +106,13 @@ class Run:
             before = Plan(**json.loads(self._plan_file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise TrainingError(f"{self.folder} is in the way: move it, or name another output.") from error
-        if differences := before.differences(self.plan):
+        differences = before.differences(self.plan)
+        if differences and any(each != self._plan_file for each in self.folder.iterdir()):
             raise TrainingError(
                 f"{self.folder} holds an unfinished run that can't go on like this: {'; '.join(differences)}. "
                 "Run it as before to finish it, or remove that folder to begin anew."
             )
-        return True
+        return not differences  # a plan alone is of a run that could not begin, as with data that can't be read
 
 
 def _hold(folder: Path) -> None:

@@ -165,6 +165,15 @@ def test_a_disk_that_is_full_takes_the_plan_of_no_unfinished_run(
     assert Run(tmp_path / "encoder", plan).resumed
 
 
+def test_a_run_that_could_not_begin_keeps_no_other_from_its_place(base: Path, groups: Path, tmp_path: Path) -> None:
+    output, damaged = tmp_path / "encoder", tmp_path / "damaged.jsonl"
+    damaged.write_bytes(b"\xff\n")
+    with pytest.raises(TrainingError, match="is not UTF-8 text"):
+        train_encoder(damaged, output, _settings(base), Witness())
+    train_encoder(groups, output, _settings(base, steps=1), Witness())
+    assert output.is_dir()
+
+
 @pytest.mark.parametrize("apart", ["both", "queries"])
 def test_of_a_single_query_nothing_is_left_to_train_on(base: Path, tmp_path: Path, apart: str) -> None:
     (one := tmp_path / "one.jsonl").write_text('{"query": "why ?", "positive": "so"}')
