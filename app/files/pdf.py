@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
-from typing import IO, Literal, cast
+from itertools import pairwise
+from typing import IO, Literal, TypeGuard, cast
 
 import pdfplumber
-from pdfminer.layout import LTChar, LTCurve, LTTextBox, LTTextLine
+from pdfminer.layout import LTAnno, LTChar, LTComponent, LTCurve, LTTextBox, LTTextLine
 from pdfminer.pdfdocument import PDFPasswordIncorrect
 from pdfplumber.page import Page
 from pdfplumber.utils.exceptions import PdfminerException
@@ -27,7 +28,10 @@ BULLET = re.compile(r"^\s*(?:[•‣▪◦●○■·\u2013-]|\(cid:\d+\))\s+")
 BLANK = re.compile(r"(?:[•‣▪◦●○■·]|\(cid:\d+\))?")
 """A line without words, stripped; a bullet that stands apart from its item is one."""
 MONOSPACED = re.compile(r"mono|courier|consol|menlo|typewriter|cmtt", re.I)
-BROKEN_WORD = re.compile(r"(?<=[a-zäöüßéèàç])-\n(?=[a-zäöüßéèàç])")
+BROKEN_WORD = re.compile(r"(?<=[^\W\d_])(?:\u00ad|([-\u2010]))\n(?=[^\W\d_])")
+"""A hyphen in it may be the word's own, one that is soft is not."""
+BLANK_SHARE = 0.2
+"""Of a line's height: so far apart, letters are of two words."""
 
 
 Shape = Literal["heading", "code", "list", "text"]
@@ -76,11 +80,14 @@ def _boxes(page: Page) -> list[Box]:
     tables = page.find_tables() if ruled else []  # looking for them takes as long as all the rest
     areas = [table.bbox for table in tables]
     boxes = []
+    turned: list[LTChar] = []
     for box in page.layout:
         if isinstance(box, LTTextBox):
-            lines = tuple(_lines(box, page.height, areas))
+            lines = tuple(_lines(box, page.height, areas, turned))
             if lines:
                 boxes.append(Box(lines, (), float(page.height - box.y1)))
+    if turned:
+        boxes.append(Box(tuple(_upright(turned)), (), float(page.height)))
     for table in tables:
         rows = tuple(tuple(row) for row in table.extract())
         if any(cell for row in rows for cell in row):
@@ -90,12 +97,16 @@ def _boxes(page: Page) -> list[Box]:
     return boxes
 
 
-def _lines(box: LTTextBox, height: float, areas: Sequence[tuple[float, ...]]) -> Iterator[Line]:
+def _lines(box: LTTextBox, height: float, areas: Sequence[tuple[float, ...]], turned: list[LTChar]) -> Iterator[Line]:
+    """Letters that run up or down the page are put aside: here they stand one by one."""
     for line in box:
-        text = line.get_text().rstrip()
-        blank = BLANK.fullmatch(text.lstrip())
-        if isinstance(line, LTTextLine) and not blank and not _within(line, height, areas):
-            chars = [each for each in line if isinstance(each, LTChar)]
+        if not isinstance(line, LTTextLine) or _within(line, height, areas):
+            continue
+        turned += (each for each in line if _is_turned(each))
+        kept = [each for each in line if not _is_turned(each)]
+        text = "".join(each.get_text() for each in kept).rstrip()
+        if not BLANK.fullmatch(text.lstrip()):
+            chars = [each for each in kept if isinstance(each, LTChar)]
             sizes = Counter(round(each.size, 1) for each in chars)
             code = sum(bool(MONOSPACED.search(each.fontname)) for each in chars) > len(chars) / 2
             width = sum(each.width for each in chars) / max(len(chars), 1)
@@ -103,7 +114,27 @@ def _lines(box: LTTextBox, height: float, areas: Sequence[tuple[float, ...]]) ->
             yield Line(text, sizes.most_common(1)[0][0] if sizes else 0.0, code, left, width)
 
 
-def _within(line: LTTextLine, height: float, areas: Sequence[tuple[float, ...]]) -> bool:
+def _is_turned(piece: LTChar | LTAnno) -> TypeGuard[LTChar]:
+    return isinstance(piece, LTChar) and abs(piece.matrix[1]) > abs(piece.matrix[0])
+
+
+def _upright(chars: Sequence[LTChar]) -> Iterator[Line]:
+    """Their lines as a reader sees them who turns the page. They are no headings, whatever their size."""
+    lines: dict[tuple[int, int], list[LTChar]] = {}
+    for each in chars:
+        up = 1 if each.matrix[1] > 0 else -1
+        lines.setdefault((up, up * round(each.matrix[4])), []).append(each)
+    for (up, _), line in sorted(lines.items()):
+        line.sort(key=lambda each: up * each.y0)
+        text = line[0].get_text()
+        for before, each in pairwise(line):
+            apart = each.y0 - before.y1 if up > 0 else before.y0 - each.y1
+            text += " " * (apart > BLANK_SHARE * each.width) + each.get_text()
+        if told := " ".join(text.split()):
+            yield Line(told, 0.0, False, line[0].x0, line[0].height)
+
+
+def _within(line: LTComponent, height: float, areas: Sequence[tuple[float, ...]]) -> bool:
     x, y = (line.x0 + line.x1) / 2, height - (line.y0 + line.y1) / 2
     return any(left <= x <= right and top <= y <= bottom for left, top, right, bottom in areas)
 
@@ -114,7 +145,7 @@ def _levels(pages: Sequence[Sequence[Box]]) -> dict[float, int]:
     for boxes in pages:
         for box in boxes:
             for line in box.lines:
-                sizes[line.size] += len(line.text)
+                sizes[line.size] += len(line.text) if line.size else 0
     body = sizes.most_common(1)[0][0] if sizes else 0.0
     larger = sorted((size for size in sizes if size > LARGER * body), reverse=True)
     return {size: min(level, LEVELS) for level, size in enumerate(larger, 1)}
@@ -133,7 +164,17 @@ def _write(writer: Writer, box: Box, levels: dict[float, int]) -> None:
         elif shape == "list":
             writer.items((0, item) for item in _items(lines))
         else:
-            writer.paragraph(BROKEN_WORD.sub("", text).replace("\n", " "))
+            writer.paragraph(_whole(text).replace("\n", " "))
+
+
+def _whole(text: str) -> str:
+    """Without hyphens that were only put in where a line ends: words of small letters have seldom one of their own."""
+
+    def joined(found: re.Match[str]) -> str:
+        small = text[found.start() - 1].islower() and text[found.end()].islower()
+        return found[0] if found[1] and not small else ""
+
+    return BROKEN_WORD.sub(joined, text)
 
 
 def _runs(lines: Sequence[Line], levels: dict[float, int]) -> Iterator[tuple[Shape, list[Line]]]:

@@ -24,7 +24,7 @@ class Reader:
 
 
 READERS: dict[Kind, Reader] = {
-    "pdf": Reader("app.files.pdf:read_pdf", 2, "pdfplumber"),
+    "pdf": Reader("app.files.pdf:read_pdf", 3, "pdfplumber"),
     "docx": Reader("app.files.word:read_docx", 5, "python-docx"),
     "pptx": Reader("app.files.slides:read_pptx", 3, "python-pptx"),
     "xlsx": Reader("app.files.sheets:read_xlsx", 3, "openpyxl"),

@@ -25,6 +25,8 @@ class Text:
     size: int = 10
     font: str = HELVETICA
     left: int = LEFT
+    turn: str = "1 0 0 1"
+    """A matrix: `0 1 -1 0` runs up the page."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def _drawn(page: Sequence[Text | Grid]) -> str:
         if isinstance(part, Text):
             for line in part.lines.split("\n"):
                 escaped = line.replace("\\", "\\\\").replace("(", "\\(").replace(")", "\\)")
-                said.append(f"BT /{part.font} {part.size} Tf {part.left} {y} Td ({escaped}) Tj ET")
+                said.append(f"BT /{part.font} {part.size} Tf {part.turn} {part.left} {y} Tm ({escaped}) Tj ET")
                 y -= part.size + 4
         else:
             for row in part.rows:

@@ -96,6 +96,25 @@ def test_words_broken_at_the_end_of_a_line_are_whole_again() -> None:
     assert text == "the reservation of a well-known place"
 
 
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [("the reser\xad\nvation", "the reservation"), ("the Grö\xad\nße", "the Größe"), ("Jean-\nPaul", "Jean- Paul")],
+    ids=["soft", "small letters", "a name"],
+)
+def test_of_hyphens_at_the_end_of_a_line_those_go_that_are_no_words_own(text: str, whole: str) -> None:
+    letters = b"/Encoding << /BaseEncoding /WinAnsiEncoding /Differences [173 /uni00AD] >>"
+    raw = pdf([Text(text)]).replace(b"/BaseFont /Helvetica", b"/BaseFont /Helvetica " + letters)
+    assert read(raw, "pdf")[0] == whole
+
+
+def test_lines_of_a_pdf_that_run_up_or_down_the_page_are_lines() -> None:
+    up, down = "0 1 -1 0", "0 -1 1 0"
+    note = [Text("arXiv:1234", 20, left=40, turn=up)]
+    table = [Text("low water", left=300, turn=down), Text("at Brest", left=280, turn=down)]
+    text, _, _ = read(pdf([Text("Tides", 20), Text(PROSE), *note, *table]), "pdf")
+    assert text == f"# Tides\n\n{PROSE.replace(chr(10), ' ')}\n\nlow water at Brest arXiv:1234"
+
+
 def test_a_word_document_keeps_its_structure_and_pages() -> None:
     text, title, pages = read(word([("Tides", "The moon pulls."), ("Salt", "Rivers carry it.")], "Sea"), "docx")
     first, second = on_pages(text, pages)
