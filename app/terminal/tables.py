@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE
@@ -31,12 +31,11 @@ def hits(answer: Answer, query: str) -> RenderableType:
     table = Table(box=SIMPLE, pad_edge=False)
     for name in ("#", *known, "score", *stages):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("document", overflow="fold", max_width=32, style="cyan")
-    table.add_column("text", overflow="fold", min_width=24)
+    table.add_column("document", overflow="fold")
     for rank, hit in enumerate(answer["hits"], 1):
         thoughts = [_thought(hit["stages"].get(stage)) for stage in stages]
         figures = [_short(hit[name]) for name in (*known, "score")]
-        table.add_row(str(rank), *figures, *thoughts, _where(hit), _told(hit, query))
+        table.add_row(str(rank), *figures, *thoughts, Text("\n").join([*_where(hit), _told(hit, query)]))
     return Group(table, _foot(answer))
 
 
@@ -97,12 +96,13 @@ def _plain(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _where(hit: Answer) -> Text:
+def _where(hit: Answer) -> Iterator[Text]:
     """The hit's document, and the page and headings that it stands under."""
+    yield Text(hit["document_id"], "cyan")
     page = f"page {hit['page']}" if "page" in hit else ""
     page += f" to {hit['last_page']}" if "last_page" in hit else ""
-    place = ", ".join(part for part in (page, hit.get("heading", "")) if part)
-    return Text(hit["document_id"]) + Text(f"\n{place}" if place else "", "default")
+    if place := ", ".join(part for part in (page, hit.get("heading", "")) if part):
+        yield Text(place)
 
 
 def _told(hit: Answer, query: str) -> Text:
