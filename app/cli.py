@@ -349,7 +349,8 @@ def _found(paths: Sequence[Path]) -> Found:
     except Unusable as error:
         raise Failure(str(error), UNUSABLE) from error
     for path in found.skipped[:NAMED]:
-        err.print(f"[yellow]skipped[/] {escape(str(path))}: of no kind that can be read", soft_wrap=True)
+        why = "a link to a folder: name it as well" if path.is_dir() else "of no kind that can be read"
+        err.print(f"[yellow]skipped[/] {escape(str(path))}: {why}", soft_wrap=True)
     if not found.sources:
         raise Failure("There is nothing to ingest.", UNUSABLE)
     return found

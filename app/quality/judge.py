@@ -138,6 +138,8 @@ def excerpt(text: str, query: str) -> str:
 
 def effort(amount: int) -> str:
     """Rows, and the time that they take."""
+    if not amount:
+        return "0 rows to label"
     minutes = max(round(amount * SECONDS / 60), 1)
     hours, rest = divmod(minutes, 60)
     time = f"{hours} h {rest} min" if hours else f"{rest} min"

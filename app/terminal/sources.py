@@ -92,7 +92,8 @@ class Batch:
 
 
 def find(paths: Sequence[Path]) -> Found:
-    """Everything below these paths in a fixed order, each file once; hidden files are passed over."""
+    """Everything below these paths in a fixed order, each file once; hidden files are passed over, and folders that
+    links lead to are told of and not gone into."""
     found, seen = Found(), set[str]()
     for path in paths:
         try:
@@ -123,6 +124,7 @@ def batches(sources: Iterable[Source]) -> Iterator[Batch]:
 def _walk(folder: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(folder, onerror=_raise):
         folders[:] = sorted(each for each in folders if not each.startswith("."))
+        yield from (link for each in folders if (link := Path(root, each)).is_symlink())
         yield from (Path(root, each) for each in sorted(files) if not each.startswith("."))
 
 

@@ -207,6 +207,16 @@ def test_what_is_no_file_or_can_not_be_opened_is_named_and_the_rest_goes_on(
         assert re.search(rf"skipped .*{name}", told.errors), told.errors
 
 
+def test_a_folder_that_a_link_leads_to_is_named_and_not_gone_into(terminal: Terminal, tmp_path: Path) -> None:
+    write(tmp_path, {"docs/good.txt": b"fine", "elsewhere/far.txt": b"far away"})
+    (tmp_path / "docs/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "docs/circle").symlink_to(tmp_path / "docs")
+    told = ingest(terminal, tmp_path / "docs", "linked")
+    assert (told.code, outcomes(told)["created"]) == (0, 1)
+    for name in ("link", "circle"):
+        assert re.search(rf"skipped .*docs/{name}: a link to a folder", told.errors), told.errors
+
+
 def test_a_file_that_becomes_a_folder_before_it_is_read_is_named(service: Process, tmp_path: Path) -> None:
     write(tmp_path, {"good.txt": b"still here", "folder.txt/inside.txt": b"x"})
     sources = [Source(tmp_path / name, name, 10) for name in ("folder.txt", "good.txt")]

@@ -269,6 +269,11 @@ def test_progress_is_counted_by_question() -> None:
     ]
 
 
+def test_rows_take_their_time_and_none_takes_none() -> None:
+    assert judge.effort(72) == "72 rows to label, about 18 min at 15 seconds each"
+    assert judge.effort(0) == "0 rows to label"
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
