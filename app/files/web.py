@@ -155,13 +155,15 @@ def _join_rows(page: BeautifulSoup) -> None:
             cell.name = "th"
         part.unwrap()
     for row in page("tr"):
-        if not row((*CELLS,)):
+        if row.find((*CELLS,)) is None:
             row.decompose()
 
 
 def _lays_out(table: Tag) -> bool:
     """Whether it has blocks in cells rather than values in columns."""
-    return table.get("role") in ("presentation", "none") or (not _own(table, "th") and bool(_own(table, *LAYS_OUT)))
+    if table.get("role") in ("presentation", "none"):
+        return True
+    return table.find(LAYS_OUT) is not None and not _own(table, "th") and bool(_own(table, *LAYS_OUT))
 
 
 def _lay_flat(table: Tag) -> None:
