@@ -154,6 +154,9 @@ def _join_rows(page: BeautifulSoup) -> None:
         for cell in part("td") if part.name == "thead" else ():
             cell.name = "th"
         part.unwrap()
+    for form in page("form"):
+        if form.parent is not None and form.parent.name == "table":
+            form.unwrap()
     for row in page("tr"):
         if row.find((*CELLS,)) is None:
             row.decompose()

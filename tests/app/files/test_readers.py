@@ -375,6 +375,7 @@ def test_the_parts_of_a_table_are_one_table() -> None:
     rows = "<tbody><tr><td>Brest<td>6 m<tbody><tr><td>Dover<td>3 m<tfoot><tr><td>both<td>9 m"
     values = "| Brest | 6 m |\n| Dover | 3 m |\n| both | 9 m |"
     assert read(f"<table>{rows}</table>".encode(), "html")[0] == f"|  |  |\n| --- | --- |\n{values}"
+    assert read(f"<table><form>{rows}</form></table>".encode(), "html")[0] == f"|  |  |\n| --- | --- |\n{values}"
     headed = f"<table><tr></tr><thead><tr><td>Port<td>Height{rows}</table>"
     assert read(headed.encode(), "html")[0] == f"| Port | Height |\n| --- | --- |\n{values}"
 
