@@ -22,6 +22,9 @@ if sys.platform != "win32":
 
 Result = TypeVar("Result")
 
+PLAN, LOCK = "plan.json", "lock"
+"""What a run that has done nothing yet has in its folder."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -97,7 +100,7 @@ class Run:
 
     @property
     def _plan_file(self) -> Path:
-        return self.folder / "plan.json"
+        return self.folder / PLAN
 
     def _resumes(self) -> bool:
         if not self.folder.exists():
@@ -107,19 +110,19 @@ class Run:
         except (OSError, ValueError, TypeError) as error:
             raise TrainingError(f"{self.folder} is in the way: move it, or name another output.") from error
         differences = before.differences(self.plan)
-        if differences and any(each != self._plan_file for each in self.folder.iterdir()):
+        if differences and {each.name for each in self.folder.iterdir()} - {PLAN, LOCK}:
             raise TrainingError(
                 f"{self.folder} holds an unfinished run that can't go on like this: {'; '.join(differences)}. "
                 "Run it as before to finish it, or remove that folder to begin anew."
             )
-        return not differences  # a plan alone is of a run that could not begin, as with data that can't be read
+        return not differences  # of a run that could not begin, as with data that can't be read, nothing else is left
 
 
 def _hold(folder: Path) -> None:
     """Until this process ends: two that write checkpoints into one folder would ruin them."""
     if sys.platform != "win32":
         try:
-            fcntl.lockf(os.open(folder / "lock", os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
