@@ -36,7 +36,11 @@ START_TOKENS, START_SECONDS = 50.0, 0.01
 """The rate that a model is taken to have until it is measured; so little weight that its first batch outweighs it."""
 
 TELLING = 8
-"""A batch filled to less than one part in so many says nothing of the rate under load: it is mostly fixed cost."""
+"""A batch filled to less than one part in so many is mostly fixed cost: the rate under load is higher, never lower."""
+
+DOUBT = 1.0
+"""Seconds without a batch after which the rate may be another one. Whoever goes by one that is too low asks for
+nothing, so that it would never be known better."""
 
 SHORTEST_RETRY = 0.1
 
@@ -101,6 +105,8 @@ class Batcher:
         """Tokens and seconds of past batches, of which the older ones fade."""
         self._measured = False
         """Whether there was one that says something; until then room is counted in tokens alone."""
+        self._begun = perf_counter()
+        """When the last batch did, or somebody was let try it."""
         self.warm = False
         metrics.refusals.labels(name), metrics.abandoned.labels(name), metrics.out_of_memory.labels(name)
         device.add(self)
@@ -142,6 +148,14 @@ class Batcher:
         with self._device.changed:
             ahead = sum(call.tokens for call in self._lines["search"])
             return (ahead + tokens) / self._rate
+
+    def may_be_faster(self) -> bool:
+        """Whether it has been long since the rate was measured; for one of those who ask meanwhile, who may try."""
+        with self._device.changed:
+            before, now = self._begun, perf_counter()
+            if now - before > DOUBT:
+                self._begun = now
+            return now - before > DOUBT
 
     @property
     def _rate(self) -> float:
@@ -220,7 +234,7 @@ class Batcher:
 
     def next_batch(self, lane: Lane) -> Batch:
         """The oldest call's longest texts, then what goes well with them from the others, oldest first."""
-        line = self._lines[lane]
+        line, self._begun = self._lines[lane], perf_counter()
         waiting = sum(len(call.waiting) for call in line)
         batch = Batch(lane, self._budgets[lane], -(-waiting // self.abreast))
         for call in line:
@@ -254,7 +268,8 @@ class Batcher:
         began = perf_counter()
         values = self._fitting(batch.texts(), batch.lane)
         spent = perf_counter() - began
-        if TELLING * batch.tokens >= batch.budget and not self._device.trouble:
+        tells = TELLING * batch.tokens >= batch.budget or batch.tokens * self._spent > spent * self._computed
+        if tells and not self._device.trouble:
             with self._device.changed:
                 self._computed, self._spent = 0.9 * self._computed + batch.tokens, 0.9 * self._spent + spent
                 self._measured = True

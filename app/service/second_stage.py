@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.service.candidates import Proposal
-from app.stages.pace import onward, wave
+from app.stages.pace import LEAST, onward, wave
 from app.stages.rerank import NOTHING, Parts, Ranker, Scored, Span, cost, joined, weighed
 from app.stores.documents import Found
 from app.telemetry import Lap, Stopwatch
@@ -96,8 +96,11 @@ def _wanted(brief: Brief, first: Scores, scored: Scored) -> int:
 
 def _in_time(ranker: Ranker, brief: Brief, parts: list[Parts]) -> int:
     """How many of them the next wave takes."""
-    left = brief.left()
-    return len(parts) if left is None else wave([cost(each) for each in parts], left, ranker.batcher.takes)
+    left, batcher = brief.left(), ranker.batcher
+    if left is None:
+        return len(parts)
+    amount = wave([cost(each) for each in parts], left, batcher.takes)
+    return min(LEAST, len(parts)) if not amount and left > 0 and batcher.may_be_faster() else amount
 
 
 def _supposed(read: Scores, texts: int) -> Scores:

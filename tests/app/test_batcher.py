@@ -526,6 +526,25 @@ async def test_a_batch_of_next_to_nothing_says_nothing_of_the_rate(device: Devic
         pass
 
 
+async def test_a_small_batch_tells_of_the_rate_where_it_was_faster_than_that(device: Device, metrics: Metrics) -> None:
+    """Whoever goes by a rate that is too low sends none that is larger."""
+    batcher = serve(Model(), device, metrics, budget=10**6)
+    guessed = batcher.takes(5000)
+    await batcher.run([text(2000)], "search")
+    assert batcher.takes(5000) < guessed
+
+
+async def test_a_rate_is_doubted_once_it_is_old_and_by_one_at_a_time(
+    device: Device, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher = serve(Model(), device, metrics)
+    assert not batcher.may_be_faster()
+    monkeypatch.setattr("app.batcher.DOUBT", 0.0)
+    assert batcher.may_be_faster()
+    monkeypatch.setattr("app.batcher.DOUBT", 60.0)
+    assert not batcher.may_be_faster()
+
+
 def test_a_request_larger_than_the_queue_is_let_in_alone(device: Device, metrics: Metrics) -> None:
     batcher = serve(Model(), device, metrics, queue=100)
     with batcher.admit(500):

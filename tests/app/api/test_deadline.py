@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from threading import Event
+from time import sleep
 
 import pytest
 
 from models.fake import FakeEncoder, FakeReranker
-from models.types import Tokens
-from tests.app.serving import Json, Service, body, documents, fakes, pointers, problem, serving
+from models.types import Scores, Tokens
+from tests.app.serving import PATIENCE, Json, Service, body, documents, fakes, pointers, problem, serving
 
 QUERY = "green river"
 AMPLE = 60_000
@@ -64,6 +67,29 @@ async def test_a_search_that_finds_nothing_is_not_late(slow: Service) -> None:
     found = await slow.search(QUERY, deadline_ms=1, filter={"n": 1})
     assert found["hits"] == []
     assert "degraded" not in found
+
+
+async def test_a_moment_that_was_slow_does_not_keep_searches_with_a_deadline_from_being_reranked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as none of them is read, nothing else would show that the model is fast again."""
+    plain, busy = FakeReranker.score, Event()
+
+    def score(model: FakeReranker, batch: Sequence[Tokens]) -> Scores:
+        if busy.is_set():
+            busy.clear()
+            sleep(3.0)
+        return plain(model, batch)
+
+    monkeypatch.setattr(FakeReranker, "score", score)
+    monkeypatch.setattr("app.service.readiness.PAUSE_SECONDS", 600.0)
+    async with serving(fakes(tmp_path, batch_tokens=64)) as service:
+        await service.ingest(*documents(20, "river {0}"))
+        busy.set()
+        await service.search("river", candidates=4, top_k=4)
+        async with asyncio.timeout(PATIENCE):
+            while not (await service.search("river", deadline_ms=200))["reranked"]:
+                pass
 
 
 async def test_what_was_not_read_stands_behind_what_was_and_is_not_mistaken_for_it(slow: Service) -> None:
