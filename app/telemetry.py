@@ -109,6 +109,8 @@ class Metrics:
             ["model"],
             registry=r,
         )
+        for full in ("requests", "files"):
+            self.refusals.labels(full)
         self.abandoned = Counter(
             "winnow_abandoned_total",
             "Texts that were never computed because their caller had left",

@@ -51,6 +51,11 @@ def test_a_stage_that_fails_is_timed_all_the_same() -> None:
     assert observed(metrics, "count", "compute") == 1
 
 
+@pytest.mark.parametrize("full", ["requests", "files"])
+def test_the_first_refusal_shows_as_an_increase(full: str) -> None:
+    assert Metrics().registry.get_sample_value("winnow_refusals_total", {"model": full}) == 0
+
+
 def test_two_services_in_one_process_count_apart() -> None:
     one, other = Metrics(), Metrics()
     one.ready.set(1)

@@ -23,6 +23,8 @@ NOT_SHOWN: dict[str, str] = dict.fromkeys(
 
 QUESTIONS = [*boards.panel_questions(), *boards.annotation_questions(), *boards.rule_questions()]
 CENTRAL = "Mean time of a search, by stage"
+SEARCHING = ("search", "candidates", "second_stage", "present")
+"""Where the stages of a search are timed."""
 
 
 def _question_id(question: Question) -> str:
@@ -146,10 +148,11 @@ def test_a_field_that_grafana_does_not_know_is_found_out() -> None:
 
 def test_every_stage_has_its_colour_where_stages_are_stacked() -> None:
     """One that is added to a pipeline and forgotten here would look like any other."""
-    searching = (ROOT / "app/service/search.py").read_text("utf-8")
+    searching = "".join((ROOT / f"app/service/{name}.py").read_text("utf-8") for name in SEARCHING)
     panels = [panel for dashboard in DASHBOARDS for panel in _shown_on(dashboard)]
     central = next(panel for panel in panels if panel["title"].startswith(CENTRAL))
     coloured = {each["matcher"]["options"] for each in central["fieldConfig"]["overrides"]}
+    assert {"embed", "retrieve", "late", "rerank", "present"} <= {*re.findall(r'\.stage\("(\w+)"\)', searching)}
     for stage in re.findall(r'\.stage\("(\w+)"\)', searching):
         assert f"{stage} · compute" in coloured
     for stage in re.findall(r'\.stage\("(\w+)"\) as lap', searching):

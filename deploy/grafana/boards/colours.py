@@ -13,6 +13,7 @@ WORKING = {
     "retrieve": "green",
     "fuse": "light-green",
     "load": "semi-dark-yellow",
+    "late": "dark-green",
     "rerank": "dark-blue",
     "present": "super-light-blue",
     "highlight": "light-purple",

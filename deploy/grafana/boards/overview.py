@@ -231,8 +231,8 @@ WRONG = Row(
         ),
         graph(
             "Refusals",
-            "Requests per second refused before any work, by what was full: a model's queue, or `requests` for all "
-            "that are under way at once.",
+            "Requests per second refused before any work, by what was full: a model's queue, `files` for "
+            "uploads, or `requests` for all that are under way at once.",
             Ask("sum by (model) (rate(winnow_refusals_total{}[.]))", "{{model}}"),
             unit="reqps",
         ),
