@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-
-import apsw
+from functools import partial
 
 from app.service.shelf import Shelf
+from app.service.sieve import Sieve
 from app.stores.filters import And, Filter, allowed_chunks
 from app.stores.sqlite import Database
 from app.types import Hit
@@ -28,18 +28,18 @@ class Explanation:
 class Explainer:
     """Looks again at what a search went through."""
 
-    def __init__(self, database: Database, threads: Executor) -> None:
+    def __init__(self, database: Database, sieve: Sieve, threads: Executor) -> None:
         self._database = database
+        self._sieve = sieve
         self._threads = threads
 
     async def explain(
         self, shelf: Shelf, query: str, condition: Filter | None, hits: Sequence[Hit]
     ) -> tuple[list[Hit], Explanation]:
         held = len(shelf.indexes.dense.index)
-        number = shelf.collection.number
         found = Explanation(held, held, ())
         if condition is not None:
-            found = await self._database.read(lambda db: _left(db, condition, number, held))
+            found = await self._left(shelf.collection.number, condition, held)
         words = shelf.indexes.lexical.index
 
         def matched() -> list[Hit]:
@@ -47,10 +47,11 @@ class Explainer:
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, matched), found
 
-
-def _left(db: apsw.Connection, condition: Filter, collection: int, held: int) -> Explanation:
-    def count(part: Filter) -> int:
-        return len(allowed_chunks(db, part, collection))
-
-    parts = condition.parts if isinstance(condition, And) else (condition,)
-    return Explanation(held, count(condition), tuple(count(part) for part in parts))
+    async def _left(self, collection: int, condition: Filter, held: int) -> Explanation:
+        """One reading for each condition, so that other searches have turns between them, and none is begun for a
+        caller who has left."""
+        allowed = len(await self._sieve.allowed(collection, condition))
+        if not isinstance(condition, And):
+            return Explanation(held, allowed, (allowed,))
+        looks = [partial(allowed_chunks, wanted=part, collection=collection) for part in condition.parts]
+        return Explanation(held, allowed, tuple([len(await self._database.read(look)) for look in looks]))

@@ -145,7 +145,7 @@ class Search:
         self._first_stage = FirstStage(database, sieve, threads)
         self._second_stage = SecondStage(threads)
         self._presenter = Presenter(database, threads)
-        self._explainer = Explainer(database, threads)
+        self._explainer = Explainer(database, sieve, threads)
 
     async def answer(self, shelf: Shelf, query: Query) -> Answer:
         with self._traffic.passing():

@@ -27,6 +27,9 @@ MIGRATIONS = resources.files("app.stores").joinpath("schema.sql").read_text().sp
 READERS = 4
 BUSY_MS = 5000
 
+STEPS = 100_000
+"""Of SQLite, some milliseconds, after which a reader looks whether anybody waits for it."""
+
 
 class Database:
     """Runs pieces of work against the file: reads side by side, writes one after the other in transactions."""
@@ -52,7 +55,22 @@ class Database:
             ) from error
 
     async def read(self, work: Callable[[apsw.Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_here, work)
+        """What is read for a caller who has left is broken off: a reader is wanted by others."""
+        left = threading.Event()
+
+        def read() -> T:
+            connection = self._connection()
+            connection.set_progress_handler(left.is_set, STEPS)
+            try:
+                return self.read_here(work)
+            finally:
+                connection.set_progress_handler(None)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, read)
+        except asyncio.CancelledError:
+            left.set()
+            raise
 
     async def write(self, work: Callable[[apsw.Connection], T]) -> T:
         """Run the work in a transaction; when this returns, a power cut can't undo it.

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import groupby, pairwise
 from pathlib import Path
+from threading import Event
+from time import sleep
 
+import apsw
 import pytest
 
 from app.api.search_schemas import SearchReply
+from app.stores.filters import Filter, allowed_chunks
+from app.types import ChunkIds
 from tests.app.serving import Json, Service, fakes, pointers, problem, serving
 
 BOOK = " ".join(f"Part {number} tells of thing{number} and river." for number in range(40))
@@ -124,6 +130,30 @@ async def test_an_explanation_tells_which_words_matched_and_what_the_filter_left
     found = await service.search("a river of gold", explain=True)
     assert found["explanation"] == {"chunks": 10, "allowed": 10, "conditions": []}
     assert "matches" not in (await service.search("a river"))["hits"][0]
+
+
+async def test_other_searches_have_turns_between_the_conditions_of_an_explanation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a look-up of its own, so that those of a long filter take seconds in a large collection."""
+    begun, counted = Event(), list[Filter]()
+
+    def counting(db: apsw.Connection, wanted: Filter, collection: int) -> ChunkIds:
+        counted.append(wanted)
+        begun.set()
+        sleep(0.05)
+        return allowed_chunks(db, wanted, collection)
+
+    monkeypatch.setattr("app.service.explain.allowed_chunks", counting)
+    monkeypatch.setattr("app.stores.sqlite.READERS", 1)
+    async with serving(fakes(tmp_path)) as service:
+        await service.ingest({"id": "a", "text": "a river", "metadata": {"n": 1}})
+        long = {"$and": [{"n": {"$gte": -n}} for n in range(40)]}
+        explained = asyncio.create_task(service.search("river", explain=True, filter=long))
+        await asyncio.to_thread(begun.wait)
+        assert await service.found("river") == ["a"]
+        assert len(counted) < 40
+        assert (await explained)["explanation"]["conditions"] == [1] * 40
 
 
 async def test_each_hit_says_how_much_of_it_was_read(tmp_path: Path) -> None:

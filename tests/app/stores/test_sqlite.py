@@ -22,7 +22,7 @@ from app.stores.documents import Outcome, Put
 from app.stores.filters import AnyOf, allowed_chunks
 from app.stores.metadata import classify
 from app.stores.rows import number
-from app.stores.sqlite import Database
+from app.stores.sqlite import READERS, Database
 from app.types import Chunk, Document, Reading, Recipe
 from models.types import Ids, Vectors
 
@@ -146,6 +146,25 @@ async def test_readers_see_one_state_from_beginning_to_end(table: Database) -> N
 async def test_a_reader_can_not_write(table: Database) -> None:
     with pytest.raises(apsw.ReadOnlyError):
         await table.read(lambda db: db.execute("DELETE FROM pair"))
+
+
+async def test_what_nobody_waits_for_is_not_read_to_its_end(table: Database) -> None:
+    """Or a few questions that take long, and whose callers have left, would keep all readers from everybody."""
+    begun = threading.Semaphore(0)
+
+    def slowly(db: apsw.Connection) -> None:
+        begun.release()
+        number(
+            db, "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT 40000000) SELECT sum(n) FROM n"
+        )
+
+    reading = [asyncio.create_task(table.read(slowly)) for _ in range(READERS)]
+    for _ in reading:
+        await asyncio.to_thread(begun.acquire)
+    for each in reading:
+        each.cancel()
+    async with asyncio.timeout(2):
+        assert await table.read(pair) == [0, 0]
 
 
 async def test_a_write_runs_to_its_end_though_its_caller_leaves(table: Database) -> None:
