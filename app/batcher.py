@@ -147,7 +147,12 @@ class Batcher:
         """Seconds until a search that comes now will have so many tokens computed, by the measured rate."""
         with self._device.changed:
             ahead = sum(call.tokens for call in self._lines["search"])
-            return (ahead + tokens) / self._rate
+            return self._device.busy_for + (ahead + tokens) / self._rate
+
+    def makes(self, seconds: float) -> float:
+        """Tokens that are computed in so many seconds, by the measured rate."""
+        with self._device.changed:
+            return max(seconds, 0.0) * self._rate
 
     def may_be_faster(self) -> bool:
         """Whether it has been long since the rate was measured; for one of those who ask meanwhile, who may try."""

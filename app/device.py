@@ -74,6 +74,12 @@ class Work:
     """Seconds after which it is taken to hang."""
     age: float | None = None
     """Seconds that the watchdog has watched it; None before its first look."""
+    began: float = field(default_factory=perf_counter)
+
+    @property
+    def left(self) -> float:
+        """Seconds that it should still take."""
+        return max(self.began + self.lines.expects(self.batch) - perf_counter(), 0.0)
 
     @property
     def overdue(self) -> float:
@@ -149,6 +155,11 @@ class Device:
         """The batch that is the most overdue, or the least far from it."""
         under_way = [work for worker in self._workers if (work := worker.work)]
         return max(under_way, key=lambda work: work.overdue, default=None)
+
+    @property
+    def busy_for(self) -> float:
+        """Seconds until a thread is free, in the mean of all threads."""
+        return sum(work.left for worker in self._workers if (work := worker.work)) / len(self._workers)
 
     @property
     def trouble(self) -> str | None:

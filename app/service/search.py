@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from math import inf
 from time import time_ns
 
 import numpy as np
@@ -79,6 +81,11 @@ class Query:
     def may_stop(self) -> bool:
         """Whether reranking may end where no more could be among the best."""
         return self.adaptive and not self.looks_further
+
+    @property
+    def left(self) -> float:
+        """Seconds until the answer must be there."""
+        return inf if self.deadline is None else self.deadline - asyncio.get_running_loop().time()
 
     def finds_relevant(self, hit: Hit) -> bool:
         return self.min_relevance is None or (hit.relevance is not None and hit.relevance >= self.min_relevance)
@@ -211,7 +218,9 @@ def _room(shelf: Shelf, query: Query) -> Permit:
     """What the reranker may be asked, if it is."""
     if not query.rerank:
         return nullcontext()
-    return shelf.ranker.admit(query.depth(compares=False), adaptive=query.may_stop, wanted=query.top_k)
+    return shelf.ranker.admit(
+        query.depth(compares=False), adaptive=query.may_stop, wanted=query.top_k, seconds=query.left
+    )
 
 
 def _ahead_of_ingest(shelf: Shelf, query: Query) -> AbstractContextManager[None]:

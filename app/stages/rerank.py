@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
@@ -71,11 +72,12 @@ class Ranker:
     def batcher(self) -> Batcher:
         return self._sharer.batcher
 
-    def admit(self, pairs: int, *, adaptive: bool = False, wanted: int = 0) -> Permit:
+    def admit(self, pairs: int, *, adaptive: bool = False, wanted: int = 0, seconds: float = inf) -> Permit:
         """Room for a whole request before any of its work is done, by what pairs have cost so far; where it may stop
-        before the last one, by how far such requests went, though never short of as many as it wants."""
+        before the last one, by how far such requests went, though never short of as many as it wants; and no more than
+        can be read in the time that it has."""
         expected = max(pairs * self._read_share, min(wanted, pairs)) if adaptive else pairs
-        return self.batcher.admit(round(expected * self._pair_tokens))
+        return self.batcher.admit(round(min(expected * self._pair_tokens, self.batcher.makes(seconds))))
 
     def widen(self, texts: Sequence[Parts]) -> Permit:
         """More room for what is read of texts beyond their first windows, which nobody knew of before."""

@@ -201,6 +201,20 @@ async def test_room_is_asked_for_by_what_pairs_of_the_searches_before_were_long(
     assert taken == pytest.approx(100 * hit["tokens"]["total"], rel=0.1)
 
 
+async def test_searches_with_a_deadline_are_not_refused_for_what_they_have_no_time_to_read(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path, reranker="fake:slow", batch_tokens=64, queue_seconds=0.4)) as service:
+        await service.ingest(*documents(60, "a green river {0}"))
+        await service.search(QUERY)  # from now on it is known how much time they take: a quarter of a second
+
+        async def asked(**more: object) -> list[int]:
+            bodies = [{"query": f"river {n}", "candidates": 50, **more} for n in range(4)]
+            answers = await asyncio.gather(*(service.client.post("/search", json=each) for each in bodies))
+            return [each.status_code for each in answers]
+
+        assert 429 in await asked()
+        assert await asked(deadline_ms=60) == [200] * 4
+
+
 async def test_auto_may_be_what_searches_get_that_do_not_say(tmp_path: Path) -> None:
     async with serving(fakes(tmp_path, candidates="auto")) as service:
         await service.ingest(*({"id": f"d{n}", "text": f"river {n}"} for n in range(60)))

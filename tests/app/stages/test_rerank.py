@@ -46,6 +46,14 @@ def test_a_search_that_may_stop_early_sets_aside_as_much_as_it_will_read_at_leas
         assert taken(metrics) == 100 * USUAL
 
 
+def test_a_search_sets_aside_no_more_than_can_be_read_in_the_time_that_it_has(ranker: Ranker, metrics: Metrics) -> None:
+    for seconds in (0.01, 0.002, -1.0):
+        with ranker.admit(100, seconds=seconds):
+            assert taken(metrics) == pytest.approx(max(seconds, 0) / ranker.batcher.takes(1), abs=1)
+    with ranker.admit(100, seconds=3600.0):
+        assert taken(metrics) == 100 * USUAL
+
+
 async def test_what_others_ask_of_the_reranker_tells_nothing_of_what_searches_cost(
     ranker: Ranker, metrics: Metrics
 ) -> None:
