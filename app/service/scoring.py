@@ -95,7 +95,7 @@ class Scoring:
     async def rank(self, query: str, texts: Sequence[str], policy: Truncation, most: int | None = None) -> Ranking:
         """Each text beside the query; of a text no more than so many tokens."""
         with self._traffic.passing(), Stopwatch(self._metrics, "rerank").stage("rerank") as lap:
-            with self._ranker.admit(len(texts)):
+            with self._ranker.batcher.admit(self._least(query, texts, most)):
                 read = texts if most is None else await self._in_thread(self._shortened, texts, most)
                 parts = await self._read(query, read, policy)
             tokens = sum(map(cost, parts))
@@ -152,6 +152,11 @@ class Scoring:
             yield
         finally:
             self._taken -= tokens
+
+    def _least(self, query: str, texts: Sequence[str], most: int | None) -> int:
+        """Tokens that the pairs have in any case; what those of searches have says nothing of others."""
+        read = min(self.reranker.capacity, most or self.reranker.capacity)
+        return sum(min(at_least([query, text]), read) for text in texts)
 
     def _shortened(self, texts: Sequence[str], most: int) -> list[str]:
         """The texts' first tokens, as text."""

@@ -219,6 +219,16 @@ async def test_more_than_the_reranker_has_room_for_is_refused_with_the_time_to_c
         assert service.sample("winnow_queue_tokens", model="reranker:fake", lane="search") == 0
 
 
+async def test_many_short_texts_are_let_in_where_there_is_room_for_them(tmp_path: Path) -> None:
+    """However long the chunks are that searches read."""
+    async with serving(fakes(tmp_path, queue_tokens=2048)) as service:
+        with service.engine.collections.shelf("default").ranker.batcher.admit(1000):
+            asked = {"query": "word1", "documents": [f"word{number}" for number in range(100)]}
+            assert (await service.client.post("/v2/rerank", json=asked)).status_code == 200
+            asked = {"query": "word1", "documents": [words(100, seed) for seed in range(100)]}
+            problem(await service.client.post("/v2/rerank", json=asked), 429, "overloaded")
+
+
 async def test_one_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     async with serving(fakes(tmp_path, search_timeout=0.0001)) as service:
         answer = await service.client.post("/rerank", json={"query": QUERY, "texts": TEXTS})
