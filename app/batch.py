@@ -34,7 +34,8 @@ class Ran:
 class Call:
     """One caller's texts on their way through the batches."""
 
-    def __init__(self, items: Sequence[Tokens], lane: Lane, askers: Sequence[Trail]) -> None:
+    def __init__(self, items: Sequence[Tokens], lane: Lane, askers: list[Trail]) -> None:
+        """The askers are those whose traces tell of it."""
         self.items, self.lane, self.askers = items, lane, askers
         self.arrived, self.begun = perf_counter(), 0.0
         self.lengths = [max(len(item), 1) for item in items]
@@ -57,11 +58,16 @@ class Call:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self.done.set)
 
+    @property
+    def queued(self) -> float:
+        """Seconds until the first of it was in a batch, or until now."""
+        return (self.begun or perf_counter()) - self.arrived
+
     def result(self) -> Ran:
         if self.error is not None:
             raise self.error
         assert self.values is not None
-        return Ran(self.values, self.begun - self.arrived, perf_counter() - self.begun)
+        return Ran(self.values, self.queued, perf_counter() - self.begun)
 
 
 @dataclass(slots=True)

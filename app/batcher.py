@@ -27,7 +27,7 @@ from app.caller import Caller, caller
 from app.device import Device
 from app.errors import Overloaded, WinnowError
 from app.telemetry import Metrics
-from app.trail import Trail, riders, tell_batch
+from app.trail import riders, tell_batch
 from models.types import ModelError, OutOfMemory, Tokens
 
 log = structlog.get_logger()
@@ -180,14 +180,12 @@ class Batcher:
             with self._device.changed:
                 self._rooms["search"].add(-tokens, who.name)
 
-    async def run(self, items: Sequence[Tokens], lane: Lane, askers: Sequence[Trail] | None = None) -> Ran:
-        """The model's values for these texts; a caller that is cancelled takes along what is not yet in a batch.
+    async def run(self, items: Sequence[Tokens], lane: Lane) -> Ran:
+        """The model's values for these texts, for the request under way."""
+        return await self.answer(Call(items, lane, riders())) if items else Ran(np.empty(0, np.float32), 0.0, 0.0)
 
-        The askers are those whose traces tell of it, by default the request under way.
-        """
-        if not items:
-            return Ran(np.empty(0, np.float32), 0.0, 0.0)
-        call = Call(items, lane, riders() if askers is None else askers)
+    async def answer(self, call: Call) -> Ran:
+        """The same; a caller that is cancelled takes along what is not yet in a batch."""
         self._enter(call)
         try:
             await call.done.wait()

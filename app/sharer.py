@@ -23,11 +23,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from app.batch import Ran, objects
+from app.batch import Call, Ran, objects
 from app.batcher import Batcher
 from app.caller import caller
-from app.telemetry import Metrics
-from app.trail import Trail, riders
+from app.telemetry import Lap, Metrics
+from app.trail import riders
 from models.types import Tokens
 
 Key = bytes
@@ -84,9 +84,13 @@ class _Flight:
     """Texts on their way through the batcher, and how many callers wait for any of them."""
 
     keys: Collection[Key]
+    call: Call
     task: asyncio.Task[Ran]
-    askers: list[Trail]
     waiting: int = 0
+
+    def queued(self, since: float) -> float:
+        """Seconds that it has waited for the model from then on."""
+        return max(self.call.arrived + self.call.queued - since, 0.0)
 
 
 class Sharer:
@@ -98,11 +102,11 @@ class Sharer:
         self._flights: dict[Key, _Flight] = {}
         self._sources = {source: metrics.texts.labels(batcher.name, source) for source in get_args(Source)}
 
-    async def run(self, texts: Sequence[Tokens], *, fresh: bool = False) -> Ran:
+    async def run(self, texts: Sequence[Tokens], lap: Lap | None = None, *, fresh: bool = False) -> Ran:
         """The model's values for these texts; fresh ones are not out of memory.
 
-        A caller that is cancelled takes along what nobody else waits for. Who waits for the same computation hears of
-        its failure too.
+        A caller that is cancelled takes along what nobody else waits for, and its lap is told how long it waited for
+        the model. Who waits for the same computation hears of its failure too.
         """
         caller().meter.count(sum(map(len, texts)))
         began, keys = perf_counter(), [key_of(text) for text in texts]
@@ -112,7 +116,12 @@ class Sharer:
         if not missing:
             return Ran(_array(values, keys), 0.0, 0.0)
         with self._board(missing) as flights:
-            await asyncio.wait([flight.task for flight in flights])
+            try:
+                await asyncio.wait([flight.task for flight in flights])
+            except asyncio.CancelledError:
+                if lap is not None:
+                    lap.queued += min(flight.queued(began) for flight in flights)
+                raise
         landed = [flight.task.result() for flight in flights]
         for flight, ran in zip(flights, landed, strict=True):
             values.update(zip(flight.keys, ran.values, strict=True))
@@ -135,7 +144,7 @@ class Sharer:
         flights += [self._take_off({key: missing[key] for key in group}) for group in groups]
         for flight in flights:
             flight.waiting += 1
-            flight.askers += riders()
+            flight.call.askers += riders()
         try:
             yield flights
         finally:
@@ -143,8 +152,8 @@ class Sharer:
                 self._leave(flight)
 
     def _take_off(self, texts: Mapping[Key, Tokens]) -> _Flight:
-        askers: list[Trail] = []
-        flight = _Flight(texts.keys(), asyncio.create_task(self._compute(texts, askers)), askers)
+        call = Call(list(texts.values()), "search", [])
+        flight = _Flight(texts.keys(), call, asyncio.create_task(self._compute(texts, call)))
         self._flights |= dict.fromkeys(texts, flight)
         return flight
 
@@ -156,8 +165,8 @@ class Sharer:
             for key in flight.keys:
                 del self._flights[key]
 
-    async def _compute(self, texts: Mapping[Key, Tokens], askers: Sequence[Trail]) -> Ran:
-        ran = await self.batcher.run(list(texts.values()), "search", askers)
+    async def _compute(self, texts: Mapping[Key, Tokens], call: Call) -> Ran:
+        ran = await self.batcher.answer(call)
         self._memory.keep(texts, ran.values)
         return ran
 

@@ -130,7 +130,7 @@ class Scoring:
         amount, batcher = sum(map(len, tokens)), self._embedder.batcher
         if len(tokens) == 1 or amount <= LIKE_A_SEARCH:
             with batcher.admit(amount):
-                parts = [await self._embedder.sharer.run(tokens)]
+                parts = [await self._embedder.sharer.run(tokens, lap)]
         else:
             with self._admit(amount):
                 caller().meter.pay(amount)

@@ -77,6 +77,6 @@ class Embedder:
 
 async def _now(sharer: Sharer, tokens: Sequence[Tokens], lap: Lap, *, fresh: bool) -> NDArray[Any]:
     with sharer.batcher.admit(sum(len(each) for each in tokens)):
-        ran = await sharer.run(tokens, fresh=fresh)
+        ran = await sharer.run(tokens, lap, fresh=fresh)
     lap.queued += ran.queued
     return ran.values

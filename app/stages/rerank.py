@@ -96,7 +96,7 @@ class Ranker:
         return await loop.run_in_executor(threads, self._read, query, texts, policy, known)
 
     async def score(self, texts: Sequence[Parts], lap: Lap, *, fresh: bool = False) -> Scored:
-        ran = await self._sharer.run([part.pair for parts in texts for part in parts], fresh=fresh)
+        ran = await self._sharer.run([part.pair for parts in texts for part in parts], lap, fresh=fresh)
         lap.queued += ran.queued
         scored = _best(texts, ran.values)
         self._metrics.truncations.labels("rerank").inc(scored.truncated)

@@ -37,7 +37,7 @@ class Weigher:
         if not self.encoder.reads_queries:
             return self.encoder.encode([tokens], "query")[0], tokens
         with self.asking.batcher.admit(len(tokens)):
-            ran = await self.asking.run([tokens], fresh=fresh)
+            ran = await self.asking.run([tokens], lap, fresh=fresh)
         lap.queued += ran.queued
         return unpacked(ran.values)[0], tokens
 

@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from app.batch import Ran
 from app.device import Device
 from app.errors import Unavailable
 from app.sharer import ENTRY_BYTES, SEATS, Memory, Sharer, key_of
-from app.telemetry import Metrics
+from app.telemetry import Lap, Metrics
 from models.types import ModelError, Tokens
 from tests.app.batching import Model, begin, marks, open_device, sample, serve, text
 from tests.app.serving import documents, fakes, serving
@@ -100,6 +101,31 @@ async def test_texts_that_differ_in_their_types_alone_are_two(device: Device, me
     sharer = share(lambda batch: np.array([each.types.sum() for each in batch], np.float32), device, metrics, AMPLE)
     for _ in range(2):
         assert (await sharer.run(texts)).values.tolist() == [0, 1]
+
+
+async def test_who_leaves_has_waited_for_the_model_until_it_began(device: Device, metrics: Metrics) -> None:
+    """As a search does whose deadline comes: it is told apart whether there was too much to do or too slow a model."""
+    model, in_line, in_work = Model(), Lap(), Lap()
+    sharer = share(model, device, metrics)
+    busy = await model.hold(sharer.batcher)
+    (left,) = await begin(sharer.run([text(9, 1)], in_line))
+    await asyncio.sleep(0.05)
+    left.cancel()
+    await asyncio.wait([left])
+    assert in_line.queued > 0.03
+    model.gate.set()
+    await busy
+    model.gate.clear()
+    model.begun.clear()
+    asked = perf_counter()
+    (left,) = await begin(sharer.run([text(9, 2)], in_work))
+    await asyncio.to_thread(model.begun.wait, 10)
+    waited = perf_counter() - asked
+    await asyncio.sleep(0.05)
+    left.cancel()
+    await asyncio.wait([left])
+    assert in_work.queued <= waited
+    model.gate.set()
 
 
 async def test_one_caller_leaves_and_the_other_still_gets_its_values(device: Device, metrics: Metrics) -> None:
