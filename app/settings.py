@@ -219,7 +219,9 @@ class Settings(BaseSettings):
     max_metadata_depth: int = Field(8, ge=1, description="Deepest nesting of metadata.")
     max_filter_conditions: int = Field(256, ge=1, description="Most conditions in one filter.")
     max_top_k: int = Field(1000, ge=1, description="Most hits in one answer.")
-    max_candidates: int = Field(1000, ge=1, description="Most candidates to rerank for one search.")
+    max_candidates: int = Field(
+        1000, ge=1, description="Most candidates to rerank for one search, unless its `top_k` is larger."
+    )
     max_collections: int = Field(256, ge=1, description="Most collections.")
     max_feedback: int = Field(1_000_000, ge=1, description="Most feedback that is kept of a collection.")
 
