@@ -57,19 +57,23 @@ Permit = AbstractContextManager[None]
 """The room that one request holds while it works: `with batcher.admit(tokens):`."""
 
 
-class _Room:
+class Room:
     """Tokens let in at once: never more than its size, unless one request larger than that is in there alone."""
 
-    def __init__(self, size: int, gauge: Gauge) -> None:
+    def __init__(self, size: int, gauge: Gauge | None = None) -> None:
         self._size, self._gauge = size, gauge
         self.taken = 0
         self._held: Counter[str] = Counter()
+
+    def lacks(self, who: Caller, tokens: int, most: float = inf) -> float:
+        """How many must leave before this caller can enter with so many; one with a key leaves some to others."""
+        return max(self.excess(tokens, most), self._unfair(who.name, tokens, most) if who.has_key else 0)
 
     def excess(self, tokens: int, most: float = inf) -> float:
         """How many must leave before so many can enter."""
         return min(self.taken, max(self.taken + tokens - min(self._size, most), 0))
 
-    def unfair(self, who: str, tokens: int, most: float) -> float:
+    def _unfair(self, who: str, tokens: int, most: float) -> float:
         """Likewise, where the same caller is in there already: it may have `SPARE` times what it leaves free, so that
         others find room, however much one asks for.
         """
@@ -81,7 +85,8 @@ class _Room:
         self._held[who] += tokens
         if not self._held[who]:
             del self._held[who]
-        self._gauge.inc(tokens)  # a model may have another batcher of this name
+        if self._gauge is not None:
+            self._gauge.inc(tokens)  # a model may have another batcher of this name
 
 
 class Batcher:
@@ -98,7 +103,7 @@ class Batcher:
         """Batches that the model may compute at once."""
         self._budgets: dict[Lane, int] = {"search": batch_tokens, "ingest": bulk_batch_tokens}
         self._lines: dict[Lane, dict[Call, None]] = {"search": {}, "ingest": {}}
-        self._rooms = {lane: _Room(queue_tokens, metrics.queue_tokens.labels(name, lane)) for lane in self._lines}
+        self._rooms = {lane: Room(queue_tokens, metrics.queue_tokens.labels(name, lane)) for lane in self._lines}
         self._lobby: dict[Call, None] = {}
         """Ingest calls that wait for room in their line."""
         self._computed, self._spent = START_TOKENS, START_SECONDS
@@ -135,7 +140,7 @@ class Batcher:
             self._device.check_open()
             room, rate = self._rooms["search"], self._rate
             most = self._queue_seconds * rate if self._measured else inf
-            excess = max(room.excess(tokens, most), room.unfair(who.name, tokens, most) if who.has_key else 0)
+            excess = room.lacks(who, tokens, most)
             if not excess:
                 room.add(tokens, who.name)
                 return

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.allowance import at_least
+from app.batcher import Room
 from app.caller import caller
 from app.errors import Overloaded
 from app.stages.embed import Embedder
@@ -88,8 +89,7 @@ class Scoring:
         self._ranker = ranker
         self._metrics = metrics
         self._traffic = traffic
-        self._most = most
-        self._taken = 0
+        self._room = Room(most)
         self._threads = threads
 
     async def rank(self, query: str, texts: Sequence[str], policy: Truncation, most: int | None = None) -> Ranking:
@@ -142,16 +142,17 @@ class Scoring:
     @contextmanager
     def _admit(self, tokens: int) -> Iterator[None]:
         """Room for a long request: those that give way wait in memory, so that there is an end to it."""
-        batcher = self._embedder.batcher
-        if self._taken and self._taken + tokens > self._most:
+        batcher, who = self._embedder.batcher, caller()
+        if lacking := self._room.lacks(who, tokens):
             self._metrics.refusals.labels(batcher.name).inc()
-            wait = batcher.takes(self._taken)
-            raise Overloaded(f"{self._taken} tokens wait to be embedded; come back in {wait:.1f} s.", wait)
-        self._taken += tokens
+            wait = batcher.takes(round(lacking))
+            told = f"{self._room.taken} tokens wait to be embedded; come back in {wait:.1f} s."
+            raise Overloaded(told, wait)
+        self._room.add(tokens, who.name)
         try:
             yield
         finally:
-            self._taken -= tokens
+            self._room.add(-tokens, who.name)
 
     def _least(self, query: str, texts: Sequence[str], most: int | None) -> int:
         """Tokens that the pairs have in any case; what those of searches have says nothing of others."""

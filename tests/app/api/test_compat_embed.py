@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -15,9 +16,14 @@ import pytest
 from numpy.typing import NDArray
 
 from app.api.compat_schemas import EmbeddingsReply, ServedModelsReply
+from app.caller import Caller, acting
+from app.errors import Overloaded
+from app.service.scoring import Embedding
 from loadtest.process import Process
+from models.fake import FakeEncoder
+from models.types import Tokens, Vectors
 from tests.app.api.test_load import JSON, never_still, words
-from tests.app.serving import Json, Service, fakes, listening, pointers, problem, serving
+from tests.app.serving import PATIENCE, Json, Service, fakes, listening, pointers, problem, serving, until
 
 LONG = "word " * 600
 """More than the fake encoder reads."""
@@ -222,6 +228,36 @@ async def test_more_than_there_is_room_for_is_refused_with_the_time_to_come_back
             assert int(answer.headers["retry-after"]) >= 1
         assert service.sample("winnow_refusals_total", model="encoder:fake") == len(refused)
         assert (await service.client.post("/v1/embeddings", json=asked[0])).status_code == 200, "room is given back"
+
+
+async def test_a_key_that_embeds_long_lists_leaves_room_for_those_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, encode = Event(), FakeEncoder.encode
+
+    def held_up(model: FakeEncoder, batch: Sequence[Tokens]) -> Vectors:
+        assert gate.wait(PATIENCE)
+        return encode(model, batch)
+
+    gate.set()
+    monkeypatch.setattr(FakeEncoder, "encode", held_up)
+    async with serving(fakes(tmp_path, queue_tokens=10_000)) as service:
+
+        def embed(key: str, seed: int) -> asyncio.Task[Embedding]:
+            with acting(Caller(key, has_key=True)):
+                texts = [words(300, seed + number) for number in range(10)]
+                return asyncio.create_task(service.engine.scoring.embed(texts, "document", "report"))
+
+        gate.clear()
+        try:
+            greedy = [embed("greedy", 10 * number) for number in range(3)]
+            await until(lambda: any(each.done() for each in greedy))
+            other = embed("other", 100)
+        finally:
+            gate.set()
+        assert len((await other).vectors) == 10
+        came = await asyncio.gather(*greedy, return_exceptions=True)
+        assert [isinstance(each, Overloaded) for each in came].count(True) == 1
 
 
 async def test_thousands_of_texts_do_not_hold_up_the_loop(service: Service) -> None:
