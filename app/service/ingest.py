@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
 import apsw
@@ -37,10 +37,11 @@ Change = Callable[[str, Metadata], Metadata]
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A job by its number and its id."""
+    """A job by its number and its id, and how much it was given so far."""
 
     number: int
     id: str
+    documents: int = 0
 
 
 def content_id(title: str, text: str, metadata: object, form: str) -> str:
@@ -88,7 +89,8 @@ class Ingest:
         def commit(db: apsw.Connection) -> tuple[Ticket, list[Put]]:
             _check_there(db, shelf)
             ticket = job or Ticket(*jobs.begin(db, number))
-            jobs.grow(db, ticket.number, len(batch))
+            ticket = replace(ticket, documents=ticket.documents + len(batch))
+            jobs.grow(db, ticket.number, ticket.id, number, ticket.documents)
             return ticket, [documents.put(db, number, ticket.number, document, split) for document in batch]
 
         try:

@@ -30,8 +30,13 @@ def begin(db: apsw.Connection, collection: int) -> tuple[int, str]:
     return db.last_insert_rowid(), job
 
 
-def grow(db: apsw.Connection, job: int, documents: int) -> None:
-    db.execute("UPDATE jobs SET documents = documents + ? WHERE number = ?", (documents, job))
+def grow(db: apsw.Connection, job: int, named: str, collection: int, documents: int) -> None:
+    """Let it be of so many documents in all. One that was forgotten while its stream went on is there again."""
+    db.execute(
+        "INSERT INTO jobs (number, id, collection, documents, created_at) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT (number) DO UPDATE SET documents = excluded.documents",
+        (job, named, collection, documents, now()),
+    )
 
 
 def find(db: apsw.Connection, job: str) -> Job | None:

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from app.api import ndjson
 from app.api.ndjson import _lines
-from tests.app.serving import Json, Service, body, fakes, listening, pointers, problem, serving
+from app.stores import jobs
+from tests.app.serving import Json, Service, body, fakes, listening, pointers, problem, serving, until
 
 NDJSON = {"content-type": "application/x-ndjson"}
 
@@ -304,3 +305,20 @@ async def test_an_answer_that_would_fill_the_disk_is_broken_off(
     answer = await post(service, lines({"id": "a", "text": "kept"}) + b"1\n" * 1000)
     assert "send fewer at once" in problem(answer, 413, "too-large")["detail"]
     assert (await service.client.get("/documents/a")).status_code == 200
+
+
+async def test_a_stream_goes_on_with_its_job_however_many_came_since(service: Service) -> None:
+    """Jobs that are done are forgotten after so many later ones, and that of a long stream is done again and again."""
+    number = service.engine.collections.shelf("default").collection.number
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield lines(*({"id": f"d{i}", "text": f"item {i}"} for i in range(65)))
+        await until(lambda: service.sample("winnow_index_chunks", collection="default") == 64)
+        await service.engine.ingest._database.write(
+            lambda db: [jobs.begin(db, number) for _ in range(jobs.JOBS_KEPT + 1)]
+        )
+        yield lines(*({"id": f"d{i}", "text": f"item {i}"} for i in range(65, 150)))
+
+    _, summary = told(await post(service, parts()))
+    assert summary["documents"] == 150
+    assert (await service.finished(summary["job"]))["documents"] == 150

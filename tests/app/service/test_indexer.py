@@ -61,7 +61,7 @@ class Bench:
         job, named = await self.database.write(lambda db: jobs.begin(db, number))
 
         def put_all(db: apsw.Connection) -> int:
-            jobs.grow(db, job, len(given))
+            jobs.grow(db, job, named, number, len(given))
             return max(documents.put(db, number, job, each, whole).version for each in given)
 
         through = await self.database.write(put_all)

@@ -271,8 +271,8 @@ class Truth(RuleBasedStateMachine):
     @rule(name=ids, text=texts, tag=tags)
     def put(self, name: str, text: str, tag: str) -> None:
         document = Document(name, text, metadata={"tag": tag})
-        job, _ = jobs.begin(self.db, self.collection)
-        jobs.grow(self.db, job, 1)
+        job, named = jobs.begin(self.db, self.collection)
+        jobs.grow(self.db, job, named, self.collection, 1)
         found = documents.put(self.db, self.collection, job, document, split)
         assert found == Put(name, self._expected(document, found.version), found.version, len(text.split()))
 
