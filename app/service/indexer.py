@@ -37,6 +37,8 @@ ROUND_SECONDS = 1.0
 """What a round should take: what waits is found soon, and a fast encoder does not make an index commit all the time."""
 
 TIDY_SECONDS = 1.0
+STRETCH_SECONDS = 60.0
+"""How long it goes on without saving or compacting anything while more and more waits."""
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 ROOM_RETRY = 5.0
 """The longest pause where the disk is full."""
@@ -151,19 +153,24 @@ class Indexer:
         self._woken.clear()
         await self._indexes.follow()
         await self._save()
+        until = monotonic() + STRETCH_SECONDS
         while batch := await self._waiting():
-            await self._take_all(batch)
+            await self._take_all(batch, until)
+            if monotonic() > until:
+                self._woken.set()
+                break
         await self._tell()  # what waited may also have been deleted
         await self._indexes.tidy()
 
-    async def _take_all(self, batch: Sequence[Waiting]) -> None:
-        """These and what waits behind them."""
+    async def _take_all(self, batch: Sequence[Waiting], until: float) -> None:
+        """These and, for so long, what waits behind them."""
         ahead, began = asyncio.create_task(self._embed(batch)), monotonic()
         try:
             while batch:
                 await asyncio.wait([ahead])
                 embedded = ahead
-                if following := await self._waiting(after=batch[-1].version):
+                following = await self._waiting(after=batch[-1].version) if monotonic() < until else []
+                if following:
                     ahead = asyncio.create_task(self._embed(following))
                 await self._take(batch, embedded)
                 chunks, ended = sum(len(version.chunks) for version in batch), monotonic()

@@ -87,8 +87,8 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(folder: Path, encoder: FakeEncoder) -> AsyncIterator[Bench]:
-    metrics, settings = Metrics(), fakes(folder)
+async def bench(folder: Path, encoder: FakeEncoder, **more: int) -> AsyncIterator[Bench]:
+    metrics, settings = Metrics(), fakes(folder, **more)
     async with AsyncExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(2))
         database = Database(folder / "winnow.db")
@@ -199,6 +199,20 @@ async def test_what_a_slow_encoder_has_read_is_found_while_the_rest_waits(tmp_pa
         assert len(at.indexes.dense.index) == first
         await asyncio.wait_for(at.indexer.settled(through), 30)
         assert at.rounds == 3
+
+
+async def test_snapshots_are_written_though_more_and_more_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.service.indexer.STRETCH_SECONDS", 0.1)
+    async with bench(tmp_path, FakeEncoder(delay=0.05), snapshot_changes=ROUND_CHUNKS) as at:
+        _, through = await at.put(*numbered(40 * ROUND_CHUNKS, "eight words " * 4 + "{0}"))
+        await until(lambda: at.indexes.dense.saved > 0)
+        number = at.collection.number
+        assert not await at.database.read(lambda db: log.is_settled(db, number, through))
+        assert at.indexes.lexical.saved >= at.indexes.dense.saved
+        await asyncio.wait_for(at.indexer.settled(through), 30)
+        assert len(at.indexes.dense.index) == 40 * ROUND_CHUNKS
 
 
 async def test_while_one_round_is_published_the_next_is_embedded_and_no_more(tmp_path: Path) -> None:
