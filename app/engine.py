@@ -83,8 +83,9 @@ async def open_engine(settings: Settings, metrics: Metrics, *, private: bool = F
         _find_temporary_folder()
         access = Access(settings, private=private)
         _begin(stack, Background("keys", metrics), access.run)
-        threads = {name: _threads(stack, amount, name) for name, amount in THREADS.items()}
         database = _open_database(stack, settings, metrics)
+        # Behind the database, since they read it: so they end before it is closed.
+        threads = {name: _threads(stack, amount, name) for name, amount in THREADS.items()}
         models = Models(settings, metrics, threads["ingest"])
         stack.push_async_callback(asyncio.to_thread, models.close)
         watchdog = Watchdog(lambda: models.devices, metrics, settings.stall_seconds, settings.hang_seconds)

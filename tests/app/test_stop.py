@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 import socket
@@ -9,8 +10,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from time import sleep
 
+import apsw
 import httpx
 import pytest
 
@@ -18,7 +21,7 @@ from loadtest import truth
 from loadtest.kills import SETTINGS, WRITERS, Trial
 from loadtest.ledger import Ledger, bodies
 from loadtest.process import Process
-from tests.app.serving import documents
+from tests.app.serving import documents, fakes, serving
 
 AT_ONCE = 4
 SLOW = {"query": "a topic of many words", "candidates": 200, "top_k": 200}
@@ -89,6 +92,21 @@ def test_what_waited_is_taken_up_at_the_next_start(tmp_path: Path) -> None:
         trial = Trial(service, tmp_path, [ledger])
         trial.await_settled()
         trial.check(random.Random(1))
+
+
+async def test_what_an_index_still_reads_comes_to_its_end_before_the_database_is_closed(tmp_path: Path) -> None:
+    reading = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 2000000) SELECT max(x) FROM c"
+    began, read = Event(), list[tuple[int, ...]]()
+
+    def look(db: apsw.Connection) -> None:
+        began.set()
+        read.extend(db.execute(reading))
+
+    async with serving(fakes(tmp_path)) as service:
+        database, index = service.engine.ingest._database, service.engine.collections._threads
+        index.submit(database.read_here, look)
+        assert await asyncio.to_thread(began.wait, 10)
+    assert read == [(2_000_000,)]
 
 
 def test_who_never_ends_is_cut_off_when_patience_ends(tmp_path: Path) -> None:

@@ -90,9 +90,9 @@ class Bench:
 async def bench(folder: Path, encoder: FakeEncoder, **more: int) -> AsyncIterator[Bench]:
     metrics, settings = Metrics(), fakes(folder, **more)
     async with AsyncExitStack() as stack:
-        threads = stack.enter_context(ThreadPoolExecutor(2))
         database = Database(folder / "winnow.db")
         stack.callback(database.close)
+        threads = stack.enter_context(ThreadPoolExecutor(2))
         device = Device("test", 0.1, 60.0)
         stack.callback(device.close)
         batcher = Batcher("encoder", encoder.encode, device, metrics, 512, 512, 10_000, 60)
