@@ -15,16 +15,7 @@ import apsw
 import structlog
 
 from app.caller import caller
-from app.errors import (
-    Conflict,
-    EncoderMismatch,
-    Forbidden,
-    Invalid,
-    NoSpace,
-    NotFound,
-    TooLarge,
-    Unavailable,
-)
+from app.errors import Conflict, EncoderMismatch, Forbidden, Invalid, NoSpace, NotFound, TooLarge, Unavailable
 from app.service.copier import Copier
 from app.service.follower import Workers
 from app.service.indexer import Indexer
@@ -156,6 +147,10 @@ class Collections:
         """Whether it is there, be it open or not."""
         return name in self._shelves or name in self._closed
 
+    def is_given_up(self, name: str) -> bool:
+        """Whether it can't be opened, and nobody tries any more."""
+        return caller().sees(name) and name in self._closed and name not in self._opening
+
     def taking(self, name: str) -> Shelf:
         """A collection that documents and feedback are given to: no standby, which has them from what it follows."""
         shelf = self.shelf(name)
@@ -241,15 +236,20 @@ class Collections:
 
     async def trade_places(self, name: str, overrules: str) -> None:
         """Let a collection and its standby be what the truth has made of them already."""
-        old, new = self._shelves[name], self._shelves[f"{name}{STANDBY}"]
+        standby = f"{name}{STANDBY}"
+        old, new = self._shelves.pop(name, None), self._shelves.pop(standby)
         new.collection.name, new.collection.follows, new.collection.overrules = name, None, overrules
-        old.collection.name, old.collection.follows = f"{name}{STANDBY}", new.collection.number
-        following = replace(old, copier=self._copier(old.collection, old.chunker, old.indexer))
-        self._shelves |= {name: replace(new, copier=None), f"{name}{STANDBY}": following}
+        self._shelves[name] = replace(new, copier=None)
+        if old is None:
+            del self._closed[name]
+            self._closed[standby] = Unavailable(f"Collection '{standby}' is closed until the next start.")
+        else:
+            old.collection.name, old.collection.follows = standby, new.collection.number
+            self._shelves[standby] = replace(old, copier=self._copier(old.collection, old.chunker, old.indexer))
         if new.copier:
             await new.copier.close()
-        if following.copier:
-            following.copier.start()
+        if old and (copier := self._shelves[standby].copier):
+            copier.start()
 
     async def _drop(self, collection: Collection) -> None:
         name = collection.name

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from app.errors import WinnowError
@@ -51,6 +53,14 @@ class Shelf:
     def trouble(self) -> str | None:
         """Why nothing moves, if nothing does."""
         return self.indexer.trouble or (self.copier.trouble if self.copier else None)
+
+    @contextmanager
+    def closed_to_intake(self) -> Iterator[None]:
+        self.intake.clear()
+        try:
+            yield
+        finally:
+            self.intake.set()
 
     def start(self) -> None:
         for worker in (self.indexer, self.reader, self.copier):

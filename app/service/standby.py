@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from time import monotonic
 from types import MappingProxyType
@@ -79,18 +80,16 @@ class Standbys:
         return await self._database.read(read)
 
     async def switch(self, name: str, *, force: bool = False) -> None:
-        """Let the standby take the collection's place. For the moment that it takes, ingests wait."""
+        """Let the standby take the collection's place, also that of one that can't be opened. For the moment that it
+        takes, ingests wait."""
         async with self._collections.changing():
-            followed = self._served(name)
+            followed = None if self._collections.is_given_up(name) else self._served(name)
             if not self._has(name):
                 raise Conflict(_none(name))
             standby = self._collections.shelf(f"{name}{STANDBY}")
-            await self._check_ready(followed, standby, force=force)
-            followed.intake.clear()
-            try:
-                await self._switch(name, followed, standby, force=force)
-            finally:
-                followed.intake.set()
+            await self._check_ready(standby, force=force)
+            with followed.closed_to_intake() if followed else nullcontext():
+                await self._switch(name, standby, force=force)
 
     async def end(self, name: str) -> None:
         """Drop the standby, and all that it holds."""
@@ -98,20 +97,20 @@ class Standbys:
             raise NotFound(_none(name))
         await self._collections.drop(f"{name}{STANDBY}")
 
-    async def _check_ready(self, followed: Shelf, standby: Shelf, *, force: bool) -> None:
-        found = await self._progress(followed, standby)
+    async def _check_ready(self, standby: Shelf, *, force: bool) -> None:
+        found = await self._database.read(lambda db: rows.progress(db, *_numbers(standby)))
         if found.behind + found.pending > NEARLY:
             raise Conflict(_left(standby.collection.name, found))
         if found.failed and not force:
-            raise Conflict(await self._lacking(followed, standby, found.failed))
+            raise Conflict(await self._lacking(standby, found.failed))
 
-    async def _switch(self, name: str, followed: Shelf, standby: Shelf, *, force: bool) -> None:
-        numbers, deadline = (standby.collection.number, followed.collection.number), monotonic() + SWITCH_SECONDS
+    async def _switch(self, name: str, standby: Shelf, *, force: bool) -> None:
+        numbers, deadline = _numbers(standby), monotonic() + SWITCH_SECONDS
         overrules = self._settings.models if name == DEFAULT else ""
         while True:
             left = await self._database.write(lambda db: rows.switch(db, name, *numbers, overrules, force=force))
             if left.failed and not force:
-                raise Conflict(await self._lacking(followed, standby, left.failed))
+                raise Conflict(await self._lacking(standby, left.failed))
             if not left.behind and not left.pending:
                 break
             if monotonic() > deadline:
@@ -122,18 +121,14 @@ class Standbys:
         await self._collections.trade_places(name, overrules)
         caller().deed.touch(name)
         self._feedback.recount(numbers)
-        logger.info("switched", collection=name, encoder=standby.collection.encoder, before=followed.collection.encoder)
+        logger.info("switched", collection=name, encoder=standby.collection.encoder)
 
-    async def _progress(self, followed: Shelf, standby: Shelf) -> Progress:
-        numbers = standby.collection.number, followed.collection.number
-        return await self._database.read(lambda db: rows.progress(db, *numbers))
-
-    async def _lacking(self, followed: Shelf, standby: Shelf, count: int) -> str:
-        numbers = standby.collection.number, followed.collection.number
-        some = await self._database.read(lambda db: rows.failures(db, *numbers, TOLD))
+    async def _lacking(self, standby: Shelf, count: int) -> str:
+        some = await self._database.read(lambda db: rows.failures(db, *_numbers(standby), TOLD))
         told = "; ".join(f"'{document}': {why}" for document, why in some.items())
+        name = standby.collection.name
         return (
-            f"'{standby.collection.name}' can't take {count:,} documents that '{followed.collection.name}' has "
+            f"'{name}' can't take {count:,} documents that '{name.removesuffix(STANDBY)}' has "
             f"({told}). Change or delete them, begin another standby, or switch with `force` and do without them."
         )
 
@@ -145,6 +140,13 @@ class Standbys:
 
     def _has(self, name: str) -> bool:
         return self._collections.has(f"{name}{STANDBY}")
+
+
+def _numbers(standby: Shelf) -> tuple[int, int]:
+    """Its own, and that of the collection that it follows."""
+    followed = standby.collection.follows
+    assert followed is not None
+    return standby.collection.number, followed
 
 
 def _none(name: str) -> str:

@@ -404,6 +404,28 @@ async def test_a_switch_outlives_restarts_until_the_settings_say_something_new(t
         assert "/collections/default/standby" in told["detail"]
 
 
+async def test_a_collection_that_cannot_be_opened_gives_its_place_to_its_standby(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path)) as service:
+        await service.ingest(*documents(5, "topic word"))
+        await begin(service, encoder="fake:32")
+        await caught_up(service)
+    settings = fakes(tmp_path, encoder="fake:32")
+    async with serving(settings, ready=False) as service:
+        await until(lambda: not service.engine.readiness.starting)
+        problem(await service.client.post("/search", json={"query": "topic"}), 409, "encoder-mismatch")
+        assert (await switch(service))["encoder"] == "fake:32"
+        assert len(await held(service, "default")) == 5
+        await service.ingest({"id": "new", "text": "topic word new"})
+        ready = body(await service.client.get("/readyz"))
+        assert ready["warnings"] == [f"collection '{STANDBY}': Collection '{STANDBY}' is closed until the next start."]
+        problem(await service.client.post(f"{AT}/switch", json={}), 503, "unavailable")
+    async with serving(settings) as service:
+        await caught_up(service)
+        assert "new" in await held(service, STANDBY)
+        assert (await switch(service))["encoder"] == "fake"
+        assert len(await held(service, "default")) == 6
+
+
 ACTS = st.lists(
     st.one_of(
         st.tuples(st.just("put"), st.integers(0, 5), st.sampled_from(["red", "green"]), st.integers(0, 1)),
