@@ -73,10 +73,10 @@ def publish(
 
 
 def unpublished(db: apsw.Connection, chunks: Collection[int]) -> tuple[list[int], list[int]]:
-    """Of some chunks, those that are gone for good and those that still wait for their vectors."""
+    """Of some chunks, those that are gone or have failed and those that still wait for their vectors."""
     sql = (
-        "SELECT value, number IS NULL FROM json_each(?) LEFT JOIN chunks ON number = value"
-        " WHERE NOT EXISTS (SELECT 1 FROM vectors WHERE chunk = value)"
+        "SELECT value, d.state IS NOT 'pending' FROM json_each(?) LEFT JOIN chunks c ON c.number = value"
+        " LEFT JOIN documents d ON d.number = c.document WHERE NOT EXISTS (SELECT 1 FROM vectors WHERE chunk = value)"
     )
     found = rows(db, sql, (to_json(list(chunks)),))
     return [chunk for chunk, gone in found if gone], [chunk for chunk, gone in found if not gone]

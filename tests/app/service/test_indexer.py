@@ -139,6 +139,32 @@ async def test_a_version_that_fails_leaves_the_one_before_it_to_be_found(tmp_pat
             assert await at.found() == ["better words" if text.startswith("better") else "good words"]
 
 
+async def test_what_was_added_ahead_and_failed_then_is_taken_back_and_keeps_no_index_from_being_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = FakeEncoder()
+    monkeypatch.setattr("app.service.indexer.FIRST_RETRY", 0.05)
+
+    def break_off(*_: object) -> NoReturn:
+        monkeypatch.undo()
+        encoder._fail_on = "poison"
+        raise NoSpace("The disk is full.")
+
+    async with bench(tmp_path, encoder) as at:
+        monkeypatch.setattr("app.service.indexer.changelog.publish", break_off)
+        named, through = await at.put(Document("bad", "poison"))
+        await asyncio.wait_for(at.indexer.settled(through), 10)
+        assert (await at.job(named)).state == "failed"
+        encoder._fail_on = None
+        _, through = await at.put(Document("a", "one"))
+        await asyncio.wait_for(at.indexer.settled(through), 10)
+        await asyncio.wait_for(at.indexer.save(), 10)
+        assert at.indexes.dense.saved == at.indexes.lexical.saved == await at.indexes.dense._follower.head()
+        _, through = await at.put(Document("bad", "poison"))
+        await asyncio.wait_for(at.indexer.settled(through), 10)
+        assert sorted(await at.found()) == ["one", "poison"]
+
+
 async def test_giving_a_failed_document_again_tries_it_again(tmp_path: Path) -> None:
     async with bench(tmp_path, FakeEncoder(fail_on="poison")) as at:
         for _ in range(2):
