@@ -66,8 +66,8 @@ def failures_among(db: apsw.Connection, job: int, after: int, through: int) -> t
     """The same of the versions behind one, up to another, and how many there are in all."""
     told = (
         "FROM documents d JOIN jobs j ON j.number = d.job AND j.collection = d.collection"
-        " WHERE d.job = ? AND d.state = 'failed' AND d.number > ? AND d.number <= ?"
+        " WHERE d.job = ? AND d.state = 'failed' AND +d.number > ? AND +d.number <= ?"  # few have failed: by the state
     )
     (count,) = first(db, f"SELECT count(*) {told}", (job, after, through)) or (0,)
-    named = f"SELECT d.id, d.error {told} ORDER BY d.number LIMIT 100"
+    named = f"SELECT d.id, d.error {told} ORDER BY +d.number LIMIT 100"
     return count, dict(rows(db, named, (job, after, through)))

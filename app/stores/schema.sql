@@ -230,3 +230,8 @@ CREATE TABLE refusals (
   created_at  TEXT    NOT NULL,
   UNIQUE (collection, sha256, kind)
 ) STRICT;
+
+-- migration 12
+
+-- The order in which a collection's documents are listed: each page would otherwise put all of them in order.
+CREATE INDEX documents_in_order ON documents(collection);

@@ -108,7 +108,7 @@ def behind(db: apsw.Connection, standby: int) -> int:
 
 def failures(db: apsw.Connection, standby: int, followed: int, limit: int) -> dict[str, str]:
     """Some of the documents that it can't take, and why."""
-    sql = f"SELECT id, error {LACKING} ORDER BY number LIMIT ?"
+    sql = f"SELECT id, error {LACKING} ORDER BY +number LIMIT ?"
     return dict(rows(db, sql, (standby, followed, limit)))
 
 
