@@ -118,13 +118,13 @@ class Settings(BaseSettings):
     batch_tokens: int = Field(
         0,
         ge=0,
-        description="Tokens in one model batch of searches, padding included; 0: 512 in OpenVINO, which computes "
+        description="Tokens in one model batch of searches, padding included; 0: 640 in OpenVINO, which computes "
         "several side by side, 4096 in torch on a CPU, 32768 elsewhere.",
     )
     bulk_batch_tokens: int = Field(
         0,
         ge=0,
-        description="The same for ingest; 0: 512, 2048 and 16384, since a search must wait for one to end.",
+        description="The same for ingest; 0: 640, 2048 and 16384, since a search must wait for one to end.",
     )
     queue_tokens: int = Field(
         131072,
