@@ -28,7 +28,7 @@ from app.device import Device
 from app.errors import Overloaded, WinnowError
 from app.telemetry import Metrics
 from app.trail import riders, tell_batch
-from models.types import ModelError, OutOfMemory, Tokens
+from models.types import WHOLE, Grain, ModelError, OutOfMemory, Tokens
 
 log = structlog.get_logger()
 
@@ -94,13 +94,12 @@ class Batcher:
 
     def __init__(
         self, name: str, compute: Compute, device: Device, metrics: Metrics,
-        batch_tokens: int, bulk_batch_tokens: int, queue_tokens: int, queue_seconds: float, abreast: int = 1,
+        batch_tokens: int, bulk_batch_tokens: int, queue_tokens: int, queue_seconds: float, grain: Grain = WHOLE,
     ) -> None:  # fmt: skip
         self.name = name
         self._queue_seconds = queue_seconds
         self._compute, self._device, self._metrics = compute, device, metrics
-        self.abreast = abreast
-        """Batches that the model may compute at once."""
+        self.grain = grain
         self._budgets: dict[Lane, int] = {"search": batch_tokens, "ingest": bulk_batch_tokens}
         self._lines: dict[Lane, dict[Call, None]] = {"search": {}, "ingest": {}}
         self._rooms = {lane: Room(queue_tokens, metrics.queue_tokens.labels(name, lane)) for lane in self._lines}
@@ -170,7 +169,7 @@ class Batcher:
     @property
     def _rate(self) -> float:
         """Tokens a second, where there is enough for all that compute at once."""
-        return self.abreast * self._computed / self._spent
+        return self.grain.abreast * self._computed / self._spent
 
     def expecting(self) -> AbstractContextManager[None]:
         """For a search under way: no ingest begins before what it will ask for, nor between two of its waves."""
@@ -244,7 +243,7 @@ class Batcher:
         """The oldest call's longest texts, then what goes well with them from the others, oldest first."""
         line, self._begun = self._lines[lane], perf_counter()
         waiting = sum(len(call.waiting) for call in line)
-        batch = Batch(lane, self._budgets[lane], -(-waiting // self.abreast))
+        batch = Batch(lane, self._budgets[lane], -(-waiting // self.grain.abreast))
         for call in line:
             batch.fill(call)
             if batch.full:
@@ -273,14 +272,12 @@ class Batcher:
             self.settle(batch, None)
 
     def _values(self, batch: Batch) -> NDArray[Any]:
-        began = perf_counter()
+        began, given = perf_counter(), self._device.given(self)
         values = self._fitting(batch.texts(), batch.lane)
-        spent = perf_counter() - began
-        tells = TELLING * batch.tokens >= batch.budget or batch.tokens * self._spent > spent * self._computed
-        if tells and not self._device.trouble:
-            with self._device.changed:
-                self._computed, self._spent = 0.9 * self._computed + batch.tokens, 0.9 * self._spent + spent
-                self._measured = True
+        spent, given = perf_counter() - began, given + self._device.given(self)
+        self._learn(
+            batch, spent * min(2 * self.grain.abreast / max(given, 1), 1)
+        )  # it lay ready while others were computed
         self.warm = True
         self._metrics.batch_tokens.labels(self.name, batch.lane).observe(batch.cost)
         self._metrics.batch_seconds.labels(self.name, batch.lane).observe(spent)
@@ -289,6 +286,14 @@ class Batcher:
         if values.shape[:1] != (batch.count,):
             raise ModelError(f"{self.name} gave values of shape {values.shape} for {batch.count} texts.")
         return values
+
+    def _learn(self, batch: Batch, spent: float) -> None:
+        """How fast the model is."""
+        tells = TELLING * batch.tokens >= batch.budget or batch.tokens * self._spent > spent * self._computed
+        if tells and not self._device.trouble:
+            with self._device.changed:
+                self._computed, self._spent = 0.9 * self._computed + batch.tokens, 0.9 * self._spent + spent
+                self._measured = True
 
     def _fitting(self, texts: list[Tokens], lane: Lane) -> NDArray[Any]:
         """In halves where the device has no memory for all at once; until the next start batches then stay as small."""

@@ -21,6 +21,7 @@ import structlog
 
 from app.batch import Batch, Call, Lane
 from app.errors import Unavailable
+from models.types import Grain
 
 log = structlog.get_logger()
 
@@ -46,8 +47,7 @@ class Lines(Protocol):
     """What waits for one model, as its device sees it."""
 
     name: str
-    abreast: int
-    """Batches that it may compute at once."""
+    grain: Grain
     warm: bool
     """Whether it has computed a batch."""
 
@@ -100,8 +100,8 @@ class Worker:
 
 
 class Device:
-    """Has as many threads as one of its models computes batches at once, each on cores of its own. Others compute
-    alone: two that take all cores would fight for them."""
+    """Has as many threads as one of its models may have batches at once. Models that compute several, each on cores of
+    its own, do so side by side; the others alone, for two that take all cores would fight for them."""
 
     def __init__(self, name: str, bulk_share: float, patience: float) -> None:
         self.name = name
@@ -119,7 +119,7 @@ class Device:
     def add(self, lines: Lines) -> None:
         with self.changed:
             self._models.append(lines)
-            while len(self._workers) < lines.abreast:
+            while len(self._workers) < lines.grain.given:
                 self._workers.append(self._begin())
 
     def close(self) -> None:
@@ -158,8 +158,8 @@ class Device:
 
     @property
     def busy_for(self) -> float:
-        """Seconds until a thread is free, in the mean of all threads."""
-        return sum(work.left for worker in self._workers if (work := worker.work)) / len(self._workers)
+        """Seconds until what is computed just now is done, shared among those that compute at once."""
+        return sum(work.left / work.lines.grain.abreast for worker in self._workers if (work := worker.work))
 
     @property
     def trouble(self) -> str | None:
@@ -254,6 +254,10 @@ class Device:
         for."""
         return self._under_way("search") > 0 or perf_counter() < self._free + PAUSE
 
+    def given(self, lines: Lines) -> int:
+        """Batches that a model has just now, one that lies ready included."""
+        return [work.lines for worker in self._workers if (work := worker.work)].count(lines)
+
     def _under_way(self, lane: Lane) -> int:
         return sum(worker.work is not None and worker.work.batch.lane == lane for worker in self._workers)
 
@@ -264,8 +268,8 @@ class Device:
     def _has_room(self, lines: Lines) -> bool:
         """Whether it may begin beside what is computed: one that takes all cores for a batch has them for itself."""
         busy = [worker.work.lines for worker in self._workers if worker.work]
-        alone = any(each.abreast == 1 for each in [lines, *busy])
-        return not (busy and alone) and busy.count(lines) < lines.abreast
+        alone = any(each.grain.abreast == 1 for each in [lines, *busy])
+        return not (busy and alone) and self.given(lines) < lines.grain.given
 
 
 def stack_of(thread: int | None) -> str:

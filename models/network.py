@@ -35,6 +35,9 @@ MOST_STREAMS = 4
 """Batches at once, each on its share of the threads. On two cores one for each is a fifth faster for many pairs; but
 the more there are, the fewer threads has a lone query."""
 
+AHEAD = 1
+"""Batches that lie ready for whichever stream is free first, while Python is busy with what came of the one before."""
+
 BESIDE = 1
 """Questions are embedded beside all that computes."""
 
@@ -57,7 +60,7 @@ class _Engine:
         self.queue = openvino.AsyncInferQueue(self.compiled, streams)
         self.queue.set_callback(_collect)
         self.requests: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(streams + BESIDE):
+        for _ in range(streams + AHEAD + BESIDE):
             self.requests.put(self.compiled.create_infer_request())
 
     def end(self) -> None:
@@ -80,7 +83,7 @@ class Network:
         self._padding, self._limit = padding, limit
         self._with_types = any(each.any_name == "token_type_ids" for each in model.inputs)
         self._streams = _streams(options.threads)
-        self.grain = Grain(self._streams, MICRO_BATCH)
+        self.grain = Grain(self._streams, MICRO_BATCH, AHEAD)
         self._turn, self._change = Lock(), Lock()
         self._engine: _Engine | None = None
         hint = self._sound().compiled.get_property("INFERENCE_PRECISION_HINT")

@@ -205,6 +205,13 @@ class Grain:
     abreast: int = 1
     tokens: int = 0
     """In each of them, padding included; 0: it says nothing of it."""
+    ahead: int = 0
+    """So many more may lie ready, so that none of those waits for Python to bring the next."""
+
+    @property
+    def given(self) -> int:
+        """Portions that it may have at once."""
+        return self.abreast + self.ahead
 
 
 WHOLE = Grain()

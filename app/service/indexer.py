@@ -1,12 +1,14 @@
 """Makes waiting documents searchable: embed → publish in the truth → index. One task per collection.
 
-While one round is published the next is embedded already, so that the model does not wait for the disk. All of it can
-be interrupted anywhere: what waits is in the truth, and is taken up again at the next start.
+While one round is published the next is embedded already, and where much waits the one after it is in line, so that the
+model waits for neither disk nor tokenizer. All of it can be interrupted anywhere: what waits is in the truth, and is
+taken up again at the next start.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -36,6 +38,9 @@ ROUND_CHUNKS, MOST_CHUNKS = 64, 4096
 ROUND_SECONDS = 1.0
 """What a round should take: what waits is found soon, and a fast encoder does not make an index commit all the time."""
 
+MOST_BEGUN = 2
+"""Rounds that are being embedded at once: with one, the model rests while the next is read and tokenized."""
+
 TIDY_SECONDS = 1.0
 STRETCH_SECONDS = 60.0
 """How long it goes on without saving or compacting anything while more and more waits."""
@@ -63,6 +68,14 @@ class _Round:
     @property
     def texts(self) -> list[str]:
         return _texts(self.batch)
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """Versions that wait, and their vectors to come."""
+
+    batch: Sequence[Waiting]
+    embedded: asyncio.Task[_Round]
 
 
 class Indexer:
@@ -164,22 +177,31 @@ class Indexer:
 
     async def _take_all(self, batch: Sequence[Waiting], until: float) -> None:
         """These and, for so long, what waits behind them."""
-        ahead, began = asyncio.create_task(self._embed(batch)), monotonic()
+        line, began = deque([self._begin(batch)]), monotonic()
         try:
-            while batch:
-                await asyncio.wait([ahead])
-                embedded = ahead
-                following = await self._waiting(after=batch[-1].version) if monotonic() < until else []
-                if following:
-                    ahead = asyncio.create_task(self._embed(following))
-                await self._take(batch, embedded)
-                chunks, ended = sum(len(version.chunks) for version in batch), monotonic()
-                self._round = next_round(self._round, chunks, ended - began)
-                batch, began = following, ended
+            while line:
+                await self._extend(line, until, least=self._round)
+                await asyncio.wait([line[0].embedded])
+                await self._extend(line, until, least=1)
+                done = line.popleft()
+                await self._take(done.batch, done.embedded)
+                chunks, ended = _chunks(done.batch), monotonic()
+                self._round, began = next_round(self._round, chunks, ended - began), ended
                 await self._save()
         finally:
-            ahead.cancel()
-            await asyncio.gather(ahead, return_exceptions=True)
+            for begun in line:
+                begun.embedded.cancel()
+            await asyncio.gather(*(begun.embedded for begun in line), return_exceptions=True)
+
+    async def _extend(self, line: deque[_Begun], until: float, least: int) -> None:
+        """Have what waits behind the last round embedded, where it comes to so many chunks."""
+        if len(line) < MOST_BEGUN and monotonic() < until:
+            following = await self._waiting(after=line[-1].batch[-1].version)
+            if _chunks(following) >= least:
+                line.append(self._begin(following))
+
+    def _begin(self, batch: Sequence[Waiting]) -> _Begun:
+        return _Begun(batch, asyncio.create_task(self._embed(batch)))
 
     async def _save(self) -> None:
         if self._to_save:
@@ -266,6 +288,10 @@ class Indexer:
         self._metrics.index_chunks.labels(name).set(len(index))
         self._metrics.index_deleted.labels(name).set(index.deleted)
         self._metrics.index_bytes.labels(name).set(index.nbytes)
+
+
+def _chunks(batch: Sequence[Waiting]) -> int:
+    return sum(len(version.chunks) for version in batch)
 
 
 def _texts(batch: Sequence[Waiting]) -> list[str]:

@@ -145,7 +145,7 @@ class Models:
         bulk = settings.bulk_batch_tokens or min(CPU_BULK if cpu else ACCELERATOR_BULK, batch)
         return Batcher(
             name, compute, self._devices[on], self._metrics, batch, bulk, settings.queue_tokens, settings.queue_seconds,
-            grain.abreast,
+            grain,
         )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from app.batch import Lane, Ran
 from app.batcher import Batcher
 from app.device import Device
 from app.telemetry import Metrics
-from models.types import ModelError, Tokens
+from models.types import Grain, ModelError, Tokens
 
 
 def text(length: int, mark: int = 0) -> Tokens:
@@ -86,8 +86,9 @@ def serve(
     queue: int = 5000,
     patience: float = 60.0,
     abreast: int = 1,
+    ahead: int = 0,
 ) -> Batcher:
-    return Batcher(name, model, device, metrics, budget, bulk_budget, queue, patience, abreast)
+    return Batcher(name, model, device, metrics, budget, bulk_budget, queue, patience, Grain(abreast, ahead=ahead))
 
 
 def sample(metrics: Metrics, name: str, **labels: str) -> float:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
 import numpy as np
@@ -277,6 +278,32 @@ async def test_a_model_computes_no_more_batches_at_once_than_it_can_though_the_d
     assert len(model.batches) == 2
     model.gate.set()
     assert (await work).values.tolist() == list(range(6))
+
+
+async def test_a_batch_lies_ready_for_a_model_that_wants_one_and_the_rest_is_shared_as_if_it_did_not(
+    device: Device, metrics: Metrics
+) -> None:
+    model = Model()
+    batcher = serve(model, device, metrics, budget=1000, abreast=2, ahead=1)
+    model.gate.clear()
+    (work,) = await begin(batcher.run([text(10, mark) for mark in range(16)], "search"))
+    await until(lambda: len(model.batches) == 3)
+    await asyncio.sleep(0.1)
+    assert sorted(len(batch) for batch in model.batches) == [2, 4, 8]
+    model.gate.set()
+    assert (await work).values.tolist() == list(range(16))
+
+
+async def test_a_model_is_not_taken_to_be_slower_for_a_batch_that_lay_ready(device: Device, metrics: Metrics) -> None:
+    model = Model(seconds=0.05)
+    with ThreadPoolExecutor(2) as streams:
+
+        def compute(batch: Sequence[Tokens]) -> NDArray[np.float32]:
+            return streams.submit(model, batch).result()
+
+        batcher = serve(compute, device, metrics, budget=100, abreast=2, ahead=1)
+        await batcher.run([text(100, mark) for mark in range(30)], "search")
+    assert batcher.makes(1.0) == pytest.approx(2 * 100 / 0.05, rel=0.2)  # uncorrected, it would be two thirds of that
 
 
 async def test_an_empty_text_has_a_value_too(device: Device, metrics: Metrics) -> None:

@@ -29,6 +29,7 @@ from app.stores.sqlite import Database
 from app.telemetry import Metrics
 from app.types import Chunk, Collection, Document, Job, Recipe
 from models.fake import FakeEncoder
+from models.types import Role, Tokens, Vectors
 from tests.app.batching import sample
 from tests.app.serving import fakes, nothing_embedded, until
 
@@ -36,6 +37,22 @@ from tests.app.serving import fakes, nothing_embedded, until
 def whole(document: Document) -> list[Chunk]:
     """One chunk that is the document."""
     return [Chunk(0, len(document.text), document.text, len(document.text.split()))]
+
+
+class Held(FakeEncoder):
+    """Tokenizes what it is given, and embeds none of it until it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free, self.read = Event(), 0
+
+    def tokenize(self, texts: Sequence[str], role: Role) -> list[Tokens]:
+        self.read += len(texts)
+        return super().tokenize(texts, role)
+
+    def encode(self, batch: Sequence[Tokens]) -> Vectors:
+        assert self.free.wait(10)
+        return super().encode(batch)
 
 
 @dataclass(frozen=True)
@@ -253,6 +270,21 @@ async def test_while_one_round_is_published_the_next_is_embedded_and_no_more(tmp
         await writer
         await asyncio.wait_for(at.indexer.settled(through), 10)
         assert sum(at.encoder.calls) == len(at.indexes.dense.index) == 4 * ROUND_CHUNKS
+
+
+@pytest.mark.parametrize(("more", "in_line"), [(2 * ROUND_CHUNKS, ROUND_CHUNKS), (ROUND_CHUNKS - 1, 0)])
+async def test_behind_a_round_that_is_embedded_the_next_is_in_line_if_it_is_full_and_none_after_it(
+    tmp_path: Path, more: int, in_line: int
+) -> None:
+    encoder = Held()
+    async with bench(tmp_path, encoder) as at:
+        _, through = await at.put(*numbered(ROUND_CHUNKS + more))
+        await until(lambda: encoder.read == ROUND_CHUNKS + in_line)
+        await asyncio.sleep(0.1)
+        assert encoder.read == ROUND_CHUNKS + in_line
+        encoder.free.set()
+        await asyncio.wait_for(at.indexer.settled(through), 10)
+        assert len(at.indexes.dense.index) == ROUND_CHUNKS + more
 
 
 async def test_a_round_that_the_model_fails_on_leaves_the_one_ahead_as_it_is(tmp_path: Path) -> None:
