@@ -274,10 +274,8 @@ class Batcher:
     def _values(self, batch: Batch) -> NDArray[Any]:
         began, given = perf_counter(), self._device.given(self)
         values = self._fitting(batch.texts(), batch.lane)
-        spent, given = perf_counter() - began, given + self._device.given(self)
-        self._learn(
-            batch, spent * min(2 * self.grain.abreast / max(given, 1), 1)
-        )  # it lay ready while others were computed
+        spent = perf_counter() - began
+        self._learn(batch, spent * min(self.grain.abreast / given, 1))
         self.warm = True
         self._metrics.batch_tokens.labels(self.name, batch.lane).observe(batch.cost)
         self._metrics.batch_seconds.labels(self.name, batch.lane).observe(spent)
@@ -288,7 +286,7 @@ class Batcher:
         return values
 
     def _learn(self, batch: Batch, spent: float) -> None:
-        """How fast the model is."""
+        """How fast the model is; the seconds are those in which it was computed, and did not lie ready."""
         tells = TELLING * batch.tokens >= batch.budget or batch.tokens * self._spent > spent * self._computed
         if tells and not self._device.trouble:
             with self._device.changed:
