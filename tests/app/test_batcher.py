@@ -528,7 +528,7 @@ async def test_a_batch_that_is_computed_counts_for_how_long_a_search_takes(devic
     assert batcher.takes(100) > 100 * alone
     other.gate.set()
     await busy
-    assert batcher.takes(100) == pytest.approx(alone)
+    await until(lambda: batcher.takes(100) == pytest.approx(alone))  # its thread is free a moment after the caller
 
 
 def test_the_time_to_come_back_is_never_nothing(device: Device, metrics: Metrics) -> None:

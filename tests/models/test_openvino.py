@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from _thread import interrupt_main
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -248,6 +250,16 @@ def test_what_can_not_be_read_of_a_result_is_told_and_ends_no_process(
     np.testing.assert_allclose(encoder.encode(batch), expected, atol=2e-6)
 
 
+@contextmanager
+def heeding_interrupts() -> Iterator[None]:
+    """What a shell starts in the background ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_who_is_interrupted_leaves_nothing_behind_that_computes(
     monkeypatch: pytest.MonkeyPatch, encoders: dict[str, str]
 ) -> None:
@@ -266,7 +278,7 @@ def test_who_is_interrupted_leaves_nothing_behind_that_computes(
     batch = encoder.tokenize(["bank " * 30] * 60, "document")
     with monkeypatch.context() as patch:
         patch.setattr(network, "_rows", slow)
-        with pytest.raises(KeyboardInterrupt):
+        with heeding_interrupts(), pytest.raises(KeyboardInterrupt):
             encoder.encode(batch)
         assert len(began) == len(ended)
     assert len(encoder.encode(batch)) == len(batch)
