@@ -119,7 +119,7 @@ class Device:
     def add(self, lines: Lines) -> None:
         with self.changed:
             self._models.append(lines)
-            while len(self._workers) < lines.grain.given:
+            while len(self._workers) < lines.grain.most:
                 self._workers.append(self._begin())
 
     def close(self) -> None:
@@ -269,7 +269,7 @@ class Device:
         """Whether it may begin beside what is computed: one that takes all cores for a batch has them for itself."""
         busy = [worker.work.lines for worker in self._workers if worker.work]
         alone = any(each.grain.abreast == 1 for each in [lines, *busy])
-        return not (busy and alone) and self.given(lines) < lines.grain.given
+        return not (busy and alone) and self.given(lines) < lines.grain.most
 
 
 def stack_of(thread: int | None) -> str:

@@ -209,7 +209,7 @@ class Grain:
     """So many more may lie ready, so that none of those waits for Python to bring the next."""
 
     @property
-    def given(self) -> int:
+    def most(self) -> int:
         """Portions that it may have at once."""
         return self.abreast + self.ahead
 

@@ -185,7 +185,7 @@ class Indexer:
                 await self._extend(line, until, least=1)
                 done = line.popleft()
                 await self._take(done.batch, done.embedded)
-                chunks, ended = _chunks(done.batch), monotonic()
+                chunks, ended = _size(done.batch), monotonic()
                 self._round, began = next_round(self._round, chunks, ended - began), ended
                 await self._save()
         finally:
@@ -197,7 +197,7 @@ class Indexer:
         """Have what waits behind the last round embedded, where it comes to so many chunks."""
         if len(line) < MOST_BEGUN and monotonic() < until:
             following = await self._waiting(after=line[-1].batch[-1].version)
-            if _chunks(following) >= least:
+            if _size(following) >= least:
                 line.append(self._begin(following))
 
     def _begin(self, batch: Sequence[Waiting]) -> _Begun:
@@ -290,7 +290,8 @@ class Indexer:
         self._metrics.index_bytes.labels(name).set(index.nbytes)
 
 
-def _chunks(batch: Sequence[Waiting]) -> int:
+def _size(batch: Sequence[Waiting]) -> int:
+    """In chunks."""
     return sum(len(version.chunks) for version in batch)
 
 
