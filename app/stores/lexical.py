@@ -77,8 +77,9 @@ class TantivyIndex:
     @property
     def chunks(self) -> ChunkIds:
         """All living ones; it takes a second for a million."""
-        every = self._searcher.search(Query.all_query(), max(len(self), 1), count=False)
-        return np.array(_chunks(self._searcher, every), np.int64)
+        searcher = self._searcher
+        every = searcher.search(Query.all_query(), max(searcher.num_docs, 1), count=False)
+        return np.array(_chunks(searcher, every), np.int64)
 
     def apply(self, changes: Sequence[Wording]) -> None:
         self.fill([changes])
@@ -162,9 +163,10 @@ class TantivyIndex:
         return True
 
     def _held(self, chunks: list[int]) -> set[int]:
-        if not chunks or not len(self):
+        searcher = self._searcher
+        if not chunks or not searcher.num_docs:
             return set()
-        return set(_chunks(self._searcher, self._searcher.search(self._named(chunks), len(chunks), count=False)))
+        return set(_chunks(searcher, searcher.search(self._named(chunks), len(chunks), count=False)))
 
     def _named(self, chunks: list[int]) -> Query:
         return Query.term_set_query(self._schema, "chunk", chunks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -113,22 +113,29 @@ def test_an_addition_that_is_undone_in_the_same_step_is_not_seen(index: LexicalI
     assert (len(index), index.sequence) == (1, 3)
 
 
-def test_a_search_beside_writing_sees_all_of_a_change_or_nothing(index: LexicalIndex) -> None:
-    """Ten chunks come and go together: a search never meets nine."""
+@pytest.mark.parametrize(
+    "read", [lambda index: index.search("cat", 100), lambda index: index.chunks], ids=["search", "all"]
+)
+def test_who_reads_beside_writing_sees_all_of_a_change_or_nothing(
+    index: LexicalIndex, read: Callable[[LexicalIndex], Sized]
+) -> None:
+    """Ten chunks come and go together: a reader never meets nine."""
     done, counts = Event(), set[int]()
 
-    def search() -> None:
+    def go_on() -> None:
         while not done.is_set():
-            counts.add(len(index.search("cat", 100)))
+            counts.add(len(read(index)))
 
     with ThreadPoolExecutor(2) as threads:
-        searching = [threads.submit(search) for _ in range(2)]
-        for turn in range(15):
-            chunks = range(10 * turn + 1, 10 * turn + 11)
-            index.apply([Wording(20 * turn + n, chunk, "cat") for n, chunk in enumerate(chunks)])
-            index.apply([Wording(20 * turn + 10 + n, chunk, None) for n, chunk in enumerate(chunks)])
-        done.set()
-        for each in searching:
+        reading = [threads.submit(go_on) for _ in range(2)]
+        try:
+            for turn in range(15):
+                chunks = range(10 * turn + 1, 10 * turn + 11)
+                index.apply([Wording(20 * turn + n, chunk, "cat") for n, chunk in enumerate(chunks)])
+                index.apply([Wording(20 * turn + 10 + n, chunk, None) for n, chunk in enumerate(chunks)])
+        finally:
+            done.set()
+        for each in reading:
             each.result()
     assert counts <= {0, 10}
 
