@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from errno import EACCES, EISDIR
 from importlib.util import find_spec
+from os import W_OK, access, strerror
 from pathlib import Path
 
 import apsw
@@ -61,6 +63,17 @@ def write(path: Path, content: bytes) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+
+
+def check_writable(*paths: Path | None) -> None:
+    """Find out before hours of work that a file can't be written, not after."""
+    for path in filter(None, paths):
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise IsADirectoryError(EISDIR, strerror(EISDIR))
+            if not access(path if path.exists() else path.parent, W_OK):
+                raise PermissionError(EACCES, strerror(EACCES))
 
 
 @contextmanager

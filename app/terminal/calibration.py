@@ -21,7 +21,7 @@ from app.quality.reliability_page import render
 from app.quality.types import Query
 from app.terminal import reliability
 from app.terminal.asking import bounded, holds, say
-from app.terminal.bench import as_failures, check_extra, track, write
+from app.terminal.bench import as_failures, check_extra, check_writable, track, write
 from app.terminal.client import UNUSABLE, Client, Failure, Target, connect, read_json
 from app.terminal.kept import keep, place
 from app.types import Calibration, Fusion, Mode
@@ -56,6 +56,7 @@ class Order:
 def run(order: Order, target: Target) -> None:
     """All of it; whatever a user can have got wrong ends it with a sentence."""
     check_extra()
+    check_writable(order.output, order.html)
     with as_failures():
         asyncio.run(_run(order, target))
 

@@ -22,7 +22,7 @@ from app.quality.variants import BadSetup, Setup, checked, depths, vary
 from app.settings import Settings
 from app.terminal import scoreboard
 from app.terminal.asking import ask
-from app.terminal.bench import as_failures, check_extra, opened, track, write, writing
+from app.terminal.bench import as_failures, check_extra, check_writable, opened, track, write, writing
 from app.terminal.client import UNUSABLE, Failure, Target
 from app.types import Recipe
 
@@ -75,6 +75,7 @@ def base(
 def run(order: Order, settings: Settings, target: Target) -> Report:
     """All of it; whatever a user can have got wrong ends it with a sentence."""
     check_extra()
+    check_writable(order.json, order.html)
     with as_failures(order.cache):
         setups = [order.base, *(vary(order.base, text) for text in order.variants)]
         datasets = [_read(folder, order) for folder in order.folders]

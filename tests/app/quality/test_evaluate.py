@@ -194,6 +194,15 @@ def test_a_file_that_can_not_be_written_is_named(winnow: Winnow, animals: Path, 
         assert "can't be" in ran.stderr
 
 
+@pytest.mark.parametrize("flag", ["--json", "--html"])
+def test_that_a_file_can_not_be_written_is_said_before_anything_is_measured(
+    winnow: Winnow, animals: Path, tmp_path: Path, flag: str
+) -> None:
+    ran = winnow(animals, flag, tmp_path)
+    assert (ran.exit_code, ran.stdout) == (2, "")
+    assert "Is a directory" in ran.stderr
+
+
 def test_a_collection_of_a_running_service_is_evaluated(winnow: Winnow, animals: Path, server: httpx.Client) -> None:
     documents = [{"id": name, "text": text} for name, text in ANIMALS.items()]
     server.post("/ingest", json={"documents": documents}).raise_for_status()
