@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from models.folder import RANGES_FILE
+from models.layers import is_layer, is_transposed, rows_of, weights_of
 from models.quiet_openvino import openvino
 from models.runtimes import Unavailable
 from models.types import ModelError
@@ -46,7 +47,7 @@ def quantized(network: Any, ranges: Ranges | None = None) -> Any:
     for layers in _by_input(copy):
         if ranges is None:
             for layer in layers:
-                layer.input(1).replace_source_output(_rounded(_weights(layer), _transposed(layer)).output(0))
+                layer.input(1).replace_source_output(_rounded(weights_of(layer), is_transposed(layer)).output(0))
         else:
             _round_all(layers, ranges)
     copy.validate_nodes_and_infer_types()
@@ -74,7 +75,7 @@ def read_ranges(path: Path) -> Ranges | None:
 
 def _round_all(layers: Sequence[Any], ranges: Ranges) -> None:
     """Layers into which the same comes."""
-    weights = [_weights(layer) if _transposed(layer) else _weights(layer).T for layer in layers]
+    weights = [rows_of(layer) for layer in layers]
     low, high = _range(layers, weights[0].shape[1], ranges)
     size = _size([low, high]) ** BORNE / _size(weights) ** (1 - BORNE)
     size /= np.exp(np.log(size).mean())
@@ -82,7 +83,7 @@ def _round_all(layers: Sequence[Any], ranges: Ranges) -> None:
     coming = _within(evened.output(0), (low / size).min(), (high / size).max(), 256)
     for layer, rows in zip(layers, weights, strict=True):
         most = np.maximum(np.abs(rows * size).max(axis=1, keepdims=True), _TINY)
-        turned = [each if _transposed(layer) else each.T for each in (rows * size, most)]
+        turned = [each if is_transposed(layer) else each.T for each in (rows * size, most)]
         layer.input(0).replace_source_output(coming.output(0))
         layer.input(1).replace_source_output(_within(_constant(turned[0]), -turned[1], turned[1], 255).output(0))
 
@@ -121,24 +122,12 @@ def _by_input(network: Any) -> Iterator[list[Any]]:
 
 
 def _is_large_layer(node: Any) -> bool:
-    if node.get_type_name() != "MatMul" or node.get_attributes()["transpose_a"]:
-        return False
-    source = node.input_value(1).get_node()
-    return source.get_type_name() == "Constant" and len(source.shape) == 2 and min(source.shape) >= SMALLEST
+    return is_layer(node) and min(rows_of(node).shape) >= SMALLEST
 
 
 def _name(layer: Any) -> str:
     name: str = layer.get_friendly_name()
     return name
-
-
-def _weights(layer: Any) -> NDArray[np.float32]:
-    return np.asarray(layer.input_value(1).get_node().data, np.float32)
-
-
-def _transposed(layer: Any) -> bool:
-    """Whether its weights have a row for each number that comes out."""
-    return bool(layer.get_attributes()["transpose_b"])
 
 
 def _rounded(weights: NDArray[np.float32], transposed: bool) -> Any:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from models.arithmetic import properties, whole_precision
 from models.batch import Inputs, padded
 from models.eight_bits import Ranges, quantized
+from models.matrix_unit import recut
 from models.quiet_openvino import core, openvino
 from models.runtimes import Unavailable
 from models.types import Grain, ModelOptions, Precision, Tokens
@@ -144,10 +145,19 @@ class Network:
     def _sound(self) -> _Engine:
         with self._change:
             if not self._engine:
-                model = quantized(self._model, self._ranges) if self.precision == "int8" else self._model
                 told = properties(self.precision) | _threading(self._threads, self._streams)
-                self._engine = _Engine(model, told, self._streams)
+                self._engine = _Engine(self._fitted(), told, self._streams)
             return self._engine
+
+    def _fitted(self) -> Any:
+        """What is compiled, as the precision wants it."""
+        match self.precision:
+            case "int8":
+                return quantized(self._model, self._ranges)
+            case "bfloat16":
+                return recut(self._model)
+            case _:
+                return self._model
 
     def _check(self, engine: _Engine) -> None:
         if self._engine is not engine:
