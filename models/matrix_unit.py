@@ -57,8 +57,23 @@ def _spell_out(attention: Any) -> None:
     )  # OpenVINO puts it into a layer's weights
     asked.replace_source_output(scaled.output(0))
     query, key, value, mask, _ = attention.input_values()
-    likeness = _OPS.add(_OPS.matmul(query, key, False, True), mask)
+    likeness = _OPS.add(_OPS.matmul(query, _turned_once(key), False, True), mask)
     _replace(attention, _OPS.matmul(_OPS.softmax(likeness, -1), value, False, False))
+
+
+def _turned_once(made: Any) -> Any:
+    """What is turned twice in a row, turned once: OpenVINO would do one of the two with the product, and make a pass of
+    the other."""
+    last = made.get_node()
+    if not _turns(last) or not _turns(first := last.input_value(0).get_node()):
+        return made
+    inner, outer = (each.input_value(1).get_node().data for each in (first, last))
+    return _OPS.transpose(first.input_value(0), _OPS.constant(inner[outer])).output(0)
+
+
+def _turns(node: Any) -> bool:
+    kinds = [each.get_type_name() for each in (node, *(value.get_node() for value in node.input_values()[1:]))]
+    return kinds == ["Transpose", "Constant"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,17 @@ def test_what_is_query_and_key_at_once_is_scaled_once() -> None:
     assert after["ScaledDotProductAttention"] == 0
 
 
+def test_keys_that_are_turned_twice_are_turned_once() -> None:
+    rows = ops.parameter([-1, -1, WIDTH], np.float32)
+    split = ops.reshape(ops.relu(rows), ops.constant(np.array([0, 0, 2, WIDTH // 2])), True)
+    keys = ops.transpose(
+        ops.transpose(split, ops.constant(np.array([0, 2, 3, 1]))), ops.constant(np.array([0, 1, 3, 2]))
+    )
+    query, value = _heads(rows), _heads(ops.tanh(rows))
+    more = ops.constant(MASK), ops.constant(np.float32(0.3))
+    assert _stays(ops.scaled_dot_product_attention(query, keys, value, *more), rows)["Transpose"] == 3
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_attention_of_another_kind_stays_one_operation(causal: bool) -> None:
     rows = ops.parameter([-1, -1, WIDTH], np.float32)
