@@ -34,6 +34,7 @@ class Backups:
         self._data_dir = data_dir
         self._metrics = metrics
         self._stopping = Event()
+        self._saving: asyncio.Future[None] | None = None
         self._gathering: asyncio.Future[Archive] | None = None
 
     @asynccontextmanager
@@ -42,7 +43,8 @@ class Backups:
         if self._gathering is not None:
             raise Conflict("A backup is being made already. Ask again when it is done.")
         self._stopping.clear()
-        self._gathering = asyncio.ensure_future(self._gather())
+        self._saving = asyncio.ensure_future(self._collections.save())
+        self._gathering = asyncio.ensure_future(self._gather(self._saving))
         taken = False
         try:
             archive = await asyncio.shield(self._gathering)
@@ -54,18 +56,17 @@ class Backups:
 
     async def close(self) -> None:
         """Give up what is being made, and let go of what was."""
-        if self._gathering is not None:
+        if self._saving is not None and self._gathering is not None:
             self._stopping.set()
+            self._saving.cancel()
             (made,) = await asyncio.gather(self._gathering, return_exceptions=True)
-            self._gathering = None
+            self._saving = self._gathering = None
             if isinstance(made, Archive):
                 made.close()
 
-    async def _gather(self) -> Archive:
-        try:
-            async with asyncio.timeout(SAVE_SECONDS):
-                await self._collections.save()
-        except TimeoutError:
+    async def _gather(self, saving: asyncio.Future[None]) -> Archive:
+        if not (await asyncio.wait([saving], timeout=SAVE_SECONDS))[0]:
+            saving.cancel()
             logger.warning("indexes are backed up as they were saved before", waited=SAVE_SECONDS)
         return await self._database.read_apart(lambda db: gather(db, self._data_dir, self._stopping))
 

@@ -35,6 +35,7 @@ STEPS = 100_000
 def gather(db: apsw.Connection, data_dir: Path, stopping: Event) -> Archive:
     """All that a backup holds, read once and ready to be sent. Nobody else may use the connection meanwhile."""
     for _ in range(ATTEMPTS):
+        _go_on(stopping)
         with ExitStack() as held:
             pins = Pins(data_dir, held)
             numbers = [collection for (collection,) in rows(db, "SELECT number FROM collections ORDER BY number")]

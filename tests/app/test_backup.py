@@ -26,7 +26,18 @@ from app.stores import backup as gathering
 from app.stores.archive import MANIFEST, Part
 from app.stores.data_dir import COPY, DATABASE, PARTIAL, RESTORED
 from app.stores.sqlite import Database
-from tests.app.serving import PATIENCE, Json, Service, body, documents, fakes, listening, serving
+from tests.app.serving import (
+    PATIENCE,
+    Json,
+    Service,
+    body,
+    documents,
+    fakes,
+    listening,
+    nothing_embedded,
+    serving,
+    until,
+)
 from tests.app.traffic import Traffic, text_of
 
 SEARCHES: tuple[Json, ...] = (
@@ -303,6 +314,22 @@ def test_a_backup_that_nobody_waits_for_leaves_nothing_and_keeps_nobody_out(tmp_
             wait_for(is_left)
         wait_for(lambda: not list((tmp_path / "data").glob("backup*")))
         wait_for(lambda: client.get("/backup").status_code == 200)
+
+
+async def test_a_backup_that_is_left_while_the_indexes_are_being_saved_ends_at_once(service: Service) -> None:
+    async def back_up() -> None:
+        async with service.engine.backups.make():
+            pytest.fail("the indexes could not be saved")
+
+    with nothing_embedded():
+        await service.client.post("/ingest", json={"documents": documents(1), "wait": False})
+        await until(lambda: service.sample("winnow_index_lag_documents", collection="default"))
+        for _ in range(2):
+            asked = asyncio.create_task(back_up())
+            await asyncio.sleep(0.2)
+            asked.cancel()
+            assert await asyncio.wait([asked], timeout=2) == ({asked}, set())
+            assert asked.cancelled()
 
 
 def test_backups_are_counted_by_whether_they_were_taken_to_the_end(tmp_path: Path) -> None:
