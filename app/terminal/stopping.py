@@ -40,8 +40,8 @@ class CutOff:
         try:
             await self._app(scope, receive, send_and_know)
         except asyncio.CancelledError:
-            if begun:
-                raise
+            if begun:  # uvicorn closes the connection on what is not complete; to raise this would print a traceback
+                return
             why = Unavailable("The service is stopping, and this took longer than it waits. Ask again.")
             await respond(Request(scope), why)(scope, receive, send)
 

@@ -8,7 +8,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event
 from time import sleep
@@ -17,6 +17,8 @@ import apsw
 import httpx
 import pytest
 
+from app.stores.data_dir import DATABASE
+from app.stores.sqlite import Database
 from loadtest import truth
 from loadtest.kills import SETTINGS, WRITERS, Trial
 from loadtest.ledger import Ledger, bodies
@@ -26,6 +28,9 @@ from tests.app.serving import documents, fakes, serving
 AT_ONCE = 4
 SLOW = {"query": "a topic of many words", "candidates": 200, "top_k": 200}
 """A second for a reranker that takes 5 ms for each."""
+
+BEYOND_BUFFERS = 50_000_000
+"""More bytes than lie between a service and a client that does not read."""
 
 
 @contextmanager
@@ -118,6 +123,21 @@ def test_who_never_ends_is_cut_off_when_patience_ends(tmp_path: Path) -> None:
             answer = connection.recv(4096).decode()
             assert answer.startswith("HTTP/1.1 503")
             assert "The service is stopping" in answer
+
+
+def test_an_answer_on_its_way_is_cut_off_without_a_traceback_when_patience_ends(tmp_path: Path) -> None:
+    service = Process(tmp_path, SHUTDOWN_TIMEOUT=1)
+    Database(tmp_path / DATABASE).close()
+    with closing(apsw.Connection(str(tmp_path / DATABASE))) as db:
+        db.execute(f"CREATE TABLE ballast AS SELECT zeroblob({BEYOND_BUFFERS}) AS bytes")
+    with (tmp_path / "log").open("w+b") as service.errors, service:
+        service.await_ready()
+        with service.client.stream("GET", "/backup") as answer:
+            assert answer.status_code == 200
+            assert service.stop() == 0
+            with pytest.raises(httpx.RemoteProtocolError):
+                answer.read()
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
