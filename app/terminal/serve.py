@@ -61,6 +61,8 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
         super().__init__(config)
         self._settings = settings
+        self.is_open = False
+        """Whether the service is, so that there is anything to close."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
@@ -85,16 +87,19 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal lets requests end. The second, or one that takes too long, ends all as a crash would, which
-        loses nothing."""
+        loses nothing; so does one that comes while models are being converted, which nobody can break off."""
         if self.should_exit:
             end_at_once(SIGNALLED + sig)
         self.should_exit = True
+        if not self.is_open:
+            end_at_once(0)
         end_within(self._settings.shutdown_timeout + CLOSING_SECONDS)
 
 
 async def _run(server: Server, app: FastAPI, settings: Settings, sockets: list[socket.socket]) -> None:
     asyncio.get_running_loop().set_exception_handler(logs.tell_loop)
     async with opened(app, settings):
+        server.is_open = True
         app.state.engine.watchdog.when_hung(end_at_once)
         gc.freeze()  # models and modules stay: a full collection then has little to look at, and searches wait less
         if not server.should_exit:

@@ -484,6 +484,24 @@ def test_a_service_stops_cleanly_on_sigterm_and_sigint(tmp_path: Path) -> None:
         assert said[1:] == [["docs", f"{address}/docs"], ["metrics", f"{address}/metrics"], ["data", str(tmp_path)]]
 
 
+def test_ctrl_c_before_the_command_line_is_there_ends_it_without_a_word() -> None:
+    heard_on_import = """
+import os, signal, sys
+
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupted())
+from app.__main__ import main
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", heard_on_import], capture_output=True, timeout=PATIENCE)
+    assert ended.returncode == -signal.SIGINT
+    assert not ended.stderr
+
+
 @pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.example", "nowhere.invalid"])
 def test_a_name_that_no_machine_has_is_told_in_a_sentence(tmp_path: Path, host: str) -> None:
     told = winnow("serve", "--host", host, "--data-dir", tmp_path / "data")

@@ -140,6 +140,17 @@ def test_an_answer_on_its_way_is_cut_off_without_a_traceback_when_patience_ends(
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
+def test_a_service_that_is_still_being_opened_ends_at_once(tmp_path: Path) -> None:
+    Database(tmp_path / DATABASE).close()
+    with closing(apsw.Connection(str(tmp_path / DATABASE))) as db, Process(tmp_path) as service:
+        # Whatever opens the database waits for this, as a start may wait for a model to be converted.
+        db.pragma("locking_mode", "exclusive")
+        db.execute("BEGIN EXCLUSIVE")
+        while not (tmp_path / "lock").exists():
+            sleep(0.01)
+        assert service.stop() == 0
+
+
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     with Process(tmp_path) as service:
         service.await_ready()
