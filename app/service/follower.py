@@ -143,9 +143,10 @@ class Follower(Generic[Step]):
         await self.in_thread(lambda: index.apply(changes))
 
     async def follow(self, index: Follows[Step]) -> bool:
-        """Bring an index up to the end of the log; says whether there was anything new."""
-        moved = False
-        while await self.in_thread(lambda: self._step(index)):
+        """Bring an index up to where the log ends now; says whether there was anything new. What others go on adding to
+        it meanwhile, without a pause perhaps, is left to the next time."""
+        head, moved = await self.head(), False
+        while index.sequence < head and await self.in_thread(lambda: self._step(index)):
             moved = True
         if self._ahead:
             await self.in_thread(lambda: self._withdraw(index))

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import apsw
 import pytest
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from app.batcher import Batcher
 from app.device import Device
 from app.errors import NoSpace, NotFound, WinnowError
-from app.service.follower import Workers
+from app.service.follower import Follower, Follows, Workers
 from app.service.indexer import MOST_CHUNKS, ROUND_CHUNKS, ROUND_SECONDS, Indexer, next_round
 from app.service.indexes import Indexes
 from app.sharer import Memory, Sharer
@@ -371,3 +371,26 @@ async def test_deletions_are_followed_though_nothing_is_taken_in(tmp_path: Path)
         await at.database.write(lambda db: documents.delete(db, at.collection.number, ["d1", "d2"]))
         at.indexer.wake()
         await until(lambda: len(at.indexes.dense.index) == 8)
+
+
+async def test_documents_are_taken_in_though_others_are_deleted_without_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench(tmp_path, FakeEncoder()) as at:
+        _, through = await at.put(*numbered(100))
+        await asyncio.wait_for(at.indexer.settled(through), 10)
+        loop, names, step = asyncio.get_running_loop(), [f"d{i}" for i in range(100)], Follower._step
+
+        def delete(db: apsw.Connection) -> None:
+            documents.delete(db, at.collection.number, [names.pop()] if names else [])
+
+        def step_and_delete(follower: Follower[Any], index: Follows[Any]) -> bool:
+            moved = step(follower, index)
+            asyncio.run_coroutine_threadsafe(at.database.write(delete), loop).result(10)
+            return moved
+
+        monkeypatch.setattr(Follower, "_step", step_and_delete)
+        await at.database.write(delete)
+        _, through = await at.put(Document("new", "one more"))
+        await asyncio.wait_for(at.indexer.settled(through), 10)
+        assert len(names) > 50
