@@ -36,7 +36,7 @@ from app.settings import Settings
 from app.stages.embed import Embedder
 from app.stages.rerank import Ranker
 from app.stages.weigh import Weigher
-from app.stores.data_dir import DATABASE, INDEXES, QUALITY, claim
+from app.stores.data_dir import DATABASE, INDEXES, QUALITY, claim, require_truth
 from app.stores.disk import room, size
 from app.stores.sqlite import Database
 from app.telemetry import Metrics
@@ -80,6 +80,7 @@ async def open_engine(settings: Settings, metrics: Metrics, *, private: bool = F
     """Open the engine. Its collections go on opening in the background; readiness says when they have."""
     async with AsyncExitStack() as stack:
         stack.callback(claim(settings.data_dir).close)
+        require_truth(settings.data_dir)
         _find_temporary_folder()
         access = Access(settings, private=private)
         _begin(stack, Background("keys", metrics), access.run)

@@ -15,7 +15,7 @@ import apsw
 import structlog
 
 from app.caller import caller
-from app.errors import Conflict, EncoderMismatch, Forbidden, Invalid, NoSpace, NotFound, TooLarge, Unavailable
+from app.errors import Conflict, Damaged, Forbidden, Invalid, NoSpace, NotFound, TooLarge, Unavailable
 from app.service.copier import Copier
 from app.service.follower import Workers
 from app.service.indexer import Indexer
@@ -288,7 +288,7 @@ class Collections:
         try:
             await self._when_there_is_room(name, lambda: self._open_as_asked_for(collection))
             del self._closed[name]
-        except (Invalid, EncoderMismatch) as error:
+        except (Invalid, Conflict, Damaged) as error:
             logger.error("collection stays closed", collection=name, reason=str(error))
             self._closed[name] = error if isinstance(error, Conflict) else Unavailable(str(error))
         except Exception as error:  # whatever it is: the others go on

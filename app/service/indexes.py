@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from app.errors import Damaged
 from app.service.follower import Workers
 from app.service.lexical_view import LexicalView
 from app.service.sparse_view import SparseView
@@ -49,7 +50,13 @@ class Indexes:
         return [view.rebuilding for view in self._views if view.rebuilding]
 
     async def open(self) -> None:
-        await asyncio.gather(*(view.open() for view in self._views))
+        try:
+            await asyncio.gather(*(view.open() for view in self._views))
+        except OSError as error:
+            raise Damaged(
+                f"The indexes of collection '{self._collection.name}' can't be opened: {error}. See that this user may "
+                f"write to all of {self._folder}, or remove it: the next start builds them anew from the database."
+            ) from error
 
     async def add_ahead(
         self, chunks: Sequence[int], texts: Sequence[str], vectors: Vectors, sparse: Sequence[SparseVector]

@@ -43,6 +43,16 @@ def claim(data_dir: Path) -> IO[bytes]:
     return held
 
 
+def require_truth(data_dir: Path) -> None:
+    """Indexes without the database that they are views of: a start with an empty one would remove them in silence."""
+    database, indexes = data_dir / DATABASE, data_dir / INDEXES
+    if any(indexes.glob("*")) and not (database.exists() and database.stat().st_size):
+        raise StartupError(
+            f"{database} is missing or empty, though there are indexes of what it held. Put it back, or restore a "
+            f"backup with `winnow restore FILE --force`. To begin anew, remove {indexes}."
+        )
+
+
 def is_occupied(data_dir: Path) -> bool:
     return any((data_dir / name).exists() for name in PLACES)
 

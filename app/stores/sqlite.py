@@ -49,9 +49,8 @@ class Database:
             self._writer.submit(self._prepare).result()
         except apsw.Error as error:
             self.close()
-            advice = "Free some" if isinstance(error, apsw.FullError) else "Repair it"
             raise StartupError(
-                f"{path} can't be opened: {error}. {advice}, or point WINNOW_DATA_DIR elsewhere."
+                f"{path} can't be opened: {error}. {_advice(error)}, or point WINNOW_DATA_DIR elsewhere."
             ) from error
 
     async def read(self, work: Callable[[apsw.Connection], T]) -> T:
@@ -175,7 +174,22 @@ class Database:
         return connection
 
     def _prepare(self) -> None:
-        _migrate(self._connection(writes=True), self._path)
+        connection = self._connection(writes=True)
+        if connection.readonly("main"):  # SQLite opens what it may not write to without a word
+            raise apsw.ReadOnlyError("it may not be written to")
+        _migrate(connection, self._path)
+
+
+def _advice(error: apsw.Error) -> str:
+    """What to do about a file that can't be opened."""
+    if isinstance(error, apsw.CantOpenError | apsw.ReadOnlyError):
+        return "See that this user may write to it and to its folder"
+    if isinstance(error, apsw.BusyError):
+        return "Close what else has it open"
+    code = getattr(error, "extendedresult", 0)  # apsw's stubs do not have it
+    if isinstance(error, apsw.FullError) or code == apsw.SQLITE_IOERR_SHMSIZE:
+        return "Free some room on its disk"
+    return "Restore a backup with `winnow restore FILE --force`"
 
 
 def _migrate(connection: apsw.Connection, path: Path) -> None:

@@ -144,7 +144,7 @@ def test_everything_that_writes_is_refused_and_works_when_there_is_room(limited:
 @pytest.mark.parametrize(
     ("options", "advice"),
     [
-        ("size=64k", "is full. Free some, or point WINNOW_DATA_DIR elsewhere"),
+        ("size=64k", "is full. Free some room on its disk, or point WINNOW_DATA_DIR elsewhere"),
         ("ro", "a folder that may be written to?"),
     ],
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 
 import pytest
 
+from app.errors import StartupError
 from app.service.collections import Collections
 from app.stores import lexical_folder, snapshot
 from tests.app.serving import Service, body, documents, fakes, problem, serving, until
@@ -53,6 +55,10 @@ def leave(data: Path) -> None:
     """A snapshot by half, and the indexes of a collection that was dropped."""
     (data / "indexes" / "1" / "index.partial").write_bytes(b"half an index")
     (data / "indexes" / "99" / "lexical").mkdir(parents=True)
+
+
+def indexed(data: Path) -> list[Path]:
+    return sorted(data.glob("indexes/**/*"))
 
 
 def leavings(data: Path) -> list[Path]:
@@ -130,3 +136,30 @@ async def test_readiness_counts_the_chunks_of_a_rebuild_while_other_collections_
         assert share(service, "vector") == share(service, "lexical") == 1
         assert await service.found("topic 8", top_k=1, collection="papers") == ["d8"]
         await until(lambda: service.sample("winnow_ready") == 1)
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["missing", "empty"])
+async def test_indexes_whose_database_got_lost_are_told_of_and_left_as_they_are(
+    tmp_path: Path, harm: Callable[[Path], object]
+) -> None:
+    async with serving(fakes(tmp_path)) as service:
+        await service.ingest(*documents(3))
+    harm(tmp_path / "winnow.db")
+    before = indexed(tmp_path)
+    with pytest.raises(StartupError, match=r"winnow.db is missing or empty.*restore a backup"):
+        async with serving(fakes(tmp_path), ready=False):
+            pass
+    assert indexed(tmp_path) == before
+
+
+async def test_a_folder_of_indexes_that_can_not_be_used_is_told_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with serving(fakes(tmp_path)) as service:
+        await service.ingest(*documents(3))
+    shutil.rmtree(tmp_path / "indexes" / "1")
+    (tmp_path / "indexes" / "1").write_text("not a folder")
+    async with serving(fakes(tmp_path), ready=False) as service:
+        await until(lambda: "may write to all of" in "".join(service.engine.readiness.reasons()))
+        assert "builds them anew" in problem(await service.client.get("/documents/d1"), 503, "unavailable")["detail"]
+    assert "Traceback" not in capsys.readouterr().err

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -17,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from app.errors import StartupError
-from app.stores import collections, documents, jobs, log
+from app.stores import collections, documents, jobs, log, sqlite
 from app.stores.documents import Outcome, Put
 from app.stores.filters import AnyOf, allowed_chunks
 from app.stores.metadata import classify
@@ -25,6 +28,7 @@ from app.stores.rows import number
 from app.stores.sqlite import READERS, Database
 from app.types import Chunk, Document, Reading, Recipe
 from models.types import Ids, Vectors
+from tests.app.disks import PAGE, mounted
 
 
 @pytest.fixture
@@ -97,6 +101,44 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "winnow.db"
     path.write_bytes(b"what is this? " * 1000)
     with pytest.raises(StartupError, match=r"can't be opened"):
+        Database(path)
+
+
+def test_what_is_damaged_is_to_be_restored(tmp_path: Path) -> None:
+    path = tmp_path / "winnow.db"
+    Database(path).close()
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(StartupError, match=r"malformed. Restore a backup"):
+        Database(path)
+
+
+def test_a_file_that_another_program_has_open_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_MS", 10)
+    path = tmp_path / "winnow.db"
+    Database(path).close()
+    with closing(apsw.Connection(str(path))) as other:
+        other.pragma("locking_mode", "exclusive")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StartupError, match=r"locked. Close what else has it open"):
+            Database(path)
+
+
+def test_a_full_disk_is_not_taken_for_damage(tmp_path: Path) -> None:
+    with mounted(tmp_path, "size=2m") as folder:
+        path = folder / "winnow.db"
+        Database(path).close()
+        with suppress(OSError), (folder / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(PAGE))
+        with pytest.raises(StartupError, match=r"Free some room on its disk"):
+            Database(path)
+
+
+def test_a_file_that_may_not_be_written_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "winnow.db"
+    Database(path).close()
+    monkeypatch.setattr(apsw, "Connection", partial(apsw.Connection, flags=apsw.SQLITE_OPEN_READONLY))
+    with pytest.raises(StartupError, match=r"may not be written to. See that this user may write to it"):
         Database(path)
 
 
