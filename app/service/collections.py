@@ -16,6 +16,7 @@ import structlog
 
 from app.caller import caller
 from app.errors import Conflict, Damaged, Forbidden, Invalid, NoSpace, NotFound, TooLarge, Unavailable
+from app.service.closed import Closed
 from app.service.copier import Copier
 from app.service.follower import Workers
 from app.service.indexer import Indexer
@@ -83,8 +84,7 @@ class Collections:
         self._metrics = metrics
         self._threads = threads
         self._shelves: dict[str, Shelf] = {}
-        self._closed: dict[str, Exception] = {}
-        self._opening: dict[str, Indexes | None] = {}
+        self._closed = Closed(self._shelves)
         self._changing = asyncio.Lock()
         self._rebuilding = ThreadPoolExecutor(REBUILDING_THREADS, "rebuild")
         self._workers = Workers(threads, self._rebuilding, Event())
@@ -93,8 +93,8 @@ class Collections:
         """Open all there are; one that can't be opened says why to whoever asks for it, and the others go on."""
         async with self._changing:  # from here on none of them can be dropped before it is open
             held = await self._database.read(rows.every)
-            self._opening |= {each.name: None for each in held}
-        for name in {DEFAULT, *self._opening}:
+            self._closed.opening |= {each.name: None for each in held}
+        for name in {DEFAULT, *self._closed.opening}:
             self._closed[name] = Unavailable(f"Collection '{name}' is being opened.")
         await asyncio.to_thread(self._sweep, {str(each.number) for each in held})
         first = [] if DEFAULT in {each.name for each in held} else [self._open_default()]
@@ -118,8 +118,7 @@ class Collections:
     def troubles(self) -> dict[str, str]:
         """Why some collections do not answer, or do not take in what waits."""
         stuck = {name: shelf.trouble for name, shelf in self._shelves.items()}
-        closed = {name: self._progress(name) or str(error) for name, error in self._closed.items()}
-        return closed | {name: why for name, why in stuck.items() if why}
+        return self._closed.troubles() | {name: why for name, why in stuck.items() if why}
 
     @property
     def shelves(self) -> list[Shelf]:
@@ -139,8 +138,7 @@ class Collections:
             caller().deed.touch(name)
             return self._shelves[name]
         if name in self._closed:
-            progress = self._progress(name)
-            raise Unavailable(f"Collection '{name}': {progress}.") if progress else self._closed[name]
+            raise self._closed.error(name)
         raise _missing(name)
 
     def has(self, name: str) -> bool:
@@ -149,7 +147,7 @@ class Collections:
 
     def is_given_up(self, name: str) -> bool:
         """Whether it can't be opened, and nobody tries any more."""
-        return caller().sees(name) and name in self._closed and name not in self._opening
+        return caller().sees(name) and self._closed.is_given_up(name)
 
     def taking(self, name: str) -> Shelf:
         """A collection that documents and feedback are given to: no standby, which has them from what it follows."""
@@ -204,7 +202,7 @@ class Collections:
                 del self._closed[name]
                 raise
             finally:
-                self._opening.pop(name, None)
+                self._closed.opening.pop(name, None)
             return collection
 
     async def every(self) -> list[Description]:
@@ -224,7 +222,7 @@ class Collections:
                 raise _missing(name)
             gone = [each for each in (f"{name}{STANDBY}", name) if each in held]
             for each in gone:
-                if each in self._opening:
+                if each in self._closed.opening:
                     raise Unavailable(f"Collection '{each}' is being opened. Drop it when it is open.")
             for each in gone:
                 await self._drop(held[each])
@@ -296,7 +294,7 @@ class Collections:
                 logger.exception("collection stays closed", collection=name)
             self._closed[name] = Unavailable(f"Collection '{name}' can't be opened: {error!r}. The log says more.")
         finally:
-            self._opening.pop(name, None)
+            self._closed.opening.pop(name, None)
 
     async def _when_there_is_room(self, name: str, opens: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -313,11 +311,6 @@ class Collections:
         tools = await self._tools(asked[0], collection.reranker, asked[1], collection.recipe)
         check_fingerprints(collection, tools)
         await self._shelve(collection, tools)
-
-    def _progress(self, name: str) -> str:
-        """How far those indexes are that have to be rebuilt first."""
-        indexes = self._opening.get(name)
-        return "; ".join(indexes.rebuilding) if indexes else ""
 
     def _encoders_asked_for(self, collection: Collection) -> tuple[str, str]:
         """The default collection follows the settings, so that a changed one is noticed rather than ignored."""
@@ -345,7 +338,7 @@ class Collections:
         return Tools(embedder, ranker, weigher, chunker)
 
     async def _shelve(self, collection: Collection, tools: Tools) -> None:
-        indexes = self._opening[collection.name] = self._indexes(collection)
+        indexes = self._closed.opening[collection.name] = self._indexes(collection)
         await indexes.open()
         embedder, weigher = tools.embedder, tools.weigher
         indexer = Indexer(self._database, collection, embedder, indexes, self._metrics, self._threads, weigher)

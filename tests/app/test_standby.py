@@ -426,6 +426,20 @@ async def test_a_collection_that_cannot_be_opened_gives_its_place_to_its_standby
         assert len(await held(service, "default")) == 6
 
 
+async def test_whoever_asks_a_collection_that_cannot_be_opened_hears_of_its_standby(tmp_path: Path) -> None:
+    async with serving(fakes(tmp_path)) as service:
+        await service.ingest(*documents(3, "topic word"))
+        await begin(service, encoder="fake:32")
+    async with serving(fakes(tmp_path, encoder="fake:16"), ready=False) as service:
+        await until(lambda: not service.engine.readiness.starting)
+        told = problem(await service.client.post("/search", json={"query": "topic"}), 409, "encoder-mismatch")["detail"]
+        assert told.endswith("Or let its standby, which is open, take its place (POST /collections/default/switch).")
+        assert body(await service.client.get("/readyz"))["reasons"] == [f"collection 'default': {told}"]
+        assert (await service.client.request("DELETE", f"{AT}/standby")).status_code == 204
+        told = body(await service.client.post("/search", json={"query": "topic"}))["detail"]
+        assert "standby, which is open" not in told
+
+
 ACTS = st.lists(
     st.one_of(
         st.tuples(st.just("put"), st.integers(0, 5), st.sampled_from(["red", "green"]), st.integers(0, 1)),
