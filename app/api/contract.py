@@ -24,7 +24,7 @@ KEYS = {
 }
 
 ALWAYS = (errors.HeadTooLarge, errors.Overloaded, errors.Unavailable, ModelError)
-OF_BODIES = (errors.Malformed, errors.TooSlow, errors.TooLarge, errors.Invalid, errors.NoSpace)
+OF_BODIES = (errors.Malformed, errors.TooSlow, errors.TooLarge, errors.Invalid, errors.NoSpace, errors.UnsupportedType)
 
 OF_COLLECTIONS = (errors.NotFound, errors.EncoderMismatch)
 """What a route can meet that asks a collection for anything."""

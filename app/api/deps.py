@@ -14,10 +14,11 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from app.api.access import admitted, need_of
+from app.api.access import METRICS, NOTHING, admitted, need_of
 from app.api.audit import action_of, audited
+from app.api.problems import ELSEWHERE, pointer
 from app.engine import Engine
-from app.errors import CallerLeft, TimedOut, TooLarge, TooSlow, WinnowError
+from app.errors import CallerLeft, Fault, Invalid, TimedOut, TooLarge, TooSlow, UnsupportedType, WinnowError
 
 T = TypeVar("T")
 
@@ -59,14 +60,27 @@ class StrictRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         methods = self.methods or set()
         handle, need, action = super().get_route_handler(), need_of(methods, self.path), action_of(methods, self.path)
+        known = {each.alias for each in self.dependant.query_params}
+        lenient = need in (NOTHING, METRICS) or ELSEWHERE in self.tags
 
         async def strictly(request: Request) -> Response:
             opened = engine(request)
             with admitted(opened.access, opened.metrics, request, need):
+                if not lenient:
+                    _check_parameters(request, known)
                 work = partial(_handled, handle, StrictRequest(request.scope, request.receive))
                 return await audited(opened.audit, action, request, work) if action else await work()
 
         return strictly
+
+
+def _check_parameters(request: Request, known: set[str]) -> None:
+    """One that is misspelt, or belongs into the body, may have named the collection."""
+    if unknown := [name for name in request.query_params if name not in known]:
+        takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none: all stands in the body or the path"
+        told = f"is not a parameter of this request: remove it, or check its spelling ({takes})"
+        faults = [Fault(pointer(("query", each)), told) for each in unknown]
+        raise Invalid("The request has parameters that it does not take.", faults)
 
 
 async def _handled(handle: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
@@ -85,6 +99,8 @@ async def aside(request: Request, work: Callable[[], T]) -> T:
 
 async def pieces(request: Request) -> AsyncIterator[bytes]:
     """The body as it comes in, with an end to patience between two pieces, and with one that trickles."""
+    if (coding := request.headers.get("content-encoding", "").strip().lower()) not in ("", "identity"):
+        raise UnsupportedType(f"A body in {coding} can't be read: send it as it is, without content-encoding.")
     settings, stream = engine(request).settings, request.stream()
     patience, rate = settings.body_timeout, settings.body_rate
     waited, come = 0.0, 0

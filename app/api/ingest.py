@@ -31,7 +31,7 @@ from app.api.schemas import (
     told,
 )
 from app.engine import Engine
-from app.errors import Malformed, NotFound, TimedOut, UnsupportedType
+from app.errors import Fault, Invalid, Malformed, NotFound, TimedOut, UnsupportedType
 from app.service.collections import DEFAULT
 from app.service.ingest import Ticket
 from app.service.shelf import Shelf
@@ -77,6 +77,9 @@ async def ingest(
         return await ingest_lines(request, engine, engine.collections.taking(collection), wait=wait)
     if kind != JSON:
         raise UnsupportedType(f"'{kind}' can't be ingested: send {JSON} or {NDJSON}.")
+    if said := list(request.query_params):
+        faults = [Fault(f"/query/{name}", f"is for {NDJSON}: put {name} into the body") for name in said]
+        raise Invalid("JSON says in its body where it goes.", faults)
     body, batch = await _read(request, engine)
     shelf = engine.collections.taking(body.collection)
     ticket, puts = await engine.ingest.take(shelf, batch)

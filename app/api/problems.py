@@ -72,15 +72,16 @@ def install(app: FastAPI, metrics: Metrics) -> None:
 
     def validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return known(request, from_validation(error.errors()))
+        return known(request, from_validation(error.errors(), error.body))
 
     def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         metrics.errors.labels("http").inc()
-        headers, detail = dict(error.headers or {}), str(error.detail)
+        headers, title = dict(error.headers or {}), str(error.detail)
         if error.status_code == 405:
             headers["Allow"] = _ways(request)
-        return _problem(request, error.status_code, "http", detail, detail, (), headers)
+        detail = _way_on(request, error.status_code, headers) or title
+        return _problem(request, error.status_code, "http", title, detail, (), headers)
 
     for each in (WinnowError, ModelError):
         app.add_exception_handler(each, known)
@@ -110,7 +111,7 @@ def status_of(error: Exception) -> int:
     if isinstance(error, HTTPException):
         return error.status_code
     if isinstance(error, RequestValidationError):
-        error = from_validation(error.errors())
+        error = from_validation(error.errors(), error.body)
     if isinstance(error, OSError) and error.errno in FULL:
         return TABLE[errors.NoSpace][0]
     return _row(error)[0] if isinstance(error, WinnowError | ModelError) else 500
@@ -130,21 +131,33 @@ def _ways(request: Request) -> str:
     )
 
 
+def _way_on(request: Request, status: int, headers: dict[str, str]) -> str | None:
+    """What to change where Starlette says no more than what the status says."""
+    path = request.scope["path"]
+    if status == 404:
+        return f"There is nothing at {path}: GET /docs shows what there is."
+    return f"{path} takes {headers['Allow']}, not {request.method}." if status == 405 else None
+
+
 def _row(error: Exception) -> tuple[int, str, str]:
     return next(TABLE[each] for each in type(error).__mro__ if each in TABLE)
 
 
-def from_validation(found: Sequence[Any]) -> errors.Invalid | errors.Malformed:
-    """What pydantic found, as faults with JSON pointers."""
+def from_validation(found: Sequence[Any], body: object = None) -> WinnowError:
+    """What pydantic found, as faults with JSON pointers. A body that was left as bytes did not say that it is JSON."""
     if any(each["type"] == "json_invalid" for each in found):
         why = found[0].get("ctx", {}).get("error", found[0]["msg"])
         return errors.Malformed(f"The body is not valid JSON at character {found[0]['loc'][-1]}: {why}")
+    if isinstance(body, bytes):
+        return errors.UnsupportedType(
+            "The body has to be JSON, and say so: send the header content-type: application/json."
+        )
     return errors.Invalid(f"{len(found)} part(s) of the request are wrong.", faults_of(found))
 
 
 def faults_of(found: Sequence[Any], within: str = "") -> list[Fault]:
     """What pydantic found, each with a pointer to it from the root of the body."""
-    return [Fault(within + _pointer(each["loc"]), _advice(each)) for each in found[:MOST_FAULTS]]
+    return [Fault(within + pointer(each["loc"]), _advice(each)) for each in found[:MOST_FAULTS]]
 
 
 def _advice(found: Any) -> str:
@@ -153,7 +166,8 @@ def _advice(found: Any) -> str:
     return str(found["msg"]).removeprefix("Input ")
 
 
-def _pointer(location: Sequence[Any]) -> str:
+def pointer(location: Sequence[Any]) -> str:
+    """The JSON pointer to where pydantic, or a route, found something wrong."""
     parts = [str(part).replace("~", "~0").replace("/", "~1") for part in location if part != "body"]
     return "".join("/" + part.encode("utf-8", "backslashreplace").decode() for part in parts)
 

@@ -34,7 +34,8 @@ def provoke(client: httpx.Client) -> dict[str, int]:
         "a filter": post("/search", json={"query": MARK, "filter": {MARK: {"$odd": MARK}}}),
         "a wrong kind": post("/search", json={"query": [MARK], "top_k": MARK}),
         "an unknown collection": post("/search", json={"query": MARK, "collection": MARK}),
-        "an unknown document": client.get(f"/documents/{MARK}", params={MARK: MARK}),
+        "an unknown document": client.get(f"/documents/{MARK}"),
+        "an odd parameter": client.get(f"/documents/{MARK}", params={MARK: MARK}),
         "an unknown path": client.get(f"/{MARK}/{MARK}?{MARK}={MARK}", headers=odd),
         "a wrong key": client.get("/collections", headers={"authorization": f"Bearer winnow_{MARK}_{MARK}"}),
         "too long a query": post("/search", json={"query": MARK * 9000}),
@@ -46,7 +47,7 @@ def provoke(client: httpx.Client) -> dict[str, int]:
             "/ingest", json={"documents": [{"id": MARK, "text": f"{MARK} fails"}]}
         ),
         "a document that a library quotes": post(
-            "/ingest?wait=false", json={"documents": [{"text": f"{MARK} quotes"}], "wait": False}
+            "/ingest", json={"documents": [{"text": f"{MARK} quotes"}], "wait": False}
         ),
         "a deletion": client.delete(f"/documents/{MARK}-1"),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import math
 from pathlib import Path
@@ -316,3 +317,63 @@ async def test_no_body_whatever_makes_the_service_fail(tmp_path: Path) -> None:
         await asyncio.to_thread(fuzz)
         await asyncio.to_thread(keep)
         assert service.sample("winnow_errors_total", kind="internal") == 0
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])
+async def test_a_body_that_does_not_say_that_it_is_json_is_told_which_header_to_send(
+    service: Service, kind: str | None
+) -> None:
+    headers = {"content-type": kind} if kind else {}
+    for path in ("/search", "/collections", "/documents/delete", "/rerank"):
+        answer = await service.client.post(path, content=b'{"query": "x"}', headers=headers)
+        told = problem(answer, 415, "unsupported-type")
+        assert "content-type: application/json" in told["detail"], path
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-ndjson", "multipart/form-data; boundary=x"])
+async def test_a_packed_body_is_told_to_come_as_it_is(service: Service, kind: str) -> None:
+    path = "/ingest/files" if kind.startswith("multipart") else "/ingest"
+    headers = {"content-type": kind, "content-encoding": "gzip"}
+    answer = await service.client.post(path, content=gzip.compress(b'{"text": "x"}'), headers=headers)
+    assert "without content-encoding" in problem(answer, 415, "unsupported-type")["detail"]
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", ""])
+async def test_a_body_that_says_that_it_is_not_packed_is_read(service: Service, coding: str) -> None:
+    answer = await service.client.post("/search", json={"query": "x"}, headers={"content-encoding": coding})
+    assert answer.status_code == 200
+
+
+async def test_a_path_or_a_method_that_is_not_there_is_told_what_there_is(service: Service) -> None:
+    told = problem(await service.client.post("/prefix/search", json={"query": "x"}), 404, "http")
+    assert told["detail"] == "There is nothing at /prefix/search: GET /docs shows what there is."
+    told = problem(await service.client.get("/search"), 405, "http")
+    assert told["detail"] == "/search takes POST, not GET."
+
+
+async def test_a_parameter_that_would_have_named_a_collection_in_vain_is_refused(service: Service) -> None:
+    await service.ingest({"id": "a", "text": "words"})
+    await service.client.post("/collections", json={"name": "docs"})
+    body = {"documents": [{"text": "words"}]}
+    form = {"files": {"files": ("a.md", b"# words")}}
+    lines = {"content": b'{"text": "words"}', "headers": {"content-type": "application/x-ndjson"}}
+    asked: list[tuple[str, str, dict[str, Any]]] = [
+        ("POST", "/search?collection=docs", {"json": {"query": "words"}}),
+        ("POST", "/ingest?collection=docs", {"json": body}),
+        ("POST", "/ingest?colection=docs", lines),
+        ("POST", "/ingest/files?collection=docs", form),
+        ("POST", "/documents/delete?collection=docs", {"json": {"ids": ["a"]}}),
+        ("GET", "/documents/a?colection=docs", {}),
+        ("DELETE", "/documents/a?colection=docs", {}),
+    ]
+    for method, path, request in asked:
+        answer = await service.client.request(method, path, **request)
+        problem(answer, 422, "invalid")
+        assert pointers(answer) == [f"/query/{path.partition('?')[2].partition('=')[0]}"], path
+    listed = (await service.client.post("/documents/list", json={})).json()["documents"]
+    assert [each["id"] for each in listed] == ["a"]
+
+
+async def test_clients_of_other_services_and_probes_may_say_more_than_is_asked(service: Service) -> None:
+    for path in ("/v1/models?api-version=1", "/healthz?t=1", "/readyz?t=1", "/metrics?t=1"):
+        assert (await service.client.get(path)).status_code == 200, path
