@@ -4,8 +4,8 @@
 
 Two phases, the same clients in both: searches alone, then searches while documents stream in as NDJSON. Prints both
 phases' latencies and their ratio, and checks each hit against the document that it came from. It starts a service with
-default settings, but for the memory of questions, or asks a running one (`--url`), in a collection that it makes and
-drops at the end.
+default settings, but for the memory of questions, or asks a running one (`--url`, with the key in WINNOW_API_KEY), in a
+collection that it makes and drops at the end.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import argparse
 import asyncio
 import json
 import random
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +26,7 @@ from time import perf_counter
 import httpx
 import numpy as np
 
+from app.terminal.client import Failure, Refused, Target, authorization, connect
 from loadtest.lineup import LINEUP, interpreter
 from loadtest.service import free_port, running
 
@@ -154,16 +157,26 @@ async def is_found(client: httpx.AsyncClient, corpus: Corpus, number: int) -> bo
     return any(hit["document_id"] == str(number) for hit in answer["hits"])
 
 
-async def measure(url: str, given: argparse.Namespace) -> None:
+async def make_collection(target: Target) -> None:
+    """Anew, of a service that can be asked; of another one a Failure says why it can't."""
+    async with connect(target) as service:
+        await service.readiness()
+        with suppress(Refused):  # there is none to drop, or creating it says the same
+            await service.ask("DELETE", f"/collections/{COLLECTION}")
+        await service.ask("POST", "/collections", json={"name": COLLECTION})
+
+
+async def measure(target: Target, given: argparse.Namespace) -> None:
     corpus = Corpus(given.words)
-    limits = httpx.Limits(max_connections=given.clients + 10)
-    async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits) as client:
-        await client.delete(f"/collections/{COLLECTION}")
-        (await client.post("/collections", json={"name": COLLECTION})).raise_for_status()
+    url, limits = target.address() or "", httpx.Limits(max_connections=given.clients + 10)
+    await make_collection(target)
+    async with httpx.AsyncClient(base_url=url, headers=authorization(), timeout=None, limits=limits) as client:
         total = given.before + given.documents
         asking = Asking(client, corpus, given.clients, given.candidates)
         await ingest(client, corpus, 0, given.before)
         alone = await run_phase(asking, asyncio.ensure_future(asyncio.sleep(given.seconds)))
+        if not alone.seconds:
+            raise Failure(f"No search was answered; by status: {dict(alone.statuses)}.")
         streaming = asyncio.ensure_future(ingest(client, corpus, given.before, total))
         during = await run_phase(asking, streaming)
         took = await streaming
@@ -201,13 +214,18 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     given = arguments()
     if given.url:
-        asyncio.run(measure(given.url, given))
+        try:
+            asyncio.run(measure(Target(given.url), given))
+        except Failure as failure:
+            sys.exit(str(failure))
+        except httpx.TransportError as error:
+            sys.exit(f"{given.url} went away while it was asked: {error or type(error).__name__}.")
         return
     peer, port = LINEUP["winnow-default"], free_port()
     with TemporaryDirectory() as folder:
         commands = peer.commands(interpreter(peer, Path), Path(folder), port)
         with running(commands, Path(folder), Path(folder) / "winnow.log"):
-            asyncio.run(measure(f"http://127.0.0.1:{port}", given))
+            asyncio.run(measure(Target(f"http://127.0.0.1:{port}"), given))
 
 
 if __name__ == "__main__":

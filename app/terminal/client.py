@@ -147,7 +147,7 @@ async def connect(target: Target, *, creates: bool = False) -> AsyncIterator[Cli
     """A client of the service at an address or, without one, of the same service opened here."""
     async with AsyncExitStack() as stack:
         if url := target.address():
-            yield Client(await stack.enter_async_context(_http(url, headers=_authorization())), url)
+            yield Client(await stack.enter_async_context(_http(url, headers=authorization())), url)
             return
         settings = read_settings(data_dir=target.data_dir)
         if not creates and not (settings.data_dir / "winnow.db").exists():
@@ -247,7 +247,7 @@ def _variable(name: str) -> str | None:
     return wanted if any(each.upper() == wanted for each in os.environ) else None
 
 
-def _authorization() -> dict[str, str]:
+def authorization() -> dict[str, str]:
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key.isascii() or not key.isprintable():
         raise Failure(f"{KEY_VARIABLE} is not a key: it has characters that none has.", UNUSABLE)

@@ -9,8 +9,21 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from app.stores.keys import KeyFile
+from app.terminal.client import Failure, Target
 from app.types import Wording
-from loadtest.searching_while_ingesting import COLLECTION, Asking, Corpus, count_lost, ingest, is_found, run_phase
+from loadtest.process import Process
+from loadtest.searching_while_ingesting import (
+    COLLECTION,
+    Asking,
+    Corpus,
+    count_lost,
+    ingest,
+    is_found,
+    make_collection,
+    run_phase,
+)
+from loadtest.service import free_port
 from tests.app.serving import Service, fakes, serving
 
 AMOUNT = 30
@@ -59,3 +72,29 @@ async def test_a_document_whose_words_are_not_found_is_lost_though_the_numbers_a
     index.apply([Wording(index.sequence, chunk, None), Wording(index.sequence, 10**6, "a stray")])
     assert [number for number in range(AMOUNT) if not await is_found(filled.client, corpus, number)] == [3]
     assert await count_lost(filled.client, corpus, AMOUNT) == 1
+
+
+async def all_shards_are_ready(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nall shards are ready")
+    await writer.drain()
+    writer.close()
+
+
+async def test_a_service_that_can_not_be_asked_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Failure, match="can't be reached"):
+        await make_collection(Target(f"localhost:{free_port()}"))
+    other = await asyncio.start_server(all_shards_are_ready, "127.0.0.1")
+    async with other:
+        with pytest.raises(Failure, match="another service"):
+            await make_collection(Target(f"localhost:{other.sockets[0].getsockname()[1]}"))
+    settings = fakes(tmp_path)
+    key = KeyFile(settings.keys_file).create("a", ["admin"], [], None)[1]
+    with Process(tmp_path) as service:
+        service.await_ready()
+        with pytest.raises(Failure, match="A key is needed"):
+            await make_collection(Target(f"localhost:{service.port}"))
+        monkeypatch.setenv("WINNOW_API_KEY", key)
+        for _ in range(2):
+            await make_collection(Target(f"localhost:{service.port}"))

@@ -46,6 +46,22 @@ def test_growth_that_would_not_matter_is_borne() -> None:
     assert not found.grows
 
 
+@pytest.mark.parametrize(
+    ("minutes", "left_out", "lost", "bad"),
+    [(30, 0, 0, True), (30, 9, 0, True), (30, 11, 0, False), (2, 0, 0, False), (2, 11, 1, True)],
+)
+def test_growth_counts_in_a_run_that_was_long_enough_and_that_the_service_kept_up_with(
+    minutes: int, left_out: int, lost: int, bad: bool
+) -> None:
+    at = [minutes * number / 240 for number in range(1, 241)]
+    values = {measure.name: [100.0 + 10 * each for each in range(240)] for measure in soak.MEASURES}
+    failures = {"search lost": lost} if lost else {}
+    run = soak.Run(at, values, {"search 200": 1000}, failures, left_out)
+    assert any(each.grows for each in run.trends())
+    assert run.is_bad(run.trends()) is bad
+    assert ("Growth is not judged" in soak.report("", run, run.trends())) is (minutes == 2 or left_out > 10)
+
+
 def test_a_soak_that_could_not_be_sampled_to_its_end_says_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
