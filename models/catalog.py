@@ -22,6 +22,18 @@ _WANTED_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "artifact.metada
 _UNWANTED_FILES = ["onnx/*", "openvino/*"]
 
 
+@contextmanager
+def _in_a_sentence() -> Iterator[None]:
+    """Whatever the system does not let be read."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(
+            f"A model can't be read: {error}. Fetch it again, or let whoever runs Winnow read its files."
+        ) from error
+
+
+@_in_a_sentence()
 def open_encoder(name: str, options: ModelOptions | None = None) -> BiEncoder:
     """An encoder: `embedded`, a folder, a hub name, or, in tests alone, `fake` (or `fake:32` for other dimensions).
 
@@ -55,6 +67,7 @@ def open_encoder(name: str, options: ModelOptions | None = None) -> BiEncoder:
     return choose(name, options, {"openvino": in_openvino, "packed": packed, "torch": in_torch})
 
 
+@_in_a_sentence()
 def open_reranker(name: str, options: ModelOptions | None = None) -> Reranker:
     """A reranker, named as encoders are; `fake:backwards` puts the worst text first, `fake:slow` takes its time."""
     if _FAKE.fullmatch(name) or name in ("fake:backwards", "fake:slow", "fake:frail"):
@@ -87,6 +100,7 @@ def open_reranker(name: str, options: ModelOptions | None = None) -> Reranker:
     return choose(name, options, {"openvino": in_openvino, "packed": packed, "torch": in_torch})
 
 
+@_in_a_sentence()
 def open_sparse(name: str, options: ModelOptions | None = None) -> SparseEncoder:
     """A sparse encoder: a folder or a hub name; `fake`, and `fake:lookup`, which reads no queries. None is embedded."""
     if _FAKE.fullmatch(name) or name == "fake:lookup":

@@ -70,7 +70,8 @@ def home_of(source: Source) -> Path:
 def key_of(source: Source) -> str:
     """A hash of all that an entry depends on; the CPU and the precision come in when it is compiled."""
     # More files than the fingerprint hashes: facts that torch reads off a model go into that by themselves.
-    files = sorted(file for file in source.path.rglob("*") if file.suffix in _SHAPING and file.name != PRICE_FILE)
+    found = (file for file in source.path.rglob("*") if file.suffix in _SHAPING and file.name != PRICE_FILE)
+    files = sorted(file for file in found if file.is_file())  # and no link to what a hub's cache has lost
     facts = [
         [CONVERSION, TOKENISATION, source.kind],
         [(maker, version(maker)) for maker in _MAKERS],

@@ -46,6 +46,7 @@ class TextTokenizer:
     """A fast tokenizer that any thread may use, that never cuts unsaid and that cuts where it harms least."""
 
     def __init__(self, tokenizer: Tokenizer, limit: int) -> None:
+        _check_words(tokenizer)
         self.tokenizer = _unlimited(tokenizer)
         """Any thread may use it, and none may change it: then the others would fail with "Already borrowed"."""
         self._single = _frame(self.tokenizer.encode("a"))
@@ -99,6 +100,16 @@ class TextTokenizer:
         kept = query[: max(floor, self.pair_room - len(text))]
         total = len(query) + len(text) + len(self._double)
         return self._double.wrap([kept, text[: self.pair_room - len(kept)]], total)
+
+
+def _check_words(tokenizer: Tokenizer) -> None:
+    """Refuses one that transformers has made up where there were no files: to it all words are one."""
+    added = {None, *(token.content for token in tokenizer.get_added_tokens_decoder().values())}
+    if all(tokenizer.id_to_token(number) in added for number in range(tokenizer.get_vocab_size())):
+        raise ModelError(
+            "The tokenizer knows no word: its files (tokenizer.json, or vocab.txt and the like) are missing beside the "
+            "weights. Save it there as well, or fetch the model again."
+        )
 
 
 def _unlimited(tokenizer: Tokenizer) -> Tokenizer:

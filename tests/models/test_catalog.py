@@ -170,6 +170,25 @@ def test_damaged_weights_are_an_error(tmp_path: Path, reranker_folder: Path) -> 
         open_reranker(str(folder))
 
 
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta"])
+def test_a_folder_without_its_tokenizer_is_refused_since_all_words_would_be_one(
+    rerankers: dict[str, str], tmp_path: Path, family: str
+) -> None:
+    folder = shutil.copytree(rerankers[family], tmp_path / "r")
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ModelError, match=r"tokenizer knows no word: its files \(tokenizer\.json.* are missing"):
+        open_reranker(str(folder))
+
+
+def test_a_file_that_can_not_be_read_is_named_in_a_sentence(tmp_path: Path, encoder_folder: Path) -> None:
+    folder = shutil.copytree(encoder_folder, tmp_path / "e")
+    (folder / "config.json").unlink()
+    (folder / "config.json").mkdir()
+    with pytest.raises(ModelError, match=r"can't be read: .*config\.json.*let whoever runs Winnow read its files"):
+        open_encoder(str(folder))
+
+
 @pytest.mark.parametrize("file", ["config.json", "modules.json", "config_sentence_transformers.json"])
 def test_a_damaged_configuration_is_an_error(tmp_path: Path, encoder_folder: Path, file: str) -> None:
     folder = shutil.copytree(encoder_folder, tmp_path / "e")

@@ -463,6 +463,12 @@ def test_whatever_shapes_a_vector_asks_for_another_conversion(
     assert key_of(source(other)) != key_of(source(encoder_folder))
 
 
+def test_a_link_to_nothing_beside_a_model_is_passed_over(tmp_path: Path, encoder_folder: Path) -> None:
+    folder = shutil.copytree(encoder_folder, tmp_path / "e")
+    (folder / "onnx.json").symlink_to(tmp_path / "gone")
+    assert open_encoder(str(folder), EXACT).runtime == "openvino"
+
+
 def test_prompts_that_are_asked_for_go_into_the_conversion(encoder_folder: Path) -> None:
     asked = replace(EXACT, prompts={str(encoder_folder): {"query": "ask: ", "document": ""}})
     assert key_of(source(encoder_folder, asked)) != key_of(source(encoder_folder))
