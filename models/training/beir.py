@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,8 +36,9 @@ def beir_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _judgements(file: Path) -> Iterator[tuple[str, str, str]]:
     with open_text(file) as lines:
-        for number, cells in enumerate(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), 1):
-            if not cells or (number == 1 and not cells[-1].isdigit()):
+        for number, line in enumerate(lines, 1):
+            cells = line.rstrip("\n").split("\t")
+            if not any(cells) or (number == 1 and not cells[-1].isdigit()):
                 continue
             if len(cells) != 3 or not cells[2].lstrip("-").isdigit():
                 raise TrainingError(f"{file}:{number} must have query-id, corpus-id and score, with tabs between them.")

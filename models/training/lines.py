@@ -8,6 +8,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -38,20 +39,23 @@ def stem(file: Path) -> str:
 
 def read_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each line's place (`faq.jsonl:3`) and object."""
+    with open_text(file) as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield f"{file}:{number}", _object(line, f"{file}:{number}")
+
+
+@contextmanager
+def open_text(file: Path) -> Iterator[TextIO]:
+    """A text file, unpacked on the way when its name ends in .gz; what can't be read of it becomes a sentence."""
+    packed = file.suffix == ".gz"
     try:
-        with open_text(file) as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield f"{file}:{number}", _object(line, f"{file}:{number}")
+        with gzip.open(file, "rt", encoding="utf-8-sig") if packed else file.open(encoding="utf-8-sig") as lines:
+            yield lines
     except UnicodeDecodeError as error:
         raise TrainingError(f"{file} is not UTF-8 text: convert it first.") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise TrainingError(f"{file} is damaged: {error}") from error
-
-
-def open_text(file: Path) -> TextIO:
-    """A text file, unpacked on the way when its name ends in .gz."""
-    return gzip.open(file, "rt", encoding="utf-8-sig") if file.suffix == ".gz" else file.open(encoding="utf-8-sig")
 
 
 def content_hash(file: Path) -> str:

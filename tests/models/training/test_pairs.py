@@ -88,6 +88,24 @@ def test_a_bad_judgement_is_named_with_its_line(beir: Path) -> None:
         read_pairs(beir)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("train.tsv", "café\t1\t1\n".encode("latin-1"), r"train\.tsv is not UTF-8 text"),
+        ("train.tsv.gz", gzip.compress(b"q\t1\t1\n" * 1000)[:-20], r"train\.tsv\.gz is damaged"),
+        ("train.tsv.gz", b"q\t1\t1\n", r"train\.tsv\.gz is damaged"),
+        ("train.tsv", b"q\t1\t1\n" + b"long" * 50_000, r"train\.tsv:2 must have"),
+    ],
+    ids=["another encoding", "cut short", "never packed", "a line without end"],
+)
+def test_judgements_that_can_not_be_read_are_named(beir: Path, name: str, content: bytes, told: str) -> None:
+    (beir / "qrels" / "train.tsv").unlink()
+    (beir / "qrels" / name).write_bytes(content)
+
+    with pytest.raises(TrainingError, match=told):
+        read_pairs(beir)
+
+
 def test_a_mined_group_is_a_pair_with_negatives(tmp_path: Path) -> None:
     (tmp_path / "mined.jsonl").write_text(lines([GROUP]))
 
