@@ -38,20 +38,27 @@ _M = TypeVar("_M", bound=BaseModel)
 def load(kind: type[_M], name: str, path: Path, options: ModelOptions) -> _M:
     """The model in a folder that was checked; what keeps it from loading becomes a sentence."""
     device = find_device(options.device)
-    try:
-        with quiet():
-            # In float32 first, whatever the file has: only the transformer may go to bfloat16 afterwards.
-            model: _M = kind(
-                str(path),
-                device=str(device),
-                trust_remote_code=False,
-                local_files_only=True,
-                model_kwargs={"dtype": torch.float32, "use_safetensors": True},
-            )
-    except _LOAD_ERRORS as error:
-        raise ModelError(f"{name} can't be loaded from {path}: {_reason(error)}") from error
+    with loading(name, path):
+        # In float32 first, whatever the file has: only the transformer may go to bfloat16 afterwards.
+        model: _M = kind(
+            str(path),
+            device=str(device),
+            trust_remote_code=False,
+            local_files_only=True,
+            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+        )
     _check_whole(name, model)
     return model
+
+
+@contextmanager
+def loading(name: str, path: Path) -> Iterator[None]:
+    """Quietly; whatever keeps the libraries from it becomes a sentence."""
+    try:
+        with quiet():
+            yield
+    except _LOAD_ERRORS as error:
+        raise ModelError(f"{name} can't be loaded from {path}: {_reason(error)}") from error
 
 
 def _check_whole(name: str, model: BaseModel) -> None:

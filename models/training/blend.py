@@ -17,6 +17,7 @@ from torch import Tensor
 from models.catalog import locate, open_encoder
 from models.folder import PRICE_FILE, Kind, check_folder, hash_folder, read_blends
 from models.late_head import nearness
+from models.torch_loading import loading
 from models.training.card import add_to_card, table
 from models.training.groups import Group, read_groups
 from models.training.held_out import hold_out
@@ -46,7 +47,8 @@ def blend_file(groups: Path, output: Path, settings: BlendSettings, watch: Watch
     watch.say(f"Fitting on {len(chosen):,} of {len(every):,} groups.")
     encoder = _opened(settings, machine)
     again, late = _seen(encoder, chosen, watch)
-    reranker = CrossEncoder(str(folders["reranker"]), device=machine.device)
+    with loading(settings.reranker, folders["reranker"]):
+        reranker = CrossEncoder(str(folders["reranker"]), device=machine.device)
     known = scored(reranker, again, machine, late)
     found = fit_blend(known) if encoder.late is None else fit_beside(known, encoder.late.blends)
 

@@ -17,6 +17,7 @@ from sentence_transformers.base.sampler import BatchSamplers, MultiDatasetBatchS
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
 from torch import Tensor, nn
 
+from models.torch_loading import loading
 from models.training.backbone import carry_late, hold_steady, limit, prompted, step_back, write_model
 from models.training.bench import Bench
 from models.training.card import Account, Report
@@ -160,7 +161,8 @@ def _open(bench: Bench[EncoderSettings]) -> SentenceTransformer:
 
 
 def _opened(folder: Path, bench: Bench[EncoderSettings]) -> SentenceTransformer:
-    return SentenceTransformer(str(folder), device=bench.machine.device, model_kwargs=bench.machine.attention)
+    with loading(str(folder), folder):
+        return SentenceTransformer(str(folder), device=bench.machine.device, model_kwargs=bench.machine.attention)
 
 
 def _dims(model: SentenceTransformer, settings: EncoderSettings) -> tuple[int, ...]:

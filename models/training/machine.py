@@ -12,6 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from models.torch_device import find_device, prefers_bfloat16
+from models.torch_loading import loading
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class Machine:
     def open_frozen(self, folder: Path) -> SentenceTransformer:
         """An encoder that is only asked, in half precision where that is several times faster."""
         dtype = torch.bfloat16 if self.bfloat16 else torch.float32
-        model = SentenceTransformer(str(folder), device=self.device, model_kwargs={"dtype": dtype})
+        with loading(str(folder), folder):
+            model = SentenceTransformer(str(folder), device=self.device, model_kwargs={"dtype": dtype})
         return model.eval()
 
     def faster(self) -> torch.autocast:

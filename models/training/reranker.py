@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from models.catalog import locate
 from models.folder import check_folder, hash_folder, read_blends
+from models.torch_loading import loading
 from models.training.backbone import hold_steady, limit, prompted, step_back, write_model
 from models.training.bench import Bench
 from models.training.blend import BLEND_FILE, START, beside, fit_blend, list_loss, scored, split, write_blends
@@ -178,13 +179,14 @@ def _chosen(groups: Sequence[Group], settings: RerankerSettings) -> Sequence[Gro
 
 
 def _open(bench: Bench[RerankerSettings]) -> CrossEncoder:
-    model: CrossEncoder = CrossEncoder(
-        str(bench.base.folder),
-        num_labels=1,
-        activation_fn=nn.Identity(),
-        device=bench.machine.device,
-        model_kwargs=bench.machine.attention,
-    )
+    with loading(bench.base.name, bench.base.folder):
+        model: CrossEncoder = CrossEncoder(
+            str(bench.base.folder),
+            num_labels=1,
+            activation_fn=nn.Identity(),
+            device=bench.machine.device,
+            model_kwargs=bench.machine.attention,
+        )
     model.max_seq_length = min(bench.settings.tokens, limit(model))
     hold_steady(model)
     return model

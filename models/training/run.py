@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safetensors import SafetensorError
+
 from models.training.beir import JUDGEMENTS
 from models.training.errors import TrainingError
 from models.training.lines import content_hash, files_of
@@ -21,6 +23,8 @@ if sys.platform != "win32":
     import fcntl
 
 Result = TypeVar("Result")
+
+ROOM = "Make room there, and run the same command again to go on."
 
 PLAN, LOCK = "plan.json", "lock"
 """What a run that has done nothing yet has in its folder."""
@@ -92,7 +96,10 @@ class Run:
         if result.is_dir():
             shutil.rmtree(result)
         result.unlink(missing_ok=True)
-        found = write(result)
+        try:
+            found = write(result)
+        except SafetensorError as error:
+            raise TrainingError(f"{result} can't be written: {error}. {ROOM}") from error
         refuse_to_overwrite(self.output)
         result.rename(self.output)
         shutil.rmtree(self.folder)

@@ -13,15 +13,16 @@ from time import monotonic
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoderTrainer, SentenceTransformerTrainer
 from sentence_transformers.base.trainer import BaseTrainer
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
-from models.training.errors import Interrupted
+from models.training.errors import Interrupted, TrainingError
 from models.training.machine import Machine
-from models.training.run import Run, write_whole
+from models.training.run import ROOM, Run, write_whole
 from models.training.settings import TrainingSettings
 from models.training.watch import Watch
 
@@ -57,6 +58,13 @@ class _WholeCheckpoints(BaseTrainer):
         folder = output_dir or str(self.args.output_dir)
         self.model.save_pretrained(folder, create_model_card=False)
         save_file(self._learned_by_loss(), Path(folder) / LOSS_FILE)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        try:
+            super()._save_checkpoint(model, trial)
+        except (RuntimeError, SafetensorError) as error:  # what the libraries say of a full disk, which is no OSError
+            reason = str(error).splitlines()[0]
+            raise TrainingError(f"A checkpoint can't be written to {self.args.output_dir}: {reason}. {ROOM}") from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint)

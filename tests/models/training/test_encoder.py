@@ -14,15 +14,18 @@ from typing import NoReturn
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 
 from models.catalog import open_encoder
+from models.training import trainer
 from models.training.backbone import prompted
 from models.training.card import table
 from models.training.encoder import column_prompts, datasets, prepare, train_encoder
 from models.training.errors import Interrupted, TrainingError
+from models.training.machine import Machine
 from models.training.pairs import Pair, Passage
 from models.training.run import Plan, Run
 from models.training.settings import EncoderSettings
@@ -172,6 +175,45 @@ def test_a_run_that_could_not_begin_keeps_no_other_from_its_place(base: Path, gr
         train_encoder(damaged, output, _settings(base), Witness())
     train_encoder(groups, output, _settings(base, steps=1), Witness())
     assert output.is_dir()
+
+
+def test_a_base_that_can_not_be_loaded_is_named(base: Path, groups: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(base, tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes()[:-100])
+    with pytest.raises(
+        ModelError, match=r"damaged can't be loaded from .* \(fetch it again, or choose another model\)"
+    ):
+        train_encoder(groups, tmp_path / "encoder", _settings(damaged), Witness())
+    with pytest.raises(ModelError, match=r"damaged can't be loaded from"):
+        Machine.find("cpu", 0).open_frozen(damaged)
+
+
+FULL = "I/O error: No space left on device (os error 28)"
+"""What safetensors says."""
+
+
+def test_a_checkpoint_that_finds_no_room_is_told_and_the_run_goes_on_afterwards(
+    base: Path, groups: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise SafetensorError(FULL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "save_file", full)
+        with pytest.raises(TrainingError, match=r"checkpoint can't be written to .*No space left.* same command"):
+            train_encoder(groups, tmp_path / "encoder", _settings(base, steps=2), Witness())
+
+    train_encoder(groups, tmp_path / "encoder", _settings(base, steps=2), Witness())
+    assert (tmp_path / "encoder").is_dir()
+
+
+def test_a_result_that_finds_no_room_is_told(pairs: Path, tmp_path: Path) -> None:
+    def full(_: Path) -> NoReturn:
+        raise SafetensorError(FULL)
+
+    run = Run(tmp_path / "encoder", Plan.of("train encoder", [pairs], {}, EncoderSettings()))
+    with pytest.raises(TrainingError, match=r"result can't be written: .*No space left.* run the same command again"):
+        run.finish(full)
 
 
 @pytest.mark.parametrize("apart", ["both", "queries"])
