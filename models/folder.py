@@ -250,7 +250,7 @@ def _shaping_files(folder: Path) -> list[Path]:
 
 def _content_hash(file: Path) -> bytes:
     if file.suffix == ".json" and file.name != "tokenizer.json":
-        return hashlib.sha256(_canonical(_without_volatile(json.loads(file.read_bytes())))).digest()
+        return hashlib.sha256(_canonical(_without_volatile(_content(file)))).digest()
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").digest()
 
@@ -268,13 +268,17 @@ def _canonical(content: Any) -> bytes:
 def _read(file: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
-    try:
-        content = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise ModelError(f"{file} is not JSON: {error}") from error
+    content = _content(file)
     if not isinstance(content, dict):
         raise ModelError(f"{file} must hold a JSON object.")
     return content
+
+
+def _content(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"{file} is not JSON: {error}") from error
 
 
 def _terms(weights: Any) -> set[str]:

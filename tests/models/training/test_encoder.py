@@ -186,6 +186,9 @@ def test_a_base_that_can_not_be_loaded_is_named(base: Path, groups: Path, tmp_pa
         train_encoder(groups, tmp_path / "encoder", _settings(damaged), Witness())
     with pytest.raises(ModelError, match=r"damaged can't be loaded from"):
         Machine.find("cpu", 0).open_frozen(damaged)
+    (damaged / "sentence_bert_config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"sentence_bert_config\.json is not JSON"):
+        train_encoder(groups, tmp_path / "encoder", _settings(damaged), Witness())
 
 
 FULL = "I/O error: No space left on device (os error 28)"
