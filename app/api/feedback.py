@@ -146,7 +146,8 @@ async def export(
     ] = 0,
     current: Annotated[bool, Query(description="Leave out feedback on earlier texts of documents.")] = False,
 ) -> Response:
-    lines = _lines(engine, engine.collections.shelf(collection), part, Choice(clicks, current))
+    find = engine.collections.shelf if part in ("corpus", "passages") else engine.collections.taking
+    lines = _lines(engine, find(collection), part, Choice(clicks, current))
     return StreamingResponse(lines, media_type=TSV if part == "qrels" else NDJSON)
 
 

@@ -64,6 +64,8 @@ RANKS = ("unchanged", "updated", "replaced", "created")
 class Sent:
     """What an upload says."""
 
+    collection: str
+    """As it was asked for: what a standby takes the place of meanwhile is called otherwise."""
     shelf: Shelf
     files: list[UploadFile]
     metadata: Metadata
@@ -117,7 +119,7 @@ async def ingest_files(request: Request, engine: EngineDep) -> Response:
         await in_time(request, engine.files.patience(len(sent.files)), _take_all(engine, sent, report))
         searchable = sent.wait and await _settled(request, engine, sent.shelf, report)
     job = report.ticket.id if report.ticket else None
-    told = {"job": job, "collection": sent.shelf.collection.name, "searchable": searchable, "files": report.files}
+    told = {"job": job, "collection": sent.collection, "searchable": searchable, "files": report.files}
     return Response(orjson.dumps(told), 200 if searchable else 202, media_type="application/json")
 
 
@@ -156,7 +158,8 @@ def _sent(form: FormData, engine: Engine) -> Sent:
         raise Invalid("The upload can't be taken as it is.", [Fault("/wait", "is neither true nor false")])
     checks.check_upload([each.filename or "" for each in files], metadata, engine.settings)
     _check_installed([each.filename or "" for each in files])
-    return Sent(engine.collections.taking(str(fields.get("collection", DEFAULT))), files, metadata, wait)
+    collection = str(fields.get("collection", DEFAULT))
+    return Sent(collection, engine.collections.taking(collection), files, metadata, wait)
 
 
 def _form_faults(form: FormData) -> Iterator[Fault]:

@@ -74,7 +74,7 @@ async def ingest(
 ) -> Response:
     kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
     if kind == NDJSON:
-        return await ingest_lines(request, engine, engine.collections.taking(collection), wait=wait)
+        return await ingest_lines(request, engine, collection, wait=wait)
     if kind != JSON:
         raise UnsupportedType(f"'{kind}' can't be ingested: send {JSON} or {NDJSON}.")
     if said := list(request.query_params):
@@ -85,7 +85,9 @@ async def ingest(
     ticket, puts = await engine.ingest.take(shelf, batch)
     searchable = body.wait and await _settled(request, engine, shelf, ticket, puts)
     return Response(
-        orjson.dumps(_reply(shelf, ticket, puts, searchable=searchable)), 200 if searchable else 202, media_type=JSON
+        orjson.dumps(_reply(body.collection, ticket, puts, searchable=searchable)),
+        200 if searchable else 202,
+        media_type=JSON,
     )
 
 
@@ -226,10 +228,10 @@ async def _settled(request: Request, engine: Engine, shelf: Shelf, ticket: Ticke
     return True
 
 
-def _reply(shelf: Shelf, ticket: Ticket, puts: list[Put], *, searchable: bool) -> dict[str, Any]:
+def _reply(collection: str, ticket: Ticket, puts: list[Put], *, searchable: bool) -> dict[str, Any]:
     return {
         "job": ticket.id,
-        "collection": shelf.collection.name,
+        "collection": collection,
         "searchable": searchable,
         "documents": [{"id": put.id, "status": put.outcome, "chunks": put.chunks} for put in puts],
     }

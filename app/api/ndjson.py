@@ -111,14 +111,15 @@ class Feed:
         return told
 
 
-async def ingest_lines(request: Request, engine: Engine, shelf: Shelf, *, wait: bool) -> Response:
+async def ingest_lines(request: Request, engine: Engine, collection: str, *, wait: bool) -> Response:
+    shelf = engine.collections.taking(collection)
     async with AsyncExitStack() as stack:
         results = stack.enter_context(SpooledTemporaryFile(SPOOL_BYTES))  # noqa: SIM115  # the stack is its context
         feed = Feed(engine, shelf, partial(_keep, results))
         await feed.take_all(pieces(request))
         if not feed.taken and not feed.refused:
             raise Invalid("The body holds no line.", [Fault("", "send one JSON document a line")])
-        summary = await _finish(request, feed, wait=wait)
+        summary = await _finish(request, feed, collection, wait=wait)
         status = 200 if summary["searchable"] else 202
         return StreamingResponse(_replay(results, summary, stack.pop_all()), status, media_type=NDJSON)
 
@@ -129,7 +130,7 @@ def _keep(results: SpooledTemporaryFile[bytes], told: Outcome) -> None:
     results.write(orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE))
 
 
-async def _finish(request: Request, feed: Feed, *, wait: bool) -> dict[str, Any]:
+async def _finish(request: Request, feed: Feed, collection: str, *, wait: bool) -> dict[str, Any]:
     """The last line of the answer: how it went altogether."""
     failed: dict[str, str] = {}
     searchable = wait
@@ -141,7 +142,7 @@ async def _finish(request: Request, feed: Feed, *, wait: bool) -> dict[str, Any]
             searchable = False
     job = feed.ticket.id if feed.ticket else None
     counts = {"documents": feed.taken, "refused": feed.refused, "failed": failed}
-    return {"job": job, "collection": feed.shelf.collection.name, "searchable": searchable, **counts}
+    return {"job": job, "collection": collection, "searchable": searchable, **counts}
 
 
 async def _lines(body: AsyncIterator[bytes], longest: int) -> AsyncIterator[Line]:

@@ -14,12 +14,14 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
+import apsw
 import numpy as np
 import orjson
 
+from app.errors import NotFound, Unavailable
 from app.service.shelf import Shelf
+from app.stores import collections, spans
 from app.stores import feedback as rows
-from app.stores import spans
 from app.stores.feedback import Given, Span
 from app.stores.spans import Text
 from app.stores.sqlite import Database
@@ -98,18 +100,35 @@ class Lessons:
 
     async def _judgements(self, shelf: Shelf, choice: Choice) -> AsyncIterator[list[Judgement]]:
         number, after = shelf.collection.number, ""
-        while queries := await self._database.read(
-            partial(rows.queries, collection=number, after=after, limit=QUERIES)
-        ):
+
+        def read(db: apsw.Connection) -> tuple[list[str], list[Given]]:
+            _check_exists(db, shelf)
+            if collections.follows(db, number):  # whoever has its place has its feedback
+                raise Unavailable("The collection was switched to other models meanwhile. Ask again.")
+            queries = rows.queries(db, number, after, QUERIES)
+            return queries, rows.of_queries(db, number, queries)
+
+        while (found := await self._database.read(read))[0]:
+            queries, given = found
             after = queries[-1]
-            given = await self._database.read(partial(rows.of_queries, collection=number, queries=queries))
             yield judgements(given, choice)
 
     async def _documents(self, shelf: Shelf) -> AsyncIterator[list[Text]]:
-        number, after = shelf.collection.number, ""
-        while page := await self._database.read(partial(spans.page, collection=number, after=after, limit=DOCUMENTS)):
+        after = ""
+
+        def read(db: apsw.Connection) -> list[Text]:
+            _check_exists(db, shelf)
+            return spans.page(db, shelf.collection.number, after, DOCUMENTS)
+
+        while page := await self._database.read(read):
             after = page[-1].document
             yield page
+
+
+def _check_exists(db: apsw.Connection, shelf: Shelf) -> None:
+    """What breaks off in the middle is no export; without this it would look like one."""
+    if not collections.exists(db, shelf.collection.number):
+        raise NotFound(f"Collection '{shelf.collection.name}' was dropped meanwhile.")
 
 
 def query_id(query: str) -> str:

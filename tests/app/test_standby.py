@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -14,6 +15,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from app.errors import Unavailable
+from app.service import lessons
+from app.service.ingest import Ingest
 from app.settings import Settings
 from app.stores.keys import KeyFile
 from tests.app.serving import (
@@ -23,6 +27,7 @@ from tests.app.serving import (
     body,
     documents,
     fakes,
+    held_up,
     nothing_embedded,
     pointers,
     problem,
@@ -31,6 +36,7 @@ from tests.app.serving import (
 )
 
 AT, STANDBY = "/collections/default", "default~standby"
+LINES = "application/x-ndjson"
 
 SHORT = {"chunk_tokens": 16, "overlap_tokens": 0}
 LONG = " ".join(f"w{n}" for n in range(20))
@@ -181,6 +187,48 @@ async def test_what_comes_in_while_models_are_switched_is_in_the_collection_afte
     assert len(acknowledged) > 10
     for name in acknowledged:
         assert (await service.client.get(f"/documents/{name}")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/ingest", {"json": {"documents": [{"id": "late", "text": "topic word"}]}}),
+        ("/ingest", {"content": b'{"id": "late", "text": "topic word"}', "headers": {"content-type": LINES}}),
+        ("/ingest/files", {"files": {"files": ("late.txt", b"topic word")}}),
+    ],
+    ids=["documents", "lines", "files"],
+)
+async def test_who_waits_for_documents_beyond_a_switch_is_told_of_the_collection_that_was_named(
+    service: Service, path: str, sent: Json
+) -> None:
+    await service.ingest(*documents(3, "topic word"))
+    await begin(service, encoder="fake:32")
+    with held_up(Ingest, "settled"):
+        waiting = asyncio.create_task(service.client.post(path, **sent))
+        await until(lambda: service.sample("winnow_ingested_documents_total", status="created") == 4)
+        await caught_up(service)
+        await switch(service)
+    told = (await waiting).text.splitlines()[-1]
+    assert json.loads(told)["collection"] == "default"
+
+
+@pytest.mark.parametrize("part", ["queries", "qrels", "pairs"])
+async def test_an_export_of_feedback_breaks_off_rather_than_ends_where_a_switch_takes_the_rest_along(
+    service: Service, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(lessons, "QUERIES", 2)
+    await service.ingest(*documents(3, "topic word"))
+    said = [{"query": f"topic {n}", "document": "d1", "relevant": True} for n in range(5)]
+    assert (await service.client.post("/feedback", json=said)).status_code == 200
+    await begin(service)
+    await caught_up(service)
+    shelf = service.engine.collections.shelf("default")
+    pages = getattr(service.engine.lessons, part)(shelf, lessons.Choice())
+    assert b"topic" in await anext(pages) or part == "qrels"
+    await switch(service)
+    with pytest.raises(Unavailable, match="switched to other models meanwhile"):
+        _ = [page async for page in pages]
+    problem(await service.client.get(f"/feedback/{part}", params={"collection": STANDBY}), 409, "conflict")
 
 
 async def test_a_standby_that_is_far_behind_is_not_switched_to(
