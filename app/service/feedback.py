@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import apsw
 
-from app.errors import Fault, Invalid, NotFound, TooLarge, Unavailable
+from app.errors import Fault, Invalid, NoSpace, NotFound, TooLarge, Unavailable
 from app.service.shelf import Shelf
 from app.stores import collections
 from app.stores import feedback as rows
@@ -54,7 +54,7 @@ class Feedback:
         self._metrics = metrics
         self._most = most
         self._counts: dict[int, int] = {}
-        """Of the collections that were given any: it is counted once."""
+        """Of the collections that were given any: it is counted once, and then where feedback is written."""
 
     async def add(self, opinions: Sequence[Opinion]) -> list[Kept]:
         """All of them, or none: what is not there is named."""
@@ -63,13 +63,15 @@ class Feedback:
             _check_collections(db, {each.collection for each in opinions})
             targets = _targets(db, opinions)
             kept = [_put(db, each, target) for each, target in zip(opinions, targets, strict=True)]
-            self._check_room(db, _created(opinions, kept))
+            self._count(db, _created(opinions, kept))
             return kept
 
-        kept = await self._database.write(commit)
+        try:
+            kept = await self._database.write(commit)
+        except (apsw.Error, NoSpace):  # it was counted, and perhaps not kept
+            self.recount(each.collection.number for each in opinions)
+            raise
         for each in _created(opinions, kept):
-            if each.collection.number in self._counts:  # else it was forgotten meanwhile, and is counted anew
-                self._counts[each.collection.number] += 1
             self._metrics.feedback.labels(each.collection.name, each.label).inc()
         return kept
 
@@ -78,26 +80,39 @@ class Feedback:
 
     async def forget(self, shelf: Shelf) -> int:
         """Remove all of a collection; says how much it was."""
-        removed = await self._database.write(lambda db: rows.remove(db, shelf.collection.number))
-        self._counts.pop(shelf.collection.number, None)
-        return removed
+        number = shelf.collection.number
+
+        def remove(db: apsw.Connection) -> int:
+            removed = rows.remove(db, number)
+            self._counts.pop(number, None)
+            return removed
+
+        return await self._database.write(remove)
 
     def recount(self, collections: Iterable[int]) -> None:
-        """Feedback went from one of these to another."""
+        """What was counted of these does not hold any more."""
         for number in collections:
             self._counts.pop(number, None)
 
-    def _check_room(self, db: apsw.Connection, created: Sequence[Opinion]) -> None:
+    def _count(self, db: apsw.Connection, created: Sequence[Opinion]) -> None:
         """Once it is known what is new of what was sent: where that is too much, nothing of it stays."""
+        counts = {}
         for collection, more in Counter(each.collection for each in created).items():
-            if collection.number not in self._counts:
-                self._counts[collection.number] = rows.count(db, collection.number) - more
-            held = self._counts[collection.number]
+            held = self._held(db, collection.number, more)
+            counts[collection.number] = held + more
             if held + more > self._most:
                 raise TooLarge(
                     f"Collection '{collection.name}' has {held:,} pieces of feedback, and {self._most:,} are allowed. "
                     "Export what there is, then DELETE /feedback."
                 )
+        self._counts |= counts
+
+    def _held(self, db: apsw.Connection, collection: int, more: int) -> int:
+        """How much there was before so much more. Looked up once: another thread may forget it at any moment."""
+        held = self._counts.get(collection)
+        if held is None:
+            held = self._counts[collection] = rows.count(db, collection) - more
+        return held
 
 
 def _check_collections(db: apsw.Connection, given: Iterable[Collection]) -> None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
+import apsw
 import httpx
 import pytest
 from typer.testing import CliRunner
 
 from app.cli import app
+from app.errors import NotFound
 from app.quality import dataset
+from app.service import lessons
+from app.stores.sqlite import Database
 from models.training.pairs import read_pairs
-from tests.app.serving import Json, Service, body, fakes, listening, pointers, problem, serving
+from tests.app.serving import PATIENCE, Json, Service, body, fakes, listening, pointers, problem, serving, until
 from tests.models.tiny import TEXTS, save_encoder
 
 LONG = "a river runs to the sea " * 40 + "salt stays when the water evaporates " * 40
@@ -47,6 +53,13 @@ async def grades(service: Service, **asked: str | int) -> dict[str, int]:
 
 async def pairs(service: Service) -> list[Json]:
     return [json.loads(line) for line in (await read(service, "pairs")).splitlines()]
+
+
+@contextmanager
+def full(database: Database) -> Iterator[None]:
+    """A disk that has no room for a commit."""
+    raise apsw.FullError("database or disk is full")
+    yield
 
 
 async def test_the_same_feedback_counts_once_and_a_later_opinion_of_the_same_request_replaces_it(
@@ -182,6 +195,50 @@ async def test_what_is_given_while_feedback_is_removed_is_answered_and_counted(s
             service.client.post("/feedback", json=given | {"document": "moon"}),
         )
         assert [answer.status_code for answer in answers] == [200, 200, 200]
+
+
+async def test_what_is_given_behind_a_removal_finds_the_room_that_it_made(tmp_path: Path) -> None:
+    """Both are written before the event loop hears of the first."""
+    async with serving(fakes(tmp_path, max_feedback=2)) as service:
+        await service.ingest(*DOCUMENTS)
+        said: list[Json] = [{"query": f"{SALT} {n}", "document": "sea", "relevant": True} for n in range(2)]
+        await give(service, *said)
+        database, held = service.engine.feedback._database, Event()
+        waiting = database._writer._work_queue
+        first = asyncio.ensure_future(database.write(lambda _: held.wait(PATIENCE)))
+        removing = asyncio.ensure_future(service.client.delete("/feedback", params={"collection": "default"}))
+        await until(lambda: waiting.qsize() == 1)
+        giving = asyncio.ensure_future(service.client.post("/feedback", json=said))
+        await until(lambda: waiting.qsize() == 2)
+        held.set()
+        database._writer.submit(lambda: None).result(PATIENCE)
+        answers = await asyncio.gather(removing, giving, first)
+        assert [answer.status_code for answer in answers[:2]] == [200, 200]
+        problem(await service.client.post("/feedback", json={**said[0], "query": "more"}), 413, "too-large")
+
+
+async def test_feedback_that_was_counted_and_could_not_be_kept_is_counted_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(fakes(tmp_path, max_feedback=2)) as service:
+        await service.ingest(*DOCUMENTS)
+        said: list[Json] = [{"query": f"{SALT} {n}", "document": "sea", "relevant": True} for n in range(2)]
+        with monkeypatch.context() as patched:
+            patched.setattr(Database, "_becoming_another", full)
+            problem(await service.client.post("/feedback", json=said), 507, "no-space")
+        await give(service, *said)
+
+
+async def test_an_export_breaks_off_rather_than_ends_where_its_collection_is_dropped(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lessons, "DOCUMENTS", 1)
+    await service.ingest(*DOCUMENTS)
+    pages = service.engine.lessons.corpus(service.engine.collections.shelf("default"))
+    assert b"bread" in await anext(pages)
+    await service.client.delete("/collections/default")
+    with pytest.raises(NotFound, match="dropped meanwhile"):
+        _ = [page async for page in pages]
 
 
 async def test_feedback_can_be_removed_and_there_is_an_end_to_it(tmp_path: Path) -> None:
