@@ -107,13 +107,18 @@ class Checks:
         view = shelf.indexes.view(kind)
         if view is None:
             return []
-        difference, flaw = await self._look(shelf, view, report, kind, None)
-        for _ in range(LOOKS - 1):
-            if not difference and not flaw:
-                break
-            await asyncio.sleep(LOOK_SECONDS)
-            other, again = await self._look(shelf, view, report, kind, difference)
-            difference, flaw = difference & other, again and flaw
+        try:
+            difference, flaw = await self._look(shelf, view, report, kind, None)
+            for _ in range(LOOKS - 1):
+                if not difference and not flaw:
+                    break
+                await asyncio.sleep(LOOK_SECONDS)
+                other, again = await self._look(shelf, view, report, kind, difference)
+                difference, flaw = difference & other, again and flaw
+        except OSError:
+            if self._is_there(shelf):
+                raise
+            return []  # its folder went while a graph was written there to be looked at
         return list(of_index(shelf.collection.name, kind, difference, flaw)) if self._is_there(shelf) else []
 
     def _is_there(self, shelf: Shelf) -> bool:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 
 import apsw
@@ -19,9 +20,22 @@ from app.service.check import Checks
 from app.service.indexes import Indexes
 from app.service.shelf import Shelf
 from app.stores import snapshot
+from app.stores.hnsw import HnswIndex
 from app.types import Change, Expansion, Wording
 from models.types import SparseVector
-from tests.app.serving import Json, Service, body, documents, fakes, held_up, listening, problem, serving, until
+from tests.app.serving import (
+    PATIENCE,
+    Json,
+    Service,
+    body,
+    documents,
+    fakes,
+    held_up,
+    listening,
+    problem,
+    serving,
+    until,
+)
 from tests.app.traffic import Traffic
 
 
@@ -294,6 +308,32 @@ async def test_a_repair_ends_when_its_collection_is_dropped(tmp_path: Path) -> N
             await until(lambda: "anew" in report.what)
             await service.client.delete("/collections/passing")
             await until(lambda: report.state != "running")
+        assert (report.state, report.findings) == ("done", [])
+
+
+async def test_a_check_goes_on_when_a_collection_is_dropped_whose_graph_is_being_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(fakes(tmp_path)) as service:
+        await service.client.post("/collections", json={"name": "passing"})
+        await service.ingest(*documents(30), collection="passing")
+        begun, dropped, save = Event(), Event(), HnswIndex.save
+
+        def save_at_last(index: HnswIndex, path: Path) -> int:
+            if len(index):
+                begun.set()
+                assert dropped.wait(PATIENCE)
+            return save(index, path)
+
+        monkeypatch.setattr(HnswIndex, "save", save_at_last)
+        await service.client.post("/check", json={})
+        report = service.engine.checks.report
+        try:
+            assert await asyncio.to_thread(begun.wait, PATIENCE)
+            assert (await service.client.delete("/collections/passing")).status_code == 204
+        finally:
+            dropped.set()
+        await until(lambda: report.state != "running")
         assert (report.state, report.findings) == ("done", [])
 
 
