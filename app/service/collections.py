@@ -94,9 +94,10 @@ class Collections:
         async with self._changing:  # from here on none of them can be dropped before it is open
             held = await self._database.read(rows.every)
             self._closed.opening |= {each.name: None for each in held}
+            left = {*self._folder.glob("*")} - {self._folder / str(each.number) for each in held}
         for name in {DEFAULT, *self._closed.opening}:
             self._closed[name] = Unavailable(f"Collection '{name}' is being opened.")
-        await asyncio.to_thread(self._sweep, {str(each.number) for each in held})
+        await asyncio.to_thread(self._sweep, left)
         first = [] if DEFAULT in {each.name for each in held} else [self._open_default()]
         await asyncio.gather(*first, *(self._open(each) for each in held))
 
@@ -259,11 +260,10 @@ class Collections:
         await (shelf.indexes if shelf else self._indexes(collection)).discard()
         self._metrics.forget(name)
 
-    def _sweep(self, numbers: set[str]) -> None:
+    def _sweep(self, folders: set[Path]) -> None:
         """Remove the folders of collections that were dropped when the process was killed: no number comes back."""
-        for folder in self._folder.glob("*"):
-            if folder.name.isdigit() and folder.name not in numbers:
-                shutil.rmtree(folder, ignore_errors=True)
+        for folder in (each for each in folders if each.name.isdigit()):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def default_recipe(self) -> Recipe:
         return replace(Recipe(), chunk_tokens=self._settings.chunk_tokens, overlap_tokens=self._settings.overlap_tokens)

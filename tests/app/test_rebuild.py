@@ -7,12 +7,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 
 from app.errors import StartupError
 from app.service.collections import Collections
 from app.stores import lexical_folder, snapshot
+from app.stores.data_dir import INDEXES
+from app.stores.lexical_files import SEGMENTS
 from tests.app.serving import Service, body, documents, fakes, problem, serving, until
 
 FEW, MANY = 40, 2500
@@ -100,9 +103,9 @@ async def test_a_collection_can_not_be_dropped_while_a_start_still_sweeps_and_be
         await service.client.post("/collections", json={"name": "papers"})
     swept, sweep = Event(), Collections._sweep
 
-    def sweep_at_last(collections: Collections, numbers: set[str]) -> None:
+    def sweep_at_last(collections: Collections, folders: set[Path]) -> None:
         swept.wait()
-        sweep(collections, numbers)
+        sweep(collections, folders)
 
     monkeypatch.setattr(Collections, "_sweep", sweep_at_last)
     async with serving(fakes(tmp_path), ready=False) as service:
@@ -114,6 +117,29 @@ async def test_a_collection_can_not_be_dropped_while_a_start_still_sweeps_and_be
         await service.ready()
         assert (await service.client.delete("/collections/papers")).status_code == 204
         problem(await service.client.post("/search", json={"query": "topic", "collection": "papers"}), 404, "not-found")
+
+
+async def test_a_collection_that_is_made_while_a_start_still_sweeps_keeps_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, made, sweep = Event(), Event(), Collections._sweep
+
+    def sweep_at_last(collections: Collections, *given: Any) -> None:
+        begun.set()
+        made.wait()
+        sweep(collections, *given)
+
+    monkeypatch.setattr(Collections, "_sweep", sweep_at_last)
+    async with serving(fakes(tmp_path), ready=False) as service:
+        try:
+            await until(begun.is_set)
+            assert (await service.client.post("/collections", json={"name": "papers"})).status_code == 201
+        finally:
+            made.set()
+        await service.ready()
+        await service.ingest(*documents(3), collection="papers")
+        number = service.engine.collections.shelf("papers").collection.number
+        assert (tmp_path / INDEXES / str(number) / "lexical" / SEGMENTS).exists()
 
 
 async def test_readiness_counts_the_chunks_of_a_rebuild_while_other_collections_are_searched(tmp_path: Path) -> None:
