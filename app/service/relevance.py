@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import apsw
 import numpy as np
 
 from app.errors import Conflict, Fault, Invalid, NotFound
 from app.service.shelf import Shelf
 from app.stages.calibrate import probabilities, standing
 from app.stores import calibrations as rows
+from app.stores import collections
 from app.stores.sqlite import Database
 from app.types import Calibration, Fusion, Hit, Mode, Scale
 
@@ -72,8 +74,14 @@ class Relevance:
         if why := trouble(calibration, shelf):
             raise Conflict(f"This calibration can't be used for '{shelf.collection.name}': {why}")
         number = shelf.collection.number
+
+        def put(db: apsw.Connection) -> None:
+            if not collections.exists(db, number):
+                raise NotFound(f"Collection '{shelf.collection.name}' was dropped meanwhile.")
+            rows.put(db, number, calibration)
+
         async with self._changing:
-            await self._database.write(lambda db: rows.put(db, number, calibration))
+            await self._database.write(put)
             self._known[number] = await self._database.read(lambda db: rows.every(db, number))
         return self._known[number][calibration.mode]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import math
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import orjson
 import pytest
 
 from app.api.calibration import CalibrationReply
-from tests.app.serving import Json, Service, body, documents, fakes, pointers, problem, serving, until
+from app.service.relevance import Relevance
+from tests.app.serving import Json, Service, body, documents, fakes, held_up, pointers, problem, serving, until
 
 PATH = "/collections/default/calibration"
 SCALE = {"scores": [0.0, 1.0], "relevance": [0.1, 0.9]}
@@ -153,6 +155,16 @@ async def test_a_dropped_collection_takes_it_along(service: Service) -> None:
     await service.client.delete("/collections/books")
     await service.client.post("/collections", json={"name": "books"})
     assert body(await service.client.get(path))["calibrations"] == []
+
+
+async def test_one_for_a_collection_that_is_dropped_before_it_is_kept_is_told_so(service: Service) -> None:
+    await service.client.post("/collections", json={"name": "books"})
+    given = await made(service)
+    with held_up(Relevance, "keep"):
+        keeping = asyncio.create_task(service.client.put("/collections/books/calibration", json=given))
+        await asyncio.sleep(0.1)
+        await service.client.delete("/collections/books")
+    assert "dropped meanwhile" in problem(await keeping, 404, "not-found")["detail"]
 
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
