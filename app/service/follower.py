@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Event
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -19,6 +19,8 @@ from app.types import Change, Collection, Expansion, Wording
 
 REPLAY = 1024
 """Changes, or chunks of a rebuild, that are read and applied at once."""
+
+GIVE_UP_SECONDS = 5.0
 
 TOO_OLD = "the log no longer reaches back to it"
 
@@ -38,6 +40,12 @@ class Workers:
     threads: Executor
     rebuilding: Executor
     stopping: Event
+    dropping: Event = field(default_factory=Event)
+    """The word to those of one collection, that is dropped."""
+
+    @property
+    def shall_end(self) -> bool:
+        return self.stopping.is_set() or self.dropping.is_set()
 
 
 class Follows(Protocol[StepIn]):
@@ -105,6 +113,14 @@ class Renewal(Generic[T]):
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
 
+    async def give_up(self) -> None:
+        """End it once its thread has heard of that; one that waits for a thread is not waited for."""
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=GIVE_UP_SECONDS)
+            self._task.cancel()
+            await self.end()
+            self._task = None
+
 
 class Follower(Generic[Step]):
     """Moves the indexes of one collection and kind. Only its owner's task uses it."""
@@ -170,7 +186,7 @@ class Follower(Generic[Step]):
         def read(db: apsw.Connection) -> None:
             done = 0
             for block in self._reading.living(db, self._collection.number, REPLAY):
-                if self._workers.stopping.is_set():
+                if self._workers.shall_end:
                     raise Unavailable("The service stops while an index is being rebuilt.")
                 self._tell(done, total)
                 fresh.apply(block)

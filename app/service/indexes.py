@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Literal
 
 from app.errors import Damaged
@@ -40,6 +42,8 @@ class Indexes:
         self._collection = collection
         self._folder = folder
         self._forgotten = 0
+        self._dropping = Event()
+        workers = replace(workers, dropping=self._dropping)
         self.dense = VectorView(database, collection, folder, settings, metrics, workers)
         self.lexical = LexicalView(database, collection, folder / "lexical", metrics, workers)
         self.sparse = SparseView(database, collection, metrics, workers) if collection.sparse else None
@@ -101,7 +105,9 @@ class Indexes:
         await self._forget()
 
     async def discard(self) -> None:
-        """Remove all that is on disk."""
+        """Remove all that is on disk, and build nothing any more."""
+        self._dropping.set()
+        await asyncio.gather(*(view.renewal.give_up() for view in self._views))
         await self.lexical.stop()
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 

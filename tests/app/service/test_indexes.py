@@ -17,7 +17,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.errors import Unavailable
-from app.service.follower import REPLAY, Workers
+from app.service.follower import REPLAY, Follower, Workers
 from app.service.indexes import Indexes, Kind, View
 from app.stores import collections, documents
 from app.stores import log as changelog
@@ -242,3 +242,42 @@ async def test_a_service_that_stops_waits_for_no_index_to_be_built_anew(tmp_path
         await view.renewal.end()
         with pytest.raises(Unavailable, match="stops while an index is being rebuilt"):
             view.renewal.built()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_is_built_anew_ends_and_leaves_nothing_when_its_collection_is_dropped(
+    tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, told, tell = Event(), Event(), Follower._tell
+
+    def tell_at_last(follower: Follower[Any], done: int, total: int) -> None:
+        begun.set()
+        assert told.wait(PATIENCE)
+        tell(follower, done, total)
+
+    async with bench(tmp_path) as at:
+        at.rebuilding.let_go.set()
+        await at.publish("first", MANY)
+        monkeypatch.setattr(Follower, "_tell", tell_at_last)
+        at.indexes.renew([kind])
+        assert await asyncio.to_thread(begun.wait, PATIENCE)
+        dropping = asyncio.create_task(at.indexes.discard())
+        await asyncio.sleep(0.1)
+        assert not dropping.done()
+        told.set()
+        await dropping
+        assert not at.indexes.is_renewing
+        assert not (tmp_path / "index").exists()
+
+
+async def test_what_waits_for_a_thread_to_be_built_anew_is_not_waited_for_when_its_collection_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.service.follower.GIVE_UP_SECONDS", 0.05)
+    async with bench(tmp_path) as at:
+        await at.publish("first", MANY)
+        await at.begin_anew("dense")
+        at.indexes.renew(["lexical"])
+        await at.indexes.discard()
+        assert not at.rebuilding.let_go.is_set()
+        assert not (tmp_path / "index").exists()
