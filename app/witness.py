@@ -120,5 +120,8 @@ class SecondLook(Protocol):
     def takes(self, collection: str, candidates: int) -> float:
         """Seconds to rerank so many, by the measured rate."""
 
+    def effort(self, collection: str) -> int | None:
+        """Of searches by graph: a collection that was switched keeps what it was tuned to. None where it is closed."""
+
     def tune(self, collection: str, ef: int) -> None:
         """Give searches by graph another effort, where the collection is still open."""

@@ -140,6 +140,10 @@ class Hindsight:
         shelf = self._collections.opened.get(collection)
         return shelf.ranker.takes(candidates) if shelf else 0.0
 
+    def effort(self, collection: str) -> int | None:
+        shelf = self._collections.opened.get(collection)
+        return shelf.indexes.dense.index.ef if shelf else None
+
     def tune(self, collection: str, ef: int) -> None:
         if shelf := self._collections.opened.get(collection):
             shelf.indexes.dense.tune(ef)

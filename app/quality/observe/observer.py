@@ -124,7 +124,7 @@ class Observer:
         tuned = kept.ef if kept and s.tune_ef and kept.ef_configured == s.index_ef else None
         if tuned:
             self._look.tune(name, tuned)
-        recall = RecallWatch(s.recall_objective, s.index_ef, tuned=s.tune_ef, ef=tuned)
+        recall = RecallWatch(s.recall_objective, s.index_ef, tuned=s.tune_ef, ef=tuned or self._look.effort(name))
         drift = DriftWatch(kept.reference.reference() if kept and kept.reference else None)
         return Watched(name, number, recall, drift, s.query_reserve, self._metrics)
 

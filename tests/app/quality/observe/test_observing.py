@@ -120,6 +120,18 @@ async def test_tuning_mends_a_graph_that_is_searched_with_too_little_effort(tmp_
         await until(lambda: service.sample("winnow_index_ef", collection="default") == tuned)
 
 
+async def test_after_a_switch_the_effort_that_is_told_of_is_the_one_that_searches_take(tmp_path: Path) -> None:
+    async with serving(watching(tmp_path, index_ef=16, tune_ef=True)) as service:
+        await service.ingest(*documents(20))
+        await quality(service)
+        service.engine.collections.shelf("default").indexes.dense.tune(64)
+        assert (await service.client.post("/collections/default/standby", json={})).status_code == 201
+        assert (await service.client.post("/collections/default/switch", json={})).status_code == 200
+        await until(lambda: service.sample("winnow_index_ef", collection="default~standby"))
+        told = service.sample("winnow_index_ef", collection="default~standby")
+        assert service.engine.collections.shelf("default~standby").indexes.dense.index.ef == told == 64
+
+
 async def test_searches_that_compare_with_every_allowed_vector_are_no_proof_of_the_graph(tmp_path: Path) -> None:
     async with serving(watching(tmp_path, exact_below=500)) as service:
         await service.ingest(*documents(600))
