@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -55,7 +55,7 @@ class Indexes:
 
     async def open(self) -> None:
         try:
-            await asyncio.gather(*(view.open() for view in self._views))
+            await _all(view.open() for view in self._views)
         except OSError as error:
             raise Damaged(
                 f"The indexes of collection '{self._collection.name}' can't be opened: {error}. See that this user may "
@@ -67,11 +67,11 @@ class Indexes:
     ) -> None:
         """Add what is about to be published."""
         added = [self.dense.add_ahead(chunks, vectors), self.lexical.add_ahead(chunks, texts)]
-        await asyncio.gather(*added, *([self.sparse.add_ahead(chunks, sparse)] if self.sparse else []))
+        await _all([*added, *([self.sparse.add_ahead(chunks, sparse)] if self.sparse else [])])
 
     async def follow(self) -> None:
         """Bring all of them up to the end of the log."""
-        await asyncio.gather(*(view.follow() for view in self._views))
+        await _all(view.follow() for view in self._views)
 
     async def save(self) -> None:
         """Have all that is kept on disk as it is now."""
@@ -101,7 +101,7 @@ class Indexes:
         await self._forget()
 
     async def close(self) -> None:
-        await asyncio.gather(*(view.close() for view in self._views))
+        await _all(view.close() for view in self._views)
         await self._forget()
 
     async def discard(self) -> None:
@@ -122,3 +122,10 @@ class Indexes:
         if through > self._forgotten and not self.is_renewing:
             await self._database.write(lambda db: changelog.prune(db, self._collection.number, through))
             self._forgotten = through
+
+
+async def _all(work: Iterable[Awaitable[None]]) -> None:
+    """Until each has come to its end, also where one has failed: what is tried next would meet the others."""
+    for done in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(done, BaseException):
+            raise done

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -21,9 +21,11 @@ from app.service.follower import REPLAY, Follower, Workers
 from app.service.indexes import Indexes, Kind, View
 from app.stores import collections, documents
 from app.stores import log as changelog
+from app.stores.hnsw import HnswIndex
+from app.stores.lexical import TantivyIndex
 from app.stores.sqlite import Database
 from app.telemetry import Metrics
-from app.types import Chunk, Collection, Document, Recipe
+from app.types import Change, Chunk, Collection, Document, Recipe, Wording
 from models.types import SparseVector, Vectors
 from tests.app.serving import PATIENCE, fakes
 
@@ -281,3 +283,40 @@ async def test_what_waits_for_a_thread_to_be_built_anew_is_not_waited_for_when_i
         await at.indexes.discard()
         assert not at.rebuilding.let_go.is_set()
         assert not (tmp_path / "index").exists()
+
+
+async def test_nothing_is_tried_again_while_one_index_still_takes_in_what_another_failed_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is withdrawn before it is there would stay for good."""
+    let_go, apply, write = Event(), HnswIndex.apply, TantivyIndex.apply
+
+    def apply_at_last(index: HnswIndex, changes: Sequence[Change]) -> None:
+        if any(change.vector is not None for change in changes):
+            assert let_go.wait(PATIENCE)
+        apply(index, changes)
+
+    def full(index: TantivyIndex, changes: Sequence[Wording]) -> None:
+        if any(change.text is not None for change in changes):
+            raise OSError("no room")
+        write(index, changes)
+
+    async with bench(tmp_path) as at:
+        monkeypatch.setattr(HnswIndex, "apply", apply_at_last)
+        with monkeypatch.context() as patched:
+            patched.setattr(TantivyIndex, "apply", full)
+            adding = asyncio.create_task(at.indexes.add_ahead([1], ["gone by now"], vectors(1, 1), [TERMS]))
+            await asyncio.wait([adding], timeout=0.2)
+            trying = asyncio.create_task(retried(adding, at.indexes))
+            await asyncio.wait([trying], timeout=0.2)
+        let_go.set()
+        await trying
+        await at.indexes.follow()
+        assert at.held == [0, 0, 0]
+
+
+async def retried(adding: asyncio.Task[None], indexes: Indexes) -> None:
+    """As an indexer does: once it has failed, what is there is brought up to the truth."""
+    with pytest.raises(OSError, match="no room"):
+        await adding
+    await indexes.follow()
