@@ -158,8 +158,12 @@ class TantivyIndex:
         if gone:
             # Not by term: that deletes nothing from a field of numbers, and does not say so.
             self._writer.delete_documents_by_query(self._named(gone))
-        for chunk, text in new.items():
-            _add(self._writer, _document(chunk, text))
+        try:  # with no variable for the writer: an error that is kept would keep it, and so the folder's lock
+            for chunk, text in new.items():
+                self._writer.add_document(_document(chunk, text))
+        except ValueError:  # its thread has ended by an error, which a commit would raise
+            self._writer.commit()
+            raise
         return True
 
     def _held(self, chunks: list[int]) -> set[int]:
@@ -212,14 +216,6 @@ def _system_errors() -> Iterator[None]:
     except ValueError as error:
         if code := CODE.search(str(error)):
             raise OSError(int(code[1]), str(error)) from error
-        raise
-
-
-def _add(writer: IndexWriter, document: Document) -> None:
-    try:
-        writer.add_document(document)
-    except ValueError:  # its thread has ended by an error, which a commit would raise
-        writer.commit()
         raise
 
 

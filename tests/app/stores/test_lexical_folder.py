@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +92,31 @@ def test_a_commit_that_was_cut_short_can_be_made_again(folder: Path) -> None:
     again.apply([Wording(33, 7, None)])
     assert len(again) == LIVING - 1
     assert not list(before.glob(".tmp*"))
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from app.stores import lexical_folder
+from app.types import Wording
+
+index, errors = lexical_folder.load(Path(sys.argv[1]), "english"), []
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+for _ in range(2):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    try:
+        index.apply([Wording(n, n, f"bread number {n}") for n in range(100, 600)])
+    except OSError as error:
+        errors.append(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    index.apply([Wording(index.sequence + 1, index.sequence + 1, "another cat")])
+print(len(errors), len(index), len(index.search("bread", 10)))
+"""
+
+
+def test_an_error_of_a_full_disk_that_somebody_keeps_does_not_keep_the_next_writer_out(folder: Path) -> None:
+    run = subprocess.run([sys.executable, "-c", FULL_DISK, str(folder)], capture_output=True, text=True, timeout=60)
+    assert run.stdout.split() == ["2", str(LIVING + 2), "0"], run.stderr
 
 
 def test_files_that_a_commit_cut_short_left_behind_do_no_harm(folder: Path) -> None:
