@@ -24,6 +24,23 @@ def test_words_are_letters_and_numbers_cut_down_to_their_stems(text: str, expect
     assert text_words(text, "english") == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("getUserName()", ["getusername", "get", "user", "name"]),
+        ("HttpServer", ["httpserver", "http", "server"]),
+        ("parseHTTPHeader", ["parsehttpheader", "parse", "http", "header"]),
+        ("S3Bucket", ["s3bucket", "s3", "bucket"]),
+        ("get_userName", ["get", "username", "user", "name"]),
+        ("HTTP", ["http"]),
+        ("Straße", ["straße"]),
+        ("straßenName", ["straßenname"]),
+    ],
+)
+def test_a_name_of_code_that_is_written_together_is_itself_and_its_words(name: str, expected: list[str]) -> None:
+    assert text_words(name, "none") == query_words(name, "none") == expected
+
+
 def test_without_a_language_words_are_taken_as_they_are() -> None:
     assert text_words("Cafés and foxes", "none") == ["cafés", "and", "foxes"]
     assert query_words("the cafés", "none") == ["the", "cafés"]
