@@ -82,5 +82,5 @@ def _tracer(settings: Settings) -> Tracer | None:
     try:
         from app.traces import OtlpTracer
     except ModuleNotFoundError as error:
-        raise StartupError(f"WINNOW_TRACES needs {error.name}: pip install 'winnow[otel]'") from error
+        raise StartupError(f"WINNOW_TRACES needs {error.name}: pip install -c constraints.txt -e '.[otel]'") from error
     return OtlpTracer(VERSION)

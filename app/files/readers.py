@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from app.errors import NotInstalled
 from app.files.types import Kind
 
-EXTRA = "pip install 'winnow[files]'"
+EXTRA = "pip install -c constraints.txt -e '.[files]'"
 
 
 @dataclass(frozen=True, slots=True)

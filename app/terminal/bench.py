@@ -105,6 +105,4 @@ def as_failures(cache: Path | None = None) -> Iterator[None]:
 
 def check_extra() -> None:
     if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise Failure(
-            f"This needs {', '.join(missing)}, which are not installed: pip install 'winnow[evaluate]'", UNUSABLE
-        )
+        raise Failure(f"This needs {', '.join(missing)}: pip install -c constraints.txt -e '.[evaluate]'", UNUSABLE)

@@ -293,7 +293,9 @@ def at_work() -> Iterator[Screen]:
     except ModuleNotFoundError as error:
         if error.name not in EXTRA:
             raise
-        raise Failure(f"{error.name} is not installed: pip install 'winnow[train]'", UNUSABLE) from error
+        raise Failure(
+            f"{error.name} is not installed: pip install -c constraints.txt -e '.[train]'", UNUSABLE
+        ) from error
     except OSError as error:
         raise Failure(f"{error.filename or 'A file'} can't be read or written: {error.strerror}.", UNUSABLE) from error
     finally:

@@ -442,9 +442,9 @@ def test_files_that_need_the_extra_are_named_with_it_and_the_rest_goes_on(withou
     files = {"sea.pdf": SEA, "a.txt": b"x", "b.docx": word(), "photo.jpg": b"x", "c.pptx": slides("one")}
     told = body(without_extra.post("/ingest/files", files=form(files)))["files"]
     assert [file["status"] for file in told] == ["failed", "created", "failed", "failed", "failed"]
-    assert told[0]["reason"] == "can't be read without pdfplumber: pip install 'winnow[files]'"
-    assert told[2]["reason"] == "can't be read without python-docx: pip install 'winnow[files]'"
-    assert told[4]["reason"] == "can't be read without PIL: pip install 'winnow[files]'"
+    assert told[0]["reason"] == "can't be read without pdfplumber: pip install -c constraints.txt -e '.[files]'"
+    assert told[2]["reason"] == "can't be read without python-docx: pip install -c constraints.txt -e '.[files]'"
+    assert told[4]["reason"] == "can't be read without PIL: pip install -c constraints.txt -e '.[files]'"
     asked = {"files": [{"path": path, "sha256": hashlib.sha256(content).hexdigest()} for path, content in files.items()
                        if path != "photo.jpg"]}  # fmt: skip
     assert body(without_extra.post("/ingest/files/known", json=asked)) == {"known": ["a.txt"], "refused": []}
@@ -453,5 +453,6 @@ def test_files_that_need_the_extra_are_named_with_it_and_the_rest_goes_on(withou
 def test_where_everything_needs_the_extra_the_answer_is_an_error(without_extra: httpx.Client) -> None:
     answer = without_extra.post("/ingest/files", files=form({"sea.pdf": SEA, "more.pdf": SEA, "b.docx": word()}))
     assert problem(answer, 501, "not-installed")["detail"] == (
-        "Files of these kinds can't be read here: docx, pdf. What reads them: pip install 'winnow[files]'"
+        "Files of these kinds can't be read here: docx, pdf. "
+        "What reads them: pip install -c constraints.txt -e '.[files]'"
     )

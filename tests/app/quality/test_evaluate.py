@@ -232,5 +232,5 @@ def test_a_missing_extra_is_named(animals: Path, tmp_path: Path) -> None:
     ran = subprocess.run([sys.executable, "-c", blind], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 2, ran.stderr
     assert "This needs ir_measures" in ran.stderr
-    assert "pip install 'winnow[evaluate]'" in ran.stderr
+    assert "pip install -c constraints.txt -e '.[evaluate]'" in ran.stderr
     assert "Traceback" not in ran.stderr
