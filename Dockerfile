@@ -65,7 +65,7 @@ RUN pip --python /opt/winnow/bin/python install --no-deps --prefix /service .
 FROM python:${PYTHON}
 
 LABEL org.opencontainers.image.title="Winnow" \
-      org.opencontainers.image.description="Two-stage retrieval: an HNSW index proposes, a cross-encoder decides."
+      org.opencontainers.image.description="Two-stage retrieval: vectors and words propose, tokens and a cross-encoder decide."
 
 RUN groupadd --gid 10001 winnow \
     && useradd --uid 10001 --gid winnow --home-dir /data --no-create-home --shell /usr/sbin/nologin winnow \

@@ -49,8 +49,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Two-stage retrieval: an HNSW index proposes, a batched cross-encoder decides.",
-    epilog="`winnow COMMAND --help` has examples.",
+    help="Two-stage retrieval: vectors and words propose candidates, tokens and a cross-encoder put them in order.",
+    epilog="`winnow COMMAND --help` has examples. Exit codes: 0 done; 1 refused, or something was found wrong; "
+    "2 arguments or settings are wrong; 3 no connection to the service; 130 Ctrl-C.",
 )
 collections = typer.Typer()
 app.add_typer(collections, name="collections")

@@ -49,7 +49,8 @@ ROUTES = (
 )
 
 DESCRIPTION = (
-    "Two-stage retrieval: an HNSW index proposes, a batched cross-encoder decides, every stage shows its latency."
+    "Two-stage retrieval: vectors (HNSW) and words (BM25) propose candidates, their tokens and a batched cross-encoder "
+    "put them in order, and every stage shows its latency."
 )
 
 

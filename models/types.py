@@ -1,4 +1,4 @@
-"""The nouns of the model layer and its two protocols: token ids in, numbers out.
+"""The nouns of the model layer and its three protocols: token ids in, numbers out.
 
 A model is used in two steps. `tokenize` is cheap, runs on any thread and says how many tokens a text has and how many
 of them the model will see; `encode` and `score` are dear and take whatever batch of such tokens they are given.

@@ -1,4 +1,4 @@
-"""The first stage: filter → retrieve → fuse → load, until it gives living candidates of one moment."""
+"""The first stage: filter → retrieve → fuse → load → late, until it gives living candidates of one moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Search: embed, weigh → filter → retrieve → fuse → load → rerank → hits, each stage under the stopwatch."""
+"""Search: embed, weigh → filter → retrieve → fuse → load → late → rerank → hits, each stage under the stopwatch."""
 
 from __future__ import annotations
 
