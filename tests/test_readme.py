@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -39,8 +41,8 @@ def _squeezed(text: str) -> str:
 
 
 def session() -> Iterator[Step]:
-    (block,) = re.findall(r"```console\n(.*?)```", README.read_text(), re.S)
-    for step in re.split(r"^\$ ", block, flags=re.M)[1:]:
+    blocks = re.findall(r"```console\n(.*?)```", README.read_text(), re.S)
+    for step in re.split(r"^\$ ", "".join(blocks), flags=re.M)[1:]:
         lines = step.splitlines()
         ends = next(i for i in range(1, len(lines) + 1) if _is_whole("\n".join(lines[:i])))
         yield Step("\n".join(lines[:ends]), "\n".join(lines[ends:]))
@@ -88,12 +90,30 @@ def test_the_settings_table_is_that_of_the_code() -> None:
 def test_the_metrics_table_is_that_of_the_code() -> None:
     said = {name: (kind, labels, what) for name, (kind, labels, what) in table("## Metrics").items()}
     assert said == {
-        metric._name: (metric._type, ", ".join(metric._labelnames), metric._documentation) for metric in metrics()
+        shown(metric): (metric._type, ", ".join(metric._labelnames), metric._documentation) for metric in metrics()
     }
+
+
+def shown(metric: MetricWrapperBase) -> str:
+    """The name by which Prometheus knows it."""
+    return f"{metric._name}_total" if metric._type == "counter" else metric._name
 
 
 def metrics() -> list[MetricWrapperBase]:
     return [each for each in vars(Metrics()).values() if isinstance(each, MetricWrapperBase)]
+
+
+def test_imports_run_as_the_contract_has_it() -> None:
+    (chain,) = re.findall(r"`(cli →[^`]*)`", README.read_text("utf-8"))
+    (contract,) = [each for each in contracts() if each["name"] == "Imports run one way"]
+    said = [{f"app.{name}" for name in layer.split(" | ")} for layer in re.split(r"\s*→\s*", chain)]
+    assert [{"app.__main__"}, *said] == [set(layer.split(" | ")) for layer in contract["layers"]]
+
+
+def contracts() -> list[dict[str, Any]]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    held: list[dict[str, Any]] = project["tool"]["importlinter"]["contracts"]
+    return held
 
 
 DOCUMENTS = [
