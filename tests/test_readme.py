@@ -14,12 +14,15 @@ import httpx
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
+from app.api import problems
+from app.api.search_schemas import SearchBody
 from app.settings import Settings
 from app.telemetry import Metrics
 from loadtest.process import Process
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+API = ROOT / "app" / "README.md"
 OPERATION = ROOT / "deploy" / "README.md"
 ADDRESS = "localhost:8000"
 
@@ -101,6 +104,19 @@ def shown(metric: MetricWrapperBase) -> str:
 
 def metrics() -> list[MetricWrapperBase]:
     return [each for each in vars(Metrics()).values() if isinstance(each, MetricWrapperBase)]
+
+
+def test_the_errors_table_is_that_of_the_code() -> None:
+    _, _, beneath = API.read_text("utf-8").partition("\n## Errors\n")
+    said = set(re.findall(r"^\| ([0-9]+) \| `([a-z-]+)` \|", beneath, re.M))
+    known = {(str(status), kind) for status, kind, _ in problems.TABLE.values()}
+    assert said == known | {("500", "internal")}, "what Starlette finds stands beneath, as `http` of two statuses"
+
+
+def test_the_search_table_has_every_field() -> None:
+    _, _, beneath = API.read_text("utf-8").partition("\n## Search\n")
+    rows = re.findall(r"^\|([^|]*)\|", beneath.split("\n### ")[0], re.M)
+    assert set(re.findall(r"`(\w+)`", "".join(rows))) == set(SearchBody.model_fields)
 
 
 def test_imports_run_as_the_contract_has_it() -> None:

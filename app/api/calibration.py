@@ -38,8 +38,15 @@ MOST_LEVELS = 32
 class ScaleBody(Body):
     """From score to probability, in log-odds straight from knot to knot."""
 
-    scores: list[float] = Field(min_length=1, max_length=MOST_KNOTS, fail_fast=True)
-    relevance: list[float] = Field(min_length=1, max_length=MOST_KNOTS, fail_fast=True)
+    scores: list[float] = Field(
+        min_length=1,
+        max_length=MOST_KNOTS,
+        fail_fast=True,
+        description="Final scores, each greater than the one before.",
+    )
+    relevance: list[float] = Field(
+        min_length=1, max_length=MOST_KNOTS, fail_fast=True, description="The probability at each of them."
+    )
     background: float = Field(
         0.0, ge=0, le=MOST_SHARE, description="How much of the mean of a query's ten best scores is first taken off."
     )
@@ -75,10 +82,12 @@ class ScaleBody(Body):
 
 
 class BlendBody(Body):
-    rerank: float = Field(ge=0, le=HEAVIEST, allow_inf_nan=False)
-    dense: float = Field(ge=0, le=HEAVIEST, allow_inf_nan=False)
-    lexical: float = Field(ge=0, le=HEAVIEST, allow_inf_nan=False)
-    late: float = Field(0.0, ge=0, le=HEAVIEST, allow_inf_nan=False)
+    rerank: float = Field(ge=0, le=HEAVIEST, allow_inf_nan=False, description="Weight of the reranker's score.")
+    dense: float = Field(ge=0, le=HEAVIEST, allow_inf_nan=False, description="Weight of the cosine.")
+    lexical: float = Field(ge=0, le=HEAVIEST, allow_inf_nan=False, description="Weight of the BM25 share.")
+    late: float = Field(
+        0.0, ge=0, le=HEAVIEST, allow_inf_nan=False, description="Weight of what comes of comparing token by token."
+    )
 
     @model_validator(mode="after")
     def _is_something(self) -> BlendBody:
@@ -88,23 +97,23 @@ class BlendBody(Body):
 
 
 class WholeFusionBody(Body):
-    by: Fusing
-    dense: float = Field(gt=0, le=HEAVIEST, allow_inf_nan=False)
-    lexical: float = Field(gt=0, le=HEAVIEST, allow_inf_nan=False)
-    sparse: float = Field(gt=0, le=HEAVIEST, allow_inf_nan=False)
-    k: int = Field(ge=1)
+    by: Fusing = Field(description="As in a search.")
+    dense: float = Field(gt=0, le=HEAVIEST, allow_inf_nan=False, description="Likewise.")
+    lexical: float = Field(gt=0, le=HEAVIEST, allow_inf_nan=False, description="Likewise.")
+    sparse: float = Field(gt=0, le=HEAVIEST, allow_inf_nan=False, description="Likewise.")
+    k: int = Field(ge=1, description="Likewise.")
 
 
 class CalibrationBody(Body):
     """As `winnow calibrate` makes it."""
 
-    mode: Mode
+    mode: Mode = Field(description="Of the searches that it is about.")
     encoder: str = Field(max_length=128, description="Fingerprint of the encoder that it was made with.")
     reranker: str = Field(max_length=128, description="Likewise.")
     sparse: str = Field("", max_length=128, description="Likewise of the sparse encoder; empty without one.")
     late: str = Field("", max_length=128, description="Likewise of the vectors of tokens; empty without any.")
-    reranked: ScaleBody
-    unreranked: ScaleBody
+    reranked: ScaleBody = Field(description="Of searches that are reranked.")
+    unreranked: ScaleBody = Field(description="Of those that are not.")
     fusion: WholeFusionBody = Field(description="Of hybrid searches that are not reranked.")
     blend: BlendBody | None = Field(None, description="In place of the reranker's own.")
     rerank: bool = Field(True, description="Whether searches that do not say are reranked.")

@@ -45,19 +45,21 @@ Texts = Annotated[
 
 
 class TextBody(Body):
-    text: str
+    text: str = Field(description="What is ranked.")
 
 
 class DocumentsBody(Body):
     """A reranking as Cohere, Jina and infinity take it."""
 
     model: str | None = Field(None, max_length=LONGEST_NAME, description="The reranker's name, if any.")
-    query: str = Field(json_schema_extra=SOME_TEXT)
+    query: str = Field(json_schema_extra=SOME_TEXT, description="What the texts are ranked by.")
     documents: list[Any] = Field(
-        min_length=1, json_schema_extra={"items": {"anyOf": [{"type": "string"}, TextBody.model_json_schema()]}}
+        min_length=1,
+        json_schema_extra={"items": {"anyOf": [{"type": "string"}, TextBody.model_json_schema()]}},
+        description="What is ranked: texts, by themselves or each as an object.",
     )
     top_n: int | None = Field(None, ge=1, description="Results to return; by default all.")
-    return_documents: bool | None = False
+    return_documents: bool | None = Field(False, description="Whether the answer has their texts.")
     max_tokens_per_doc: int | None = Field(
         None, ge=1, description="Read no more of a document; the reranker's own limit stays."
     )
@@ -71,10 +73,12 @@ class DocumentsBody(Body):
 class TextsBody(Body):
     """A reranking as text-embeddings-inference takes it."""
 
-    query: str = Field(json_schema_extra=SOME_TEXT)
-    texts: list[Any] = Field(min_length=1, json_schema_extra={"items": {"type": "string"}})
+    query: str = Field(json_schema_extra=SOME_TEXT, description="What the texts are ranked by.")
+    texts: list[Any] = Field(
+        min_length=1, json_schema_extra={"items": {"type": "string"}}, description="What is ranked."
+    )
     raw_scores: bool | None = Field(False, description="Logits in place of scores between 0 and 1.")
-    return_text: bool | None = False
+    return_text: bool | None = Field(False, description="Whether the answer has their texts.")
     truncate: bool | None = Field(
         None, description="Read the beginning of what is too long; false refuses it. By default the setting's."
     )
@@ -95,9 +99,11 @@ EitherBody = Annotated[
 class EmbeddingsBody(Body):
     """Texts to embed as OpenAI takes them."""
 
-    input: Texts
+    input: Texts = Field(description="A text, or several.")
     model: str | None = Field(None, max_length=LONGEST_NAME, description="The encoder's name, if any.")
-    encoding_format: Literal["float", "base64"] | None = "float"
+    encoding_format: Literal["float", "base64"] | None = Field(
+        "float", description="Numbers, or their bytes (float32, little-endian)."
+    )
     dimensions: int | None = Field(None, ge=1, description="One of the lengths that the encoder was trained for.")
     input_type: Literal["query", "search_query", "document", "passage", "search_document"] | None = Field(
         None, description="Which side of a search they are on, by default documents; as Cohere, Voyage and NVIDIA say."
@@ -122,7 +128,7 @@ class EmbeddingsBody(Body):
 class EmbedBody(Body):
     """Texts to embed as text-embeddings-inference takes them."""
 
-    inputs: Texts
+    inputs: Texts = Field(description="A text, or several.")
     normalize: Literal[True] | None = Field(True, description="Vectors have unit length.")
     truncate: bool | None = Field(
         None, description="Read the beginning of what is too long; false refuses it. By default the setting's."

@@ -38,7 +38,9 @@ InCollection = Annotated[str, Query(description="Whose feedback.")]
 class FeedbackBody(Body):
     """What one person made of one document, or chunk, as the answer to a query."""
 
-    query: str = Field(json_schema_extra=SOME_TEXT, examples=["how long can a filter be used"])
+    query: str = Field(
+        json_schema_extra=SOME_TEXT, examples=["how long can a filter be used"], description="What was asked."
+    )
     document: str | None = Field(None, description="A hit's `document_id`.")
     chunk: str | None = Field(None, pattern=r"^[0-9]{1,18}$", description="A hit's `id`, alone or beside it.")
     collection: str = DEFAULT

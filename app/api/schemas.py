@@ -37,9 +37,11 @@ class Body(BaseModel):
 
 class DocumentBody(Body):
     id: str | None = Field(None, description="The caller's own; a missing id becomes a hash of the content.")
-    text: str = Field(json_schema_extra=SOME_TEXT)
-    title: str = ""
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    text: str = Field(json_schema_extra=SOME_TEXT, description="What is cut into chunks and found.")
+    title: str = Field("", description="Stands in front of chunks as the collection's recipe has it; hits carry it.")
+    metadata: dict[str, Any] = Field(
+        default_factory=dict, description="For filters, and for hits to carry; `date` and `supersedes` mean something."
+    )
     format: Format = Field("plain", description="`markdown` is cut along its headings, tables, lists and code.")
 
 
@@ -47,18 +49,20 @@ class Envelope(Body):
     """An ingest whose documents are still to be looked at, one by one so that others get a turn in between."""
 
     documents: list[Any] = Field(min_length=1)
-    collection: str = "default"
+    collection: str = Field("default", description="Which takes them in.")
     wait: bool = Field(True, description="Answer when the documents can be found; otherwise at once, with a job.")
 
 
 class IngestBody(Envelope):
-    documents: list[DocumentBody] = Field(min_length=1)
+    documents: list[DocumentBody] = Field(min_length=1, description="All of them are taken in, or none.")
 
 
 class ChoiceBody(Body):
-    ids: list[str] | None = Field(None, fail_fast=True)
-    filter: dict[str, Any] | None = None
-    collection: str = "default"
+    ids: list[str] | None = Field(None, fail_fast=True, description="Of the documents that are meant; or `filter`.")
+    filter: dict[str, Any] | None = Field(
+        None, description="As in a search, in place of `ids`; an empty one is refused."
+    )
+    collection: str = Field("default", description="Which has them.")
 
 
 CHANGES = "Put in the place of what stands there; null takes a key away, and objects are gone into."
@@ -73,7 +77,7 @@ class UpdateBody(ChoiceBody):
 
 
 class ListBody(Body):
-    collection: str = "default"
+    collection: str = Field("default", description="Whose documents.")
     filter: dict[str, Any] | None = Field(None, description="As in a search; by default every document.")
     after: str | None = Field(None, pattern=r"^\d{1,18}$", description="`next` of the answer before; by default none.")
     limit: int = Field(100, ge=1, le=1000, description="Documents in one answer; fewer where their texts are long.")
@@ -81,22 +85,24 @@ class ListBody(Body):
 
 
 class RecipeBody(Body):
-    chunk_tokens: int | None = Field(None, ge=16)
-    overlap_tokens: int | None = Field(None, ge=0)
-    title: Literal["first", "every", "never"] | None = None
+    chunk_tokens: int | None = Field(None, ge=16, description="Longest chunk, in the encoder's tokens.")
+    overlap_tokens: int | None = Field(None, ge=0, description="Tokens that neighbouring chunks share.")
+    title: Literal["first", "every", "never"] | None = Field(None, description="Which chunks get it in front.")
 
 
 class CollectionBody(Body):
-    name: str = Field(pattern=COLLECTION_NAME)
+    name: str = Field(
+        pattern=COLLECTION_NAME, description="Up to 64 of a-z, 0-9, _ and -, not beginning with one of the latter two."
+    )
     encoder: str | None = Field(None, description="`embedded`, a folder, or a hub name; by default the setting's.")
-    reranker: str | None = None
+    reranker: str | None = Field(None, description="Likewise; by default the setting's.")
     sparse: str | None = Field(
         None, description="A sparse encoder: a folder or a hub name; empty for none; by default the setting's."
     )
     late: bool | None = Field(
         None, description="Whether to keep vectors of tokens with each chunk; by default the setting's."
     )
-    recipe: RecipeBody = RecipeBody()
+    recipe: RecipeBody = Field(RecipeBody(), description="How documents become chunks.")
     language: Language | None = Field(None, description="Whose stems and stop words lexical search takes.")
 
 
@@ -104,12 +110,12 @@ class StandbyBody(Body):
     """What is not said is as the collection has it, or where that is told as the setting has it."""
 
     encoder: str | None = Field(None, description="`embedded`, a folder, or a hub name.")
-    reranker: str | None = None
+    reranker: str | None = Field(None, description="Likewise.")
     sparse: str | None = Field(None, description="A sparse encoder: a folder or a hub name; empty for none.")
     late: bool | None = Field(
         None, description="Whether to keep vectors of tokens with each chunk; by default the setting's."
     )
-    recipe: RecipeBody = RecipeBody()
+    recipe: RecipeBody = Field(RecipeBody(), description="How documents become chunks.")
     language: Language | None = Field(None, description="Whose stems and stop words lexical search takes.")
 
 
@@ -151,13 +157,13 @@ class FilesReply(BaseModel):
 
 
 class KnownFile(Body):
-    path: str
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    path: str = Field(description="The name that it would be sent by.")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Of its content.")
 
 
 class KnownBody(Body):
-    files: list[KnownFile] = Field(fail_fast=True)
-    collection: str = "default"
+    files: list[KnownFile] = Field(fail_fast=True, description="Which would be sent.")
+    collection: str = Field("default", description="Which would take them in.")
 
 
 class RefusedReply(BaseModel):

@@ -51,8 +51,12 @@ Depth = Annotated[
 
 
 class SearchBody(Body):
-    query: str = Field(json_schema_extra=SOME_TEXT, examples=["how long can a filter be used"])
-    collection: str = "default"
+    query: str = Field(
+        json_schema_extra=SOME_TEXT,
+        examples=["how long can a filter be used"],
+        description="The question, as it was asked.",
+    )
+    collection: str = Field("default", description="Where to look.")
     top_k: int = Field(10, ge=1, description="Hits to return.")
     candidates: Depth | None = Field(
         None,
@@ -65,7 +69,9 @@ class SearchBody(Body):
         None, description="Find candidates by vectors, by words, by a sparse encoder's terms, or by all there are."
     )
     fusion: FusionBody = Field(FusionBody(), description="How the rankings of a hybrid search become one.")
-    filter: dict[str, Any] | None = Field(None, examples=[{"year": {"$gte": 2020}}])
+    filter: dict[str, Any] | None = Field(
+        None, examples=[{"year": {"$gte": 2020}}], description="Conditions on metadata: which documents may answer."
+    )
     rerank: bool | None = Field(
         None, description="false: the first stage's order. By default true, unless a calibration advises against it."
     )

@@ -54,6 +54,18 @@ def test_every_operation_tells_what_can_go_wrong_in_the_form_that_problems_have(
         )
 
 
+def test_every_field_that_a_caller_may_send_is_told_about(described: Json) -> None:
+    bodies = {name: each for name, each in described["components"]["schemas"].items() if name.endswith("Body")}
+    assert {"SearchBody", "DocumentBody", "CollectionBody", "EmbedBody"} <= set(bodies)
+    untold = [
+        f"{name}.{field}"
+        for name, body in bodies.items()
+        for field, told in body.get("properties", {}).items()
+        if not told.get("description")
+    ]
+    assert not untold
+
+
 def test_an_operation_with_a_body_says_that_it_may_be_too_long_too_slow_or_no_json(described: Json) -> None:
     taking = {name: each["responses"] for name, each in operations(described).items() if "requestBody" in each}
     assert {"post /ingest", "post /ingest/files", "post /search"} <= set(taking)
