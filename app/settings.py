@@ -33,12 +33,10 @@ class Settings(BaseSettings):
     open: bool = Field(False, description="Listen on other addresses than this machine's own without asking for keys.")
     hosts: str = Field(
         "",
-        description="Names, with commas between them, by which it is asked while there are no keys; by default "
-        "localhost, and any where `WINNOW_OPEN` is set.",
+        description="Host names that requests may use while there are no keys, with commas between them; by "
+        "default localhost, and any where `WINNOW_OPEN` is set.",
     )
-    audit: Path | None = Field(
-        None, description="File that writes are told in, line by line; by default the log has them."
-    )
+    audit: Path | None = Field(None, description="File that gets a line for each write; by default the log has them.")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="How log lines look; auto means console on a terminal and JSON elsewhere."
     )
@@ -61,7 +59,9 @@ class Settings(BaseSettings):
     encoder_document_prompt: str | None = Field(
         None, description="Stands in front of documents in place of the encoder's own prompt."
     )
-    reranker: str = Field("embedded", description="Cross-encoder of new collections, named likewise.")
+    reranker: str = Field(
+        "embedded", description="Cross-encoder of new collections: `embedded`, a folder, or a hub name."
+    )
     sparse: str = Field(
         "", description="Sparse encoder of new collections: a folder or a hub name; nothing leaves sparse search out."
     )
@@ -72,8 +72,9 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="Where models run: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.")
     precision: AskedPrecision = Field(
         "auto",
-        description="Number format of model arithmetic; auto: bfloat16 where it is faster, and for rerankers whose "
-        "folder says that it costs them nothing, int8; int8: rerankers alone.",
+        description="Numbers that models compute in: `float32`, `bfloat16`, `int8` (rerankers alone; encoders as "
+        "with auto); auto: bfloat16 where it is faster, and int8 for rerankers whose folder says "
+        "that it costs next to nothing.",
     )
     threads: int = Field(0, ge=0, description="CPU threads of model work; 0 takes every core.")
     runtime: Literal["auto", "torch", "openvino", "packed"] = Field(
@@ -88,7 +89,7 @@ class Settings(BaseSettings):
     chunk_tokens: int = Field(256, ge=16, description="Longest chunk of new collections, in the encoder's tokens.")
     overlap_tokens: int = Field(32, ge=0, description="Tokens that neighbouring chunks of new collections share.")
     language: Language = Field(
-        "english", description="Whose stems and stop words lexical search takes in new collections; `none` for neither."
+        "english", description="Whose stems and stop words lexical search goes by in new collections; `none`: neither."
     )
     query_reserve: int = Field(
         128, ge=8, description="Tokens kept free for the query beside a chunk, in what the reranker reads at once."
@@ -104,9 +105,10 @@ class Settings(BaseSettings):
     )
     candidates: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
-        description="Candidates to rerank where a search does not say; `auto`: while more could be among the best.",
+        description="Candidates to rerank where a search does not say; `auto`: as long as more could be among "
+        "the best.",
     )
-    auto_candidates: int = Field(50, ge=1, description="Most candidates to rerank with `auto`, which stops before.")
+    auto_candidates: int = Field(50, ge=1, description="Most candidates to rerank with `auto`, which may stop before.")
     fusion: Fusing = Field("scores", description="How rankings become one: by `scores`, or by `ranks` alone.")
     dense_weight: float = Field(0.6, gt=0, le=1e6, description="Fusion: weight of what is found by vectors.")
     lexical_weight: float = Field(0.4, gt=0, le=1e6, description="Fusion: weight of what is found by words.")
@@ -124,7 +126,8 @@ class Settings(BaseSettings):
     bulk_batch_tokens: int = Field(
         0,
         ge=0,
-        description="The same for ingest; 0: 640, 2048 and 16384, since a search must wait for one to end.",
+        description="Tokens in one model batch of ingest, which a search may have to wait for; 0: 640, 2048 and "
+        "16384 likewise.",
     )
     queue_tokens: int = Field(
         131072,
@@ -132,7 +135,10 @@ class Settings(BaseSettings):
         description="Tokens that searches may have admitted at once, per model; more is refused with 429.",
     )
     queue_seconds: float = Field(
-        5.0, gt=0, description="The same in seconds, by the model's measured rate: nobody is let in to wait for longer."
+        5.0,
+        gt=0,
+        description="Seconds that a search may have to wait for a model, by its measured rate; more is refused "
+        "with 429.",
     )
     query_cache_bytes: int = Field(
         16 * 2**20, ge=0, description="Memory for vectors of what searches asked lately, for each encoder; 0: for none."
@@ -164,8 +170,8 @@ class Settings(BaseSettings):
     )
     index_precision: Literal["float32", "int8"] = Field(
         "float32",
-        description="How vectors are kept in memory beside the graph, to compare with few or all of them; int8: in a "
-        "quarter of it, and what comes out best is compared once more by what SQLite has.",
+        description="Vectors in memory beside the graph, to compare with few or all of them; int8: in a quarter "
+        "of the room, and what comes out best is compared once more by what SQLite has.",
     )
     index_threads: int = Field(0, ge=0, description="HNSW: threads that add vectors; 0 takes a quarter of the cores.")
     exact_below: int = Field(
@@ -173,7 +179,9 @@ class Settings(BaseSettings):
     )
     compact_share: float = Field(0.25, gt=0, lt=1, description="Rebuild an index when this share of it is deleted.")
     snapshot_changes: int = Field(20000, ge=1, description="Write an index snapshot after so many changes.")
-    snapshot_seconds: float = Field(60.0, gt=0, description="Or when the last change is this old.")
+    snapshot_seconds: float = Field(
+        60.0, gt=0, description="Write an index snapshot when the last change is so many seconds old."
+    )
 
     recall_objective: float = Field(
         0.98, gt=0, lt=1, description="Share of the ten nearest chunks that searches by graph ought to find."
@@ -241,8 +249,8 @@ class Settings(BaseSettings):
     body_rate: float = Field(
         240.0,
         ge=0,
-        description="Bytes a second that a body must come at, once `WINNOW_BODY_TIMEOUT` was waited for it in all; 0: "
-        "however slowly.",
+        description="Bytes a second that a body must come at, once it was waited for `WINNOW_BODY_TIMEOUT` in "
+        "all; 0: any.",
     )
     send_timeout: float = Field(
         30.0, gt=0, description="Seconds that a client may leave its answer unread before it is cut off."
@@ -254,8 +262,8 @@ class Settings(BaseSettings):
     stall_seconds: float = Field(
         10.0,
         gt=0,
-        description="Seconds that a model's batch may take, or ten times what its rate lets one expect; then it is "
-        "taken to hang: its callers get 503, and so does `/readyz`.",
+        description="Seconds that a model's batch may take, or ten times what its rate lets one expect if that "
+        "is longer; then it is taken to hang: its callers get 503, and so does `/readyz`.",
     )
     hang_seconds: float = Field(
         60.0,
