@@ -15,13 +15,15 @@ from app.settings import Settings
 def setting(name: str) -> Any:
     """A flag for a setting, with the setting's own words; what is not given is left to environment and file."""
     field = Settings.model_fields[name]
-    return typer.Option(help=field.description, show_default=f"WINNOW_{name.upper()}, or {field.default or 'none'}")
+    usual = "none" if field.default in (None, "") else field.default
+    return typer.Option(help=field.description, show_default=f"WINNOW_{name.upper()}, or {usual}")
 
 
 Url = Annotated[
     str | None,
     typer.Option(
-        help="Address of a running service (or WINNOW_URL); without one the data directory is opened right here."
+        help="Address of a running service (or WINNOW_URL); without one the data directory is opened right here, which "
+        "can't be done while a service works there."
     ),
 ]
 DataDir = Annotated[Path | None, setting("data_dir")]
