@@ -78,8 +78,8 @@ NEEDS: dict[str, Need] = {
 
 
 def need_of(methods: Iterable[str], path: str) -> Need:
-    """What a new route needs."""
-    (need,) = {_named(f"{method} {path}") for method in methods}
+    """What a new route needs; HEAD, whatever GET does."""
+    (need,) = {_named(f"{method.replace('HEAD', 'GET')} {path}") for method in methods}
     return need
 
 

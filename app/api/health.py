@@ -34,11 +34,13 @@ class Ready(BaseModel):
     )
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", response_model=Alive, summary="Is the process alive?")
 async def healthz() -> Alive:
     return Alive()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz", response_model=Ready, responses={503: {"model": Ready}}, summary="Can it be trusted with searches?"
 )
@@ -52,6 +54,7 @@ async def readyz(request: Request, engine: EngineDep, response: Response) -> Rea
     return Ready(ready=not reasons, starting=readiness.starting, reasons=told, warnings=warnings)
 
 
+@router.head("/metrics", include_in_schema=False)
 @router.get("/metrics", response_class=PlainTextResponse, responses={200: OPEN}, summary="Metrics for Prometheus")
 async def metrics(engine: EngineDep, request: Request) -> Response:
     """As OpenMetrics, with exemplars, to whoever accepts that."""

@@ -94,7 +94,7 @@ def test_an_answer_leads_to_what_can_be_asked_with_it(described: Json) -> None:
         ("/documents/a", "GET, PATCH, DELETE"),
         ("/documents/delete", "GET, POST, PATCH, DELETE"),
         ("/search", "POST"),
-        ("/healthz", "GET"),
+        ("/healthz", "GET, HEAD"),
     ],
 )
 async def test_a_method_that_a_path_lacks_is_refused_with_all_that_it_has(

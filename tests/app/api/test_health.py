@@ -40,6 +40,12 @@ async def test_while_collections_are_opened_it_is_alive_and_not_ready(tmp_path: 
             assert service.sample("winnow_ready") == 1
 
 
+async def test_probes_may_ask_for_the_head_alone(service: Service) -> None:
+    for path in ("/healthz", "/readyz", "/metrics"):
+        head, whole = await service.client.head(path), await service.client.get(path)
+        assert (head.status_code, head.headers["content-type"]) == (200, whole.headers["content-type"])
+
+
 async def test_every_metric_is_there_and_every_stage_of_both_pipelines_is_timed(service: Service) -> None:
     await service.ingest(*documents(3))
     await service.search("topic", filter={"n": 1})
