@@ -136,6 +136,8 @@ def _remarks(query: Query, answer: Answer) -> dict[str, Any]:
     said: dict[str, Any] = {"explanation": asdict(answer.explanation)} if answer.explanation else {}
     if answer.late:
         said["degraded"] = {"stage": "rerank", "reason": "deadline"}
+    if answer.left_out:
+        said["left_out"] = answer.left_out
     if answer.nothing_relevant:
         said["nothing_relevant"] = True
     if query.calibration and query.calibration.advice:

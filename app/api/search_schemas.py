@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, PlainValidator
+from pydantic import BaseModel, Field, PlainValidator, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from app.api.schemas import SOME_TEXT, Body
 from app.types import Fusing, Mode, Truncation
 
 Part = Literal["text", "title", "metadata", "stages"]
+
+PER_GROUP = 2
 
 HEAVIEST = 1e6
 """Of weights: beyond, sums of scores would leave the numbers there are."""
@@ -102,7 +104,7 @@ class SearchBody(Body):
     group_by: Literal["document"] | None = Field(
         None, description="Let the hits of one document stand together; top_k then counts documents."
     )
-    per_group: int = Field(2, ge=1, description="Most hits of a group.")
+    per_group: int = Field(PER_GROUP, ge=1, description="Most hits of a group, where `group_by` makes groups.")
     expand: int = Field(0, ge=0, le=20, description="Chunks before and behind each hit that its context takes in.")
     max_tokens: int | None = Field(
         None, ge=1, description="Room for all texts of the answer together, in the encoder's tokens."
@@ -112,6 +114,16 @@ class SearchBody(Body):
     include: list[Part] = Field(
         ["text", "title", "metadata", "stages"], fail_fast=True, description="What hits carry beside ids."
     )
+
+    @field_validator("per_group")
+    @classmethod
+    def _of_groups(cls, given: int, info: ValidationInfo) -> int:
+        """A client that says all of its defaults is let be."""
+        if given != PER_GROUP and info.data.get("group_by", "document") is None:
+            raise PydanticCustomError(
+                "groups", 'says how many hits a group has: make groups with "group_by": "document"'
+            )
+        return given
 
 
 class StageReply(BaseModel):
@@ -199,5 +211,6 @@ class SearchReply(BaseModel):
     index: IndexReply
     degraded: DegradedReply | None = Field(None, description="The stage that was not finished, and why, if any.")
     explanation: ExplanationReply | None = None
+    left_out: int = Field(0, description="Hits that `max_tokens` had no room for.")
     nothing_relevant: bool = Field(False, description="There were candidates; none reached `min_relevance`.")
     advice: str | None = Field(None, description="Why labels of this collection speak against reranking, if they do.")

@@ -52,6 +52,15 @@ class Shape:
 PLAIN = Shape()
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Hits in their final shape."""
+
+    hits: list[Hit]
+    left_out: int = 0
+    """How many more there would be with more room."""
+
+
 class Presenter:
     """Shapes answers."""
 
@@ -61,19 +70,19 @@ class Presenter:
 
     async def present(
         self, shelf: Shelf, shape: Shape, hits: Sequence[Hit], top_k: int, vector: Vector | None, watch: Stopwatch
-    ) -> list[Hit]:
-        """As many hits as asked for, in their final shape."""
+    ) -> Shown:
+        """As many hits as asked for, or as there is room for."""
         if shape == PLAIN:
-            return list(hits[:top_k])
+            return Shown(list(hits[:top_k]))
         with watch.stage("present"):
             chosen = _chosen(await self._spread(shape, hits), shape, top_k)
             if shape.expand:
                 chosen = await self._database.read(lambda db: _expanded(db, chosen, shape.expand))
-            if shape.max_tokens is not None:
-                chosen = await self._fitted(shelf, chosen, shape.max_tokens)
-        if shape.highlight and vector is not None and chosen:
-            chosen = await self._highlighted(shelf, chosen, vector, watch)
-        return chosen
+            fitted = chosen if shape.max_tokens is None else await self._fitted(shelf, chosen, shape.max_tokens)
+        left_out = len(chosen) - len(fitted)
+        if shape.highlight and vector is not None and fitted:
+            fitted = await self._highlighted(shelf, fitted, vector, watch)
+        return Shown(fitted, left_out)
 
     async def _spread(self, shape: Shape, hits: Sequence[Hit]) -> list[Hit]:
         """Without repetition, and in another order where that is asked for."""

@@ -131,6 +131,8 @@ class Answer:
     """There were candidates, and none reached the relevance that was asked for."""
     late: bool = False
     """The deadline came before the reranker had read all that it should."""
+    left_out: int = 0
+    """Hits that the answer had no room for."""
 
 
 class Search:
@@ -177,12 +179,24 @@ class Search:
         shown = await self._presenter.present(shelf, query.shape, kept, query.top_k, vector, watch)
         explanation = None
         if query.explain:
-            shown, explanation = await self._explainer.explain(shelf, query.text, query.filter, shown)
+            told, explanation = await self._explainer.explain(shelf, query.text, query.filter, shown.hits)
+            shown = replace(shown, hits=told)
         cut = {"embed": int(embedded is not None and embedded.truncated), "rerank": ranked.truncated}
         if weighed is not None:
             cut["weigh"] = int(weighed.truncated)
         nothing = bool(hits) and not relevant and scale is not None  # else nobody knows
-        return Answer(shown, len(proposal.found), ranked.read, sequence, cut, watch, explanation, nothing, ranked.late)
+        return Answer(
+            shown.hits,
+            len(proposal.found),
+            ranked.read,
+            sequence,
+            cut,
+            watch,
+            explanation,
+            nothing,
+            ranked.late,
+            shown.left_out,
+        )
 
     async def _embed(self, shelf: Shelf, query: Query, watch: Stopwatch) -> Sought | None:
         """The query as the encoder has it, unless nothing will be compared with it."""

@@ -108,7 +108,15 @@ async def test_an_answer_keeps_to_its_room(library: Service) -> None:
     assert 0 < len(fitted) < len(whole)
     assert [hit["id"] for hit in fitted] == [hit["id"] for hit in whole if hit["id"] in {each["id"] for each in fitted}]
     assert sum(len(hit["text"].split()) for hit in fitted) <= 40
-    assert (await search(library, "river", max_tokens=1))["hits"] == []
+    assert "left_out" not in await search(library, "river", top_k=20)
+
+
+async def test_an_answer_says_how_many_hits_had_no_room(library: Service) -> None:
+    whole = (await search(library, "river", top_k=20))["hits"]
+    some = await search(library, "river", top_k=20, max_tokens=40)
+    assert some["left_out"] == len(whole) - len(some["hits"]) > 0
+    none = await search(library, "river", top_k=20, max_tokens=1)
+    assert (none["hits"], none["left_out"]) == ([], len(whole))
 
 
 async def test_the_best_sentence_is_shown_in_the_document(service: Service) -> None:
@@ -209,6 +217,7 @@ async def test_a_query_that_is_longer_than_the_encoder_reads_is_refused_on_reque
     [
         ({"group_by": "author"}, "/group_by"),
         ({"per_group": 0}, "/per_group"),
+        ({"per_group": 3}, "/per_group"),
         ({"expand": 21}, "/expand"),
         ({"diversity": 1.5}, "/diversity"),
         ({"max_tokens": 0}, "/max_tokens"),
