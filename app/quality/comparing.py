@@ -23,6 +23,11 @@ class Comparer:
         self._bench = bench
         self._numbers = *numbers(encoder), late.fingerprint
 
+    def keep(self, texts: Sequence[str], tokens: Sequence[TokenVectors], role: Role) -> None:
+        """What has been computed elsewhere."""
+        rows = [each.tobytes() for each in tokens]
+        self._bench.cache.put(dict(zip(self._keys(texts, role), rows, strict=True)))
+
     def compare(self, query: str, texts: Sequence[str]) -> Scores:
         return nearness(self._query(query), self._tokens(texts, "document"))
 
@@ -39,10 +44,13 @@ class Comparer:
         return TokenQuery(tokens, self._late.weights(seen.ids[self._encoder.inside(seen)]))
 
     def _tokens(self, texts: Sequence[str], role: Role) -> list[TokenVectors]:
-        keys = [key("tokens", *self._numbers, role, text) for text in texts]
+        keys = self._keys(texts, role)
         found = self._bench.cache.get(keys)
         found |= self._compute({each: text for each, text in zip(keys, texts, strict=True) if each not in found}, role)
         return [np.frombuffer(found[each], np.int8).reshape(-1, self._late.width) for each in keys]
+
+    def _keys(self, texts: Sequence[str], role: Role) -> list[bytes]:
+        return [key("tokens", *self._numbers, role, text) for text in texts]
 
     def _compute(self, texts: dict[bytes, str], role: Role) -> dict[bytes, bytes]:
         if not texts:

@@ -7,20 +7,33 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from app.quality.cache import key
+from app.quality.comparing import Comparer
 from app.quality.workbench import Advance, Workbench, batches, numbers
 from models.types import BiEncoder, Role, SparseEncoder, SparseVector, Tokens, Vectors
 
 WINDOW = 2048
 """Texts that are sorted by length and kept together: what an interruption may cost."""
 
-Encode = Callable[[Sequence[Tokens]], Sequence[bytes]]
+Encode = Callable[[Sequence[str], Sequence[Tokens]], Sequence[bytes]]
+"""Of texts, and what they are as tokens, what is kept of each."""
 
 
-def embed(bench: Workbench, encoder: BiEncoder, texts: Sequence[str], role: Role, what: str) -> Vectors:
-    """A row for each text."""
+def embed(
+    bench: Workbench,
+    encoder: BiEncoder,
+    texts: Sequence[str],
+    role: Role,
+    what: str,
+    comparer: Comparer | None = None,
+) -> Vectors:
+    """A row for each text. What a comparer will want to know of them comes of the same pass."""
 
-    def encode(batch: Sequence[Tokens]) -> Sequence[bytes]:
-        return [row.tobytes() for row in encoder.encode(batch)]
+    def encode(those: Sequence[str], batch: Sequence[Tokens]) -> Sequence[bytes]:
+        if comparer is None:
+            return [row.tobytes() for row in encoder.encode(batch)]
+        wholes = encoder.encode_whole(batch)
+        comparer.keep(those, [whole.tokens for whole in wholes], role)
+        return [whole.vector.tobytes() for whole in wholes]
 
     vectors = np.empty((len(texts), encoder.dimensions), np.float32)
     for start, rows in _windows(bench, "vector", encoder, texts, role, what, encode):
@@ -31,7 +44,7 @@ def embed(bench: Workbench, encoder: BiEncoder, texts: Sequence[str], role: Role
 def weigh(bench: Workbench, encoder: SparseEncoder, texts: Sequence[str], role: Role, what: str) -> list[SparseVector]:
     """The terms of each text."""
 
-    def encode(batch: Sequence[Tokens]) -> Sequence[bytes]:
+    def encode(_: Sequence[str], batch: Sequence[Tokens]) -> Sequence[bytes]:
         return [each.terms.tobytes() + each.weights.tobytes() for each in encoder.encode(batch, role)]
 
     windows = _windows(bench, "terms", encoder, texts, role, what, encode)
@@ -74,10 +87,11 @@ def _compute(
 ) -> dict[bytes, bytes]:
     if not texts:
         return {}
-    keys, tokens = list(texts), encoder.tokenize(list(texts.values()), role)
+    keys, known = list(texts), list(texts.values())
+    tokens = encoder.tokenize(known, role)
     made: dict[bytes, bytes] = {}
     for batch in batches([len(each) for each in tokens], bench.batch_tokens(encoder.device)):
-        rows = encode([tokens[place] for place in batch])
+        rows = encode([known[place] for place in batch], [tokens[place] for place in batch])
         made |= {keys[place]: row for place, row in zip(batch, rows, strict=True)}
         advance(len(batch))
     bench.cache.put(made)

@@ -117,14 +117,17 @@ def _models(setup: Setup, bench: Workbench) -> tuple[BiEncoder, Reranker, Sparse
 def _prepare(dataset: Dataset, setup: Setup, bench: Workbench) -> Stand:
     encoder, reranker, sparse = _models(setup, bench)
     corpus = split(dataset, setup.recipe, encoder, reranker, sparse, bench)
-    vectors = embed(bench, encoder, corpus.texts, "document", f"{dataset.name}: embed chunks")
+    comparer = _comparer(encoder, setup, bench)
+    most = len(dataset.queries) * setup.depth  # where more can be compared than there are, all are made ready
+    ahead = comparer if len(corpus.texts) <= most else None
+    vectors = embed(bench, encoder, corpus.texts, "document", f"{dataset.name}: embed chunks", ahead)
     terms = weigh(bench, sparse, corpus.texts, "document", f"{dataset.name}: weigh chunks") if sparse else None
     depth = min(max(DEEP, setup.depth, corpus.depth(DEPTH)), len(corpus.texts))
-    words, comparer = _words(corpus, setup), _comparer(encoder, setup, bench)
+    words = _words(corpus, setup)
     stages = FirstStages(
         shortened(vectors, setup.dims), words, _index(terms), corpus.texts, comparer, setup.fusion, depth
     )
-    asked = _asked(dataset, setup, encoder, sparse, bench)
+    asked = _asked(dataset, setup, encoder, sparse, comparer, bench)
     notes = (*dataset.notes, *corpus.notes, *_cut(dataset, encoder, sparse))
     with bench.track(f"{dataset.name}: find candidates", len(asked)) as advance:
         proposals = []
@@ -139,10 +142,15 @@ def _comparer(encoder: BiEncoder, setup: Setup, bench: Workbench) -> Comparer | 
 
 
 def _asked(
-    dataset: Dataset, setup: Setup, encoder: BiEncoder, sparse: SparseEncoder | None, bench: Workbench
+    dataset: Dataset,
+    setup: Setup,
+    encoder: BiEncoder,
+    sparse: SparseEncoder | None,
+    comparer: Comparer | None,
+    bench: Workbench,
 ) -> list[Asked]:
     texts = [query.text for query in dataset.queries]
-    vectors = shortened(embed(bench, encoder, texts, "query", f"{dataset.name}: embed queries"), setup.dims)
+    vectors = shortened(embed(bench, encoder, texts, "query", f"{dataset.name}: embed queries", comparer), setup.dims)
     if sparse is None:
         return [Asked(text, vector, None) for text, vector in zip(texts, vectors, strict=True)]
     terms = weigh(bench, sparse, texts, "query", f"{dataset.name}: weigh queries")

@@ -16,7 +16,7 @@ from app.quality.variants import Setup
 from app.types import Mode, Recipe
 from models.fake import FakeEncoder, FakeReranker, FakeSparseEncoder
 from models.types import Blend, Blends, Role, SparseVector, Tokens
-from tests.app.quality.folders import bench, write
+from tests.app.quality.folders import ANIMALS, bench, write
 
 FAKES = Setup("fake", "fake", Recipe(32, 8))
 EVEN = {"by": "ranks", "dense": 1.0, "lexical": 1.0}
@@ -150,6 +150,18 @@ def test_tokens_are_computed_once_for_good(tmp_path: Path) -> None:
     again, _ = evaluate(dataset, setup, made, 0)
     assert encoder.calls == [1] * (len(dataset.queries) + 1)
     assert again.arm("fused+late").measures == first.arm("fused+late").measures
+
+
+@pytest.mark.parametrize("candidates", [50, 1])
+def test_one_pass_gives_vectors_and_tokens_where_most_chunks_will_be_compared(tmp_path: Path, candidates: int) -> None:
+    encoder, dataset = FakeEncoder(late=True), read(write(tmp_path, ANIMALS | RARE))
+    setup = replace(FAKES, encoder="fake:late", candidates=(candidates,), rerank=False)
+    made, _ = evaluate(dataset, setup, bench(encoders={"fake:late": encoder}), 0)
+    queries = len(dataset.queries)
+    timed = queries + 1
+    read_twice = sum(encoder.calls) - made.chunks - queries - timed
+    assert made.chunks > queries
+    assert read_twice == 0 if candidates == 50 else 0 < read_twice <= 2 * queries
 
 
 def test_terms_are_computed_once_for_good(tmp_path: Path) -> None:
